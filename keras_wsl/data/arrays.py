@@ -1,0 +1,139 @@
+"""Batches made by NumPy alone; `tensorflow.py` makes the same ones, bit for bit."""
+
+import keras
+import numpy as np
+
+from keras_wsl.data import seeded
+
+
+def train_batches(examples, *, seed, batch_size, start=(0, 0), padding=4, flip=True, one_hot=False, views=None):
+    """Endless batches, each epoch a permutation of all examples: cropped from zero-padded images, flipped, normalised.
+
+    They depend on the arguments and each example's number alone, so batches from a later `start` are those that a run
+    from the beginning would see there. A generator, which `fit` on JAX and Torch takes and can leave at any step.
+
+    Args:
+        examples: `Examples`.
+        seed: Integer in `[0, 2**32)`.
+        batch_size: Integer; the last batch of an epoch may be smaller.
+        start: Epoch, and step in that epoch, of the first batch.
+        padding: Black pixels put on each side of the uint8 image before the crop; 0 for no crop.
+        flip: Whether half of the images are flipped left to right.
+        one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
+        views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
+
+    Returns:
+        Generator of `(images, {"labels", "index"})`: float32 `(n, height, width, channels)`, labels, int32 `(n,)`.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+    check_settings(examples, seed, batch_size, start, padding, views)
+
+    def generate():
+        epoch, first_step = start
+        while True:
+            order = seeded.order(seed, epoch, examples.index)
+            for low in range(first_step * batch_size, len(order), batch_size):
+                rows = order[low : low + batch_size]
+                view = view_of(epoch, views)
+                images = augmented(examples, rows, seed=seed, view=view, padding=padding, flip=flip)
+                yield images, _targets(examples, rows, one_hot)
+            epoch, first_step = epoch + 1, 0
+
+    return generate()
+
+
+def eval_batches(examples, batch_size, *, one_hot=False):
+    """All examples once, in order, normalised.
+
+    Not a generator, which `fit(validation_data=)` would find empty from the second epoch on.
+
+    Args:
+        examples: `Examples`.
+        batch_size: Integer; the last batch may be smaller.
+        one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
+
+    Returns:
+        `keras.utils.PyDataset` of batches like those of `train_batches`, for `fit`, `evaluate`, `predict` and `for`.
+    """
+    check_batch_size(batch_size)
+    return _InOrder(examples, batch_size, one_hot)
+
+
+def augmented(examples, rows, *, seed, view, padding=4, flip=True):
+    """The images at some positions, as a view shows them.
+
+    Args:
+        examples: `Examples`.
+        rows: Integers, shape `(n,)`: positions in `examples`.
+        seed: Integer in `[0, 2**32)`.
+        view: Integer in `[0, 2**32)`: the epoch, if every epoch is another view.
+        padding: Black pixels put on each side of the uint8 image before the crop.
+        flip: Whether half of the images are flipped left to right.
+
+    Returns:
+        float32, shape `(n, height, width, channels)`.
+    """
+    index = examples.index[rows].astype("uint32")
+    top, left, flips = (
+        values.astype("int32")
+        for values in seeded.windows(seeded.key("seed", seed), seeded.key("view", view), index, padding)
+    )
+    count, height, width, channels = (len(index), *examples.images.shape[1:])
+    places = seeded.pixels(
+        np.arange(count, dtype="int32"), top, left, flips * int(flip), height=height, width=width, padding=padding
+    )
+    padded = np.zeros((count, height + 2 * padding, width + 2 * padding, channels), "uint8")
+    padded[:, padding : padding + height, padding : padding + width] = examples.images[rows]
+    return examples.normalize(padded.reshape(-1, channels)[places].astype("float32"))
+
+
+def view_of(epoch, views):
+    """The view that an epoch shows; of integers, or of tensors of them."""
+    return epoch if views is None else epoch % views
+
+
+def check_batch_size(batch_size):
+    """Raises ValueError if it is not a positive integer."""
+    if batch_size != int(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1.")
+
+
+def check_settings(examples, seed, batch_size, start, padding, views):
+    """Raises ValueError, at the call and not at the first batch, if a setting of `train_batches` is out of range."""
+    check_batch_size(batch_size)
+    seeded.key("seed", seed)
+    epoch, step = start
+    steps = examples.steps_per_epoch(batch_size)
+    seeded.key("start's epoch", epoch)
+    if step != int(step) or not 0 <= step < steps:
+        raise ValueError(
+            f"start is epoch {epoch}, step {step!r}; expected a step from 0 to {steps - 1}, as an epoch is "
+            f"{len(examples)} examples in batches of {batch_size}."
+        )
+    if padding != int(padding) or padding < 0:
+        raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
+    if views is not None and (views != int(views) or views < 1):
+        raise ValueError(f"views is {views!r}; expected an integer >= 1, or None for a new view in every epoch.")
+
+
+class _InOrder(keras.utils.PyDataset):
+    def __init__(self, examples, batch_size, one_hot):
+        super().__init__()
+        self.examples, self.batch_size, self.one_hot = examples, batch_size, one_hot
+
+    def __len__(self):
+        return self.examples.steps_per_epoch(self.batch_size)
+
+    def __getitem__(self, step):
+        rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
+        images = self.examples.normalize(self.examples.images[rows].astype("float32"))
+        return images, _targets(self.examples, rows, self.one_hot)
+
+
+def _targets(examples, rows, one_hot):
+    labels = examples.labels[rows]
+    if one_hot:
+        labels = (labels[:, None] == np.arange(len(examples.classes))).astype("float32")
+    return {"labels": labels, "index": examples.index[rows]}

@@ -1,0 +1,165 @@
+"""What a network computes on its way to the logits, by the name of the layer. No other file knows layers' names."""
+
+import contextlib
+import functools
+import threading
+
+import keras
+
+_recordings = threading.local()  # A strategy traces each replica in a thread of its own.
+_lock = threading.Lock()
+
+
+class Endpoints:
+    """A model that also tells what its inner layers gave: `endpoints(inputs)` is `{"logits": ..., name: ...}`.
+
+    The outputs are recorded while the model is called, once; nothing is rebuilt. So functional, nested, Sequential,
+    subclassed, keras-cv and keras-nlp models serve alike. Holds no state, and Keras does not track it. Of a layer that
+    the model calls twice, the last call counts. A model that gives a dict has its `"logits"` there.
+
+    Args:
+        model: A built `keras.Model`.
+        names: Layers' names, at any depth; `"backbone/block3"` where a name is not the only one.
+
+    Raises:
+        ValueError: If the model has no layer of a name, with those that it has, or several.
+    """
+
+    def __init__(self, model, names=()):
+        self.model = model
+        self.layers = {name: _find(model, name) for name in names if name != "logits"}
+
+    def __call__(self, inputs, training=False):
+        """The endpoints of one forward pass.
+
+        Raises:
+            ValueError: If the forward pass did not reach a named layer, or gave no logits.
+        """
+        with _recording(self.layers) as outputs:
+            logits = self.model(inputs, training=training)
+        if missed := sorted(name for name, calls in outputs.items() if not calls):
+            raise ValueError(f"{self.model.name} did not call {missed}. Name layers that its forward pass reaches.")
+        heads = logits if isinstance(logits, dict) else {"logits": logits}
+        if not keras.ops.is_tensor(heads.get("logits")) and not isinstance(heads.get("logits"), keras.KerasTensor):
+            raise ValueError(
+                f"{self.model.name} must give its logits, or a dict that has them as 'logits'. "
+                f"Received: {keras.tree.map_structure(type, logits)}."
+            )
+        return {**heads, **{name: calls[-1] for name, calls in outputs.items()}}
+
+    def shapes(self):
+        """The endpoints' shapes by name, found without computing anything; `None` stands for the batch.
+
+        Raises:
+            ValueError: If the model is not built.
+        """
+        probe = keras.Operation()
+        probe.call = self
+        return {
+            name: tuple(spec.shape) for name, spec in probe.compute_output_spec(symbolic_inputs(self.model)).items()
+        }
+
+
+def symbolic_inputs(model):
+    """Stand-ins for the inputs of a built model: a structure of `keras.KerasTensor`.
+
+    Raises:
+        ValueError: If the model is not built.
+    """
+    try:
+        inputs = model.input
+    except (AttributeError, ValueError):
+        inputs = None
+    if inputs is not None:
+        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), inputs)
+    shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
+    if shape is None:
+        raise ValueError(f"{model.name} is not built. Call it on a batch once, or give it an Input, then distil it.")
+    return keras.KerasTensor((None, *shape[1:]), model.input_dtype)
+
+
+def output_layer(model):
+    """The layer that gives the model's logits, looked up through nested models; `None` if the graph is not known."""
+    try:
+        output = model.output
+    except (AttributeError, ValueError):
+        return None
+    if isinstance(output, dict):
+        output = output.get("logits")
+    if not isinstance(output, keras.KerasTensor):
+        return None
+    layer = output._keras_history.operation
+    return (output_layer(layer) or layer) if isinstance(layer, keras.Model) else layer
+
+
+def frozen(call, model, inputs, training=False):
+    """`call(inputs, training=...)` with `model` as a constant: no gradient reaches it, no update of its state stays.
+
+    With `training=True` batch normalization uses the batch's statistics and keeps its own as they are; dropout, whose
+    seed stays too, draws the same mask again in every eager call.
+    """
+    values = [(variable, keras.ops.stop_gradient(variable.value)) for variable in model.variables]
+    with keras.StatelessScope(state_mapping=values):
+        outputs = call(inputs, training=training)
+    return keras.tree.map_structure(keras.ops.stop_gradient, outputs)
+
+
+@contextlib.contextmanager
+def _recording(layers):
+    """Collects the outputs of `layers`, a dict of name to layer, while a model that holds them is called."""
+    outputs = {name: [] for name in layers}
+    taps = {}
+    for name, layer in layers.items():
+        taps.setdefault(id(layer), []).append(name)
+    stack = _recordings.__dict__.setdefault("stack", [])
+    with _lock:
+        for layer in layers.values():
+            _tap(layer)
+    stack.append((taps, outputs))
+    try:
+        yield outputs
+    finally:
+        stack.pop()
+        with _lock:
+            for layer in layers.values():
+                _untap(layer)
+
+
+def _tap(layer):
+    tap = layer.__dict__.get("call")
+    if tap is None:
+        call = layer.call
+
+        @functools.wraps(call)
+        def tap(*args, **kwargs):
+            result = call(*args, **kwargs)
+            for taps, outputs in _recordings.__dict__.get("stack", ())[-1:]:
+                for name in taps.get(id(layer), ()):
+                    outputs[name].append(result)
+            return result
+
+        tap.users = 0
+        # Past Keras's tracking: an instance's attribute, which `Operation.__call__` finds before the method.
+        object.__setattr__(layer, "call", tap)
+    tap.users += 1
+
+
+def _untap(layer):
+    tap = layer.__dict__["call"]
+    tap.users -= 1
+    if not tap.users:
+        object.__delattr__(layer, "call")
+
+
+def _find(model, path):
+    """The layer at `"backbone/block3"`, or the only one of that name at any depth."""
+    name, *rest = path.split("/")
+    layers = [layer for layer in model._flatten_layers(include_self=False)]
+    found = [layer for layer in layers if layer.name == name]
+    if len(found) != 1:
+        number = "no layer" if not found else f"{len(found)} layers"
+        raise ValueError(
+            f"{model.name} has {number} named {name!r}. Expected the name of one layer, or a path such as "
+            f"'backbone/{name}': {sorted({layer.name for layer in layers})}."
+        )
+    return _find(found[0], "/".join(rest)) if rest else found[0]

@@ -1,0 +1,56 @@
+"""Files that are either whole or absent."""
+
+import hashlib
+import os
+import pathlib
+
+
+def write_atomically(path, write):
+    """Writes a file that has its name only once all of it is on the disk.
+
+    A process that is killed meanwhile leaves the file that was there before, and at most a `*.writing` beside it.
+
+    Args:
+        path: Path of the file; its folder exists.
+        write: Function of a binary file open for writing; what it returns is ignored.
+
+    Raises:
+        OSError: The folder cannot be written to, or the disk is full. The temporary file is then gone.
+    """
+    path = pathlib.Path(path)
+    # In the same folder, because a rename is atomic only within one file system.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_directory(path.parent)
+
+
+def sha256(path):
+    """The SHA-256 of a file's bytes.
+
+    Args:
+        path: Path of the file.
+
+    Returns:
+        String of 64 hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync_directory(directory):
+    """Puts the new name itself on the disk; Windows cannot open a folder, and does this by itself."""
+    if os.name == "nt":
+        return
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

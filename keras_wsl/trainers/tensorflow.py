@@ -1,0 +1,52 @@
+"""The training step on TensorFlow: the same objective and the same logs on one replica or many."""
+
+import keras
+import tensorflow as tf
+
+
+class TensorFlowStep:
+    r"""A mixin for `Distiller`.
+
+    $$L = \frac{\sum_{\text{replicas}} \sum_i \ell_i}{\sum_{\text{replicas}} n} + R$$
+
+    Keras's own step takes the mean of the replicas' means, and weighs their logs by rows that it counts once: with
+    fewer rows on the last replica, neither is the batch's mean. $R$ are regularisers and `add_loss`.
+    """
+
+    def train_step(self, data):
+        """One update of student and adapters on a batch `(x, y)` or `(x, y, sample_weight)`; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        teacher = self.teacher_outputs(x)
+        replica = tf.distribute.get_replica_context()
+        with tf.GradientTape() as tape:
+            student = self(x, training=True)
+            rows, total = self.loss_rows(y, student, teacher, sample_weight)
+            examples = tf.cast(tf.shape(total)[0], "float32")
+            if replica.num_replicas_in_sync > 1:
+                examples = replica.all_reduce("SUM", examples)
+            penalty = sum(self.losses, tf.zeros(()))
+            # Every replica has the whole penalty, and gradients are summed over replicas.
+            loss = tf.reduce_sum(total) / examples + penalty / replica.num_replicas_in_sync
+            loss = self.optimizer.scale_loss(loss)
+        weights = self.trainable_weights
+        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        self.update_trackers(y, student, teacher, rows)
+        self._loss_tracker.update_state(total + penalty)
+        return self.compute_metrics(x, y, student, sample_weight)
+
+    def _check_devices(self):
+        """Raises `ValueError` if student and Distiller were made under different strategies."""
+        if self.student.distribute_strategy is not self.distribute_strategy:
+            raise ValueError(
+                f"The student was made under {type(self.student.distribute_strategy).__name__}, the Distiller under "
+                f"{type(self.distribute_strategy).__name__}. Make both inside the same `strategy.scope()`."
+            )
+
+    def _check_labels(self, labels, classes):
+        """`labels`, once it is known that all are in range. XLA drops the check: the loss is NaN there."""
+        in_range = tf.reduce_all((labels >= 0) & (tf.cast(labels, "int64") < classes))
+        said = tf.debugging.Assert(
+            in_range, [f"Labels must be in [0, {classes}), the student's number of classes. Received:", labels], 16
+        )
+        with tf.control_dependencies([said] if said is not None else []):
+            return tf.identity(labels)

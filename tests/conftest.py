@@ -1,0 +1,26 @@
+"""Settings of every test: one backend a run (`KERAS_BACKEND`), seeds set, quiet TensorFlow."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # Numbers are compared on the CPU.
+
+import keras
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)
+    yield
+    keras.backend.clear_session(free_memory=False)
+
+
+def pytest_collection_modifyitems(items):
+    """Skips by name, and so counts, what needs the TensorFlow backend."""
+    if keras.backend.backend() == "tensorflow":
+        return
+    skip = pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow")
+    for item in items:
+        if "tensorflow" in item.keywords:
+            item.add_marker(skip)

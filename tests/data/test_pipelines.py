@@ -1,0 +1,270 @@
+"""Batches: what is in them, where they start, and that NumPy and TensorFlow make the same ones."""
+
+import itertools
+import os
+import subprocess
+import sys
+import textwrap
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl.data import Examples, arrays, eval_batches, seeded, train_batches
+
+FRAMEWORKS = ["numpy", "tensorflow"]
+
+
+def make(count=150, shape=(8, 6, 3), classes=10):
+    random = np.random.default_rng(1)
+    index = random.permutation(4 * count)[:count]
+    images = random.integers(0, 256, (count, *shape), "uint8")
+    names = [str(number) for number in range(classes)]
+    mean, std = (0.5071, 0.4867, 0.4408)[: shape[2]], (0.2675, 0.2565, 0.2761)[: shape[2]]
+    return Examples(images, random.integers(0, classes, count), names, mean, std, index)
+
+
+def numpy_batches(dataset, count=None):
+    """Batches as (images, labels, index) of NumPy arrays."""
+    batches = itertools.islice(iter(dataset), count)
+    return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
+
+
+def assert_same_bits(ones, others):
+    assert len(ones) == len(others)
+    for one, other in zip(ones, others):
+        for array, same in zip(one, other):
+            assert array.dtype == same.dtype and array.shape == same.shape
+            assert array.tobytes() == same.tobytes()
+
+
+def slowly(examples, position, seed, view, padding, flip):
+    """One image, cropped from a uint8 picture with black around it, then normalised in float64."""
+    image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)])
+    u32 = lambda value: np.array([value], "uint32")  # noqa: E731
+    top, left, flipped = (
+        int(x[0]) for x in seeded.windows(u32(seed), u32(view), u32(examples.index[position]), padding)
+    )
+    height, width = examples.images.shape[1:3]
+    image = image[top : top + height, left : left + width]
+    if flip and flipped:
+        image = image[:, ::-1]
+    return (image / 255 - np.array(examples.mean)) / np.array(examples.std)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(
+    ("padding", "flip", "views"), [(4, True, None), (2, False, None), (0, True, 2), (0, False, None)]
+)
+def test_images_are_slow_crops_of_zero_padded_pictures(framework, padding, flip, views):
+    pytest.importorskip(framework)
+    examples = make()
+    place = {number: position for position, number in enumerate(examples.index)}
+    settings = {"padding": padding, "flip": flip, "views": views, "framework": framework}
+    batches = numpy_batches(train_batches(examples, seed=9, batch_size=64, **settings), 9)
+    assert [len(images) for images, _, _ in batches] == [64, 64, 22] * 3
+    for step, (images, labels, index) in enumerate(batches):
+        assert images.dtype == np.float32 and labels.dtype == index.dtype == np.int32
+        positions = [place[number] for number in index]
+        np.testing.assert_array_equal(labels, examples.labels[positions])
+        epoch = step // 3
+        view = epoch % views if views else epoch
+        expected = [slowly(examples, position, 9, view, padding, flip) for position in positions]
+        np.testing.assert_allclose(images, expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_padding_is_black_and_not_the_mean(framework):
+    pytest.importorskip(framework)
+    white = Examples(np.full((64, 2, 2, 3), 255, "uint8"), np.zeros(64, int), ["a"], make().mean, make().std)
+    images = numpy_batches(train_batches(white, seed=0, batch_size=64, padding=4, framework=framework), 1)[0][0]
+    black = -np.array(white.mean) / np.array(white.std)
+    np.testing.assert_allclose(black, [-1.8957, -1.8975, -1.5965], atol=5e-5)
+    # Crops that miss the picture are black all over.
+    assert np.abs(images - black).max(axis=(1, 2, 3)).min() < 1e-6
+    assert np.unique(images[..., 0]).size == 2
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_every_epoch_has_every_example_once(framework):
+    pytest.importorskip(framework)
+    examples = make()
+    batches = numpy_batches(train_batches(examples, seed=0, batch_size=64, framework=framework), 6)
+    epochs = [np.concatenate([index for _, _, index in part]) for part in (batches[:3], batches[3:])]
+    for epoch in epochs:
+        np.testing.assert_array_equal(np.sort(epoch), np.sort(examples.index))
+    assert (epochs[0] != epochs[1]).any()
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize("start", [(0, 0), (0, 2), (1, 0), (2, 1)])
+def test_a_later_start_goes_on_as_if_from_the_beginning(framework, start):
+    pytest.importorskip(framework)
+    examples = make()
+    settings = {"seed": 4, "batch_size": 64, "views": 2, "framework": framework}
+    whole = numpy_batches(train_batches(examples, **settings), 12)
+    resumed = numpy_batches(train_batches(examples, start=start, **settings), 4)
+    skipped = 3 * start[0] + start[1]
+    assert_same_bits(resumed, whole[skipped : skipped + 4])
+
+
+@pytest.mark.parametrize("shape", [(8, 6, 3), (8, 8, 1), (32, 32, 3)])
+@pytest.mark.parametrize("one_hot", [False, True])
+def test_tensorflow_and_numpy_have_the_same_bits(shape, one_hot):
+    pytest.importorskip("tensorflow")
+    examples = make(shape=shape)
+    for settings in ({"start": (3, 1)}, {"padding": 0}, {"flip": False, "views": 1}):
+        settings = {"seed": 2**32 - 1, "batch_size": 64, "one_hot": one_hot, **settings}
+        ours, theirs = (train_batches(examples, framework=framework, **settings) for framework in FRAMEWORKS)
+        assert_same_bits(numpy_batches(ours, 7), numpy_batches(theirs, 7))
+    ours, theirs = (eval_batches(examples, 64, one_hot=one_hot, framework=framework) for framework in FRAMEWORKS)
+    assert_same_bits(numpy_batches(ours), numpy_batches(theirs))
+
+
+def test_a_subsets_examples_look_as_they_do_in_the_whole():
+    examples = make()
+    whole = {
+        n: image
+        for x, _, i in numpy_batches(arrays.train_batches(examples, seed=3, batch_size=50), 3)
+        for n, image in zip(i, x)
+    }
+    _, held = examples.split(40, seed=1)
+    for images, _, index in numpy_batches(arrays.train_batches(held, seed=3, batch_size=40), 1):
+        np.testing.assert_array_equal(images, [whole[number] for number in index])
+
+
+def test_augmented_shows_any_rows_of_any_view():
+    examples = make()
+    rows = np.array([149, 0, 3])
+    expected = [slowly(examples, position, 5, 7, 4, True) for position in rows]
+    np.testing.assert_allclose(arrays.augmented(examples, rows, seed=5, view=7), expected, atol=2e-6)
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_one_hot_labels(framework):
+    pytest.importorskip(framework)
+    examples = make()
+    for dataset in (
+        train_batches(examples, seed=0, batch_size=32, one_hot=True, framework=framework),
+        eval_batches(examples, 32, one_hot=True, framework=framework),
+    ):
+        (_, labels, index), *_ = numpy_batches(dataset, 1)
+        assert labels.dtype == np.float32 and labels.shape == (32, 10)
+        place = {number: position for position, number in enumerate(examples.index)}
+        np.testing.assert_array_equal(labels, np.eye(10)[examples.labels[[place[number] for number in index]]])
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+def test_eval_batches_are_all_examples_in_order_again_and_again(framework):
+    pytest.importorskip(framework)
+    examples = make()
+    dataset = eval_batches(examples, 64, framework=framework)
+    assert len(dataset) == 3
+    for _ in range(2):
+        images, labels, index = (np.concatenate(arrays) for arrays in zip(*numpy_batches(dataset)))
+        np.testing.assert_array_equal(index, examples.index)
+        np.testing.assert_array_equal(labels, examples.labels)
+        np.testing.assert_array_equal(images, examples.normalize(examples.images.astype("float32")))
+
+
+@pytest.mark.parametrize("framework", FRAMEWORKS)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; expected an integer >= 1"),
+        ({"seed": -1}, "seed is -1"),
+        ({"start": (0, 3)}, "step 3; expected a step from 0 to 2, as an epoch is 150 examples in batches of 64"),
+        ({"start": (-1, 0)}, "start's epoch is -1"),
+        ({"padding": -1}, "padding is -1"),
+        ({"views": 0}, "views is 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused_at_the_call(framework, settings, message):
+    pytest.importorskip(framework)
+    with pytest.raises(ValueError, match=message):
+        train_batches(make(), **{"seed": 0, "batch_size": 64, "framework": framework, **settings})
+
+
+def test_unknown_framework_and_batch_size_of_eval_are_refused():
+    with pytest.raises(ValueError, match="framework is 'mxnet'; expected"):
+        eval_batches(make(), 64, framework="mxnet")
+    with pytest.raises(ValueError, match="batch_size is 0"):
+        eval_batches(make(), 0)
+
+
+def test_auto_goes_by_the_backend():
+    dataset = eval_batches(make(), 64)
+    tensorflow = keras.backend.backend() == "tensorflow"
+    assert isinstance(dataset, keras.utils.PyDataset) != tensorflow
+    assert type(dataset).__module__.startswith("tensorflow") == tensorflow
+
+
+class Labelled(keras.Model):
+    """Trains on batches whose labels travel with an index, as Distiller does, and counts the examples it saw."""
+
+    def __init__(self):
+        super().__init__()
+        self.network = keras.Sequential([keras.layers.Flatten(), keras.layers.Dense(10)])
+        self.seen = keras.metrics.Sum(name="seen")
+
+    def call(self, images):
+        return self.network(images)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        self.seen.update_state(keras.ops.ones_like(y["index"], dtype="float32"))
+        losses = keras.losses.sparse_categorical_crossentropy(y["labels"], y_pred, from_logits=True)
+        return keras.ops.mean(losses)
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        return self.get_metrics_result()
+
+
+@pytest.mark.parametrize("framework", ["auto", "numpy"])
+def test_keras_trains_validates_evaluates_and_predicts(framework):
+    examples = make()
+    train = train_batches(examples, seed=0, batch_size=64, framework=framework)
+    held = eval_batches(examples.take(100), 64, framework=framework)
+    model = Labelled()
+    model.compile(optimizer=keras.optimizers.SGD(0.01))
+    history = model.fit(train, epochs=3, steps_per_epoch=3, validation_data=held, verbose=0).history
+    assert history["seen"] == [150, 150, 150]
+    assert history["val_seen"] == [100, 100, 100]  # A generator would be empty after the first epoch.
+    assert model.evaluate(held, return_dict=True, verbose=0)["seen"] == 100
+    images = np.concatenate([images for images, _, _ in numpy_batches(held)])
+    np.testing.assert_allclose(model.predict(held, verbose=0), model.predict(images, verbose=0), atol=1e-5)
+
+
+def test_without_tensorflow(tmp_path):
+    """Imports, reads a .npz file and draws batches where TensorFlow, TFDS and scikit-learn are not installed."""
+    pytest.importorskip("jax")
+    make().save(tmp_path / "examples.npz")
+    script = """
+        import sys
+
+        class Blocker:
+            def find_spec(self, name, path=None, target=None):
+                if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "sklearn"):
+                    raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+        sys.meta_path.insert(0, Blocker())
+        import keras_wsl.data as data
+
+        examples = data.Examples.load(sys.argv[1])
+        images, targets = next(data.train_batches(examples, seed=0, batch_size=64))
+        print(images.shape, sorted(targets), len(list(data.eval_batches(examples, 64))))
+    """
+    command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "examples.npz")]
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[-2] == "(64, 8, 6, 3) ['index', 'labels'] 3"
+
+
+def test_import_is_light():
+    script = "import sys, keras; before = set(sys.modules); import keras_wsl.data; print(*(set(sys.modules) - before))"
+    environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
+    pytest.importorskip("jax")
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "pandas"}
+    assert "keras_wsl.data" in done.stdout.split()
+    assert not heavy & {name.split(".")[0] for name in done.stdout.split()}
