@@ -46,7 +46,8 @@ class Distiller(step(), keras.Model):
     Args:
         teacher: A built `keras.Model`; `None` for labels alone, or to be set later.
         student: A built `keras.Model`.
-        distillation_losses: One or a list of `losses.DistillationLoss`, names of losses, or `keras.distillation` losses.
+        distillation_losses: One or a list of what `losses.get` takes: a `losses.DistillationLoss`, a name, a loss of
+            `keras.distillation`.
         student_loss_weight: Float, $w_s$.
         teacher_training: Whether the teacher's batch normalization uses the statistics of the batch, as the reference
             scripts do. It changes none of its state either way.
@@ -284,8 +285,9 @@ class Distiller(step(), keras.Model):
         loss = keras.losses.get(getattr(self, "loss", None) if self.compiled else None)
         if not callable(loss) or isinstance(self.loss, (dict, list, tuple)):
             raise ValueError(
-                f"Compile the distiller with one loss of the labels, such as "
-                f"keras.losses.SparseCategoricalCrossentropy(from_logits=True). Received: {getattr(self, 'loss', None)}."
+                "Compile the distiller with one loss of the labels, such as "
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
+                f"Received: {getattr(self, 'loss', None)}."
             )
         if isinstance(loss, keras.losses.Loss):
             settings = loss.get_config()

@@ -1,0 +1,159 @@
+"""Weights of examples, and which are regularization samples, against the golden values and closed forms."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_wsl import regularization, weighting
+from tests.common import golden, gradient
+
+CASES = golden("logits")["cases"]
+
+
+def _case(name):
+    case = CASES[name]
+    inputs = [np.array(case["labels"], "int32"), *(np.array(case[k], "float32") for k in ("logits_s", "logits_t"))]
+    return inputs, case["out"]
+
+
+def _numpy(values):
+    return ops.convert_to_numpy(values)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wsl_weights(case):
+    inputs, out = _case(case)
+    np.testing.assert_allclose(_numpy(weighting.wsl(*inputs)), out["wsl"]["weight"], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        _numpy(weighting.wsl_sigmoid(*inputs)), out["wsl"]["weight_sigmoid_variant_A4"], rtol=1e-5
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_relatives(case):
+    inputs, out = _case(case)
+    formula = out["formula"]
+    np.testing.assert_array_equal(_numpy(weighting.teacher_correct(*inputs)), formula["teacher_correct_mask"])
+    for beta, key in ((0, "adl_weight_gamma2_beta0_tau1"), (1, "adl_weight_gamma2_beta1_tau1_kl_only")):
+        np.testing.assert_allclose(
+            _numpy(weighting.hard_to_mimic(*inputs, beta=beta)), formula[key], rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("temperature", [1, 2, 4, 6])
+def test_gradients_and_mask(case, temperature):
+    inputs, out = _case(case)
+    expected = out["regularization"][f"tau={temperature}"]
+    a, b = regularization.gradients(*inputs, temperature)
+    np.testing.assert_allclose(_numpy(a), expected["a"], atol=1e-6)
+    np.testing.assert_allclose(_numpy(b), expected["b"], atol=2e-6)
+    mask = _numpy(regularization.mask(*inputs, temperature))
+    np.testing.assert_array_equal(mask, expected["mask_abs_b_gt_abs_a"])
+    assert mask.sum() == expected["count"]
+
+
+def test_a_and_b_are_derivatives_of_the_losses():
+    (labels, student, teacher), _ = _case("B")
+    temperature = 3.0
+
+    def hard(z):
+        return -ops.sum(ops.take_along_axis(ops.log_softmax(z), labels[:, None], axis=1))
+
+    def soft(z):
+        p, log_q = ops.softmax(teacher / temperature), ops.log_softmax(z / temperature)
+        return -(temperature**2) * ops.sum(p * log_q)
+
+    rows = np.arange(len(labels))
+    a, b = regularization.gradients(labels, student, teacher, temperature)
+    slope = gradient(hard, student)[rows, labels]
+    np.testing.assert_allclose(_numpy(a), slope, atol=1e-5)
+    np.testing.assert_allclose(_numpy(b), gradient(soft, student)[rows, labels] - slope, atol=1e-5)
+
+
+def test_at_temperature_one_the_mask_is_the_surer_student():
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(size=(2, 500, 7)).astype("float32")
+    labels = generator.integers(0, 7, 500)
+    rows = np.arange(500)
+    surer = _numpy(ops.softmax(student))[rows, labels] > _numpy(ops.softmax(teacher))[rows, labels]
+    np.testing.assert_array_equal(_numpy(regularization.mask(labels, student, teacher, 1.0)), surer)
+
+
+def test_the_mask_is_strict():
+    # Uniform networks of two classes: a = -1/2 and b = 1/2, exactly.
+    zeros = np.zeros((1, 2), "float32")
+    a, b = regularization.gradients(np.array([0]), zeros, zeros, 1.0)
+    assert float(a[0]) == -float(b[0])
+    assert not bool(regularization.mask(np.array([0]), zeros, zeros, 1.0)[0])
+
+
+def test_one_hot_labels_are_labels():
+    (labels, student, teacher), _ = _case("B")
+    one_hot = np.eye(student.shape[1], dtype="float32")[labels]
+    for function in (weighting.wsl, weighting.wsl_sigmoid, weighting.teacher_correct, weighting.hard_to_mimic):
+        same = _numpy(function(one_hot, student, teacher))
+        np.testing.assert_allclose(_numpy(function(labels, student, teacher)), same, rtol=1e-5, atol=1e-6)
+    for one, other in zip(
+        regularization.gradients(labels, student, teacher, 4.0),
+        regularization.gradients(one_hot, student, teacher, 4.0),
+    ):
+        np.testing.assert_allclose(_numpy(one), _numpy(other), atol=1e-6)
+
+
+def test_mixed_labels_mix_the_cross_entropies():
+    (labels, student, teacher), _ = _case("B")
+    other = (labels + 1) % student.shape[1]
+    eye = np.eye(student.shape[1], dtype="float32")
+    log_s, log_t = (_numpy(ops.log_softmax(z)) for z in (student, teacher))
+    rows = np.arange(len(labels))
+    ratio = (0.7 * log_s[rows, labels] + 0.3 * log_s[rows, other]) / (
+        0.7 * log_t[rows, labels] + 0.3 * log_t[rows, other]
+    )
+    mixed = weighting.wsl(0.7 * eye[labels] + 0.3 * eye[other], student, teacher)
+    np.testing.assert_allclose(_numpy(mixed), 1 - np.exp(-ratio), rtol=1e-5, atol=1e-6)
+
+
+def test_saturated_networks_have_weights():
+    certain, wrong = np.array([[200.0, 0]], "float32"), np.array([[0, 200.0]], "float32")
+    label = np.array([0])
+    assert float(weighting.wsl(label, certain, certain)[0]) == 0  # The student fits the label exactly.
+    assert float(weighting.wsl(label, wrong, certain)[0]) == 1  # Only the teacher does.
+    assert float(weighting.wsl(label, certain, wrong)[0]) == 0
+    half = weighting.wsl(label, certain.astype("float16"), certain.astype("float16"))
+    assert np.isfinite(_numpy(half)).all()
+
+
+@pytest.mark.parametrize("name", ["exclude_regularization", "only_regularization"])
+def test_kept_at_random(name):
+    generator = np.random.default_rng(0)
+    student, teacher = generator.normal(size=(2, 20000, 5)).astype("float32")
+    labels = generator.integers(0, 5, 20000)
+    mask = _numpy(regularization.mask(labels, student, teacher, 4.0))
+    dropped = mask if name == "exclude_regularization" else ~mask
+    none = _numpy(weighting.get(name, temperature=4.0)(labels, student, teacher))
+    np.testing.assert_array_equal(none, ~dropped)
+    weigh = weighting.get({"name": name, "probability": 0.25}, temperature=4.0, seed=keras.random.SeedGenerator(0))
+    some = _numpy(weigh(labels, student, teacher))
+    assert (some[~dropped] == 1).all()
+    # 4 standard deviations of a binomial mean.
+    assert abs(some[dropped].mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / dropped.sum())
+    assert (some != _numpy(weigh(labels, student, teacher))).any()
+
+
+@pytest.mark.parametrize("name", ["wsl", "wsl_sigmoid", "hard_to_mimic"])
+def test_no_gradient_passes(name):
+    (labels, student, teacher), _ = _case("A")
+    weigh = weighting.get(name)
+    slope = gradient(lambda z: ops.sum(weigh(labels, z, teacher)) + ops.sum(z), student)
+    np.testing.assert_array_equal(slope, np.ones_like(student))
+
+
+def test_misuse_is_refused():
+    with pytest.raises(ValueError, match="needs the temperature"):
+        weighting.get("exclude_regularization")
+    with pytest.raises(ValueError, match="probability"):
+        weighting.exclude_regularization(*_case("A")[0], temperature=4.0, probability=1.5)
+    with pytest.raises(ValueError, match=r"Labels of shape \(4, 3\) do not fit logits of shape \(4, 5\)"):
+        weighting.wsl(np.zeros((4, 3), "float32"), *_case("A")[0][1:])
