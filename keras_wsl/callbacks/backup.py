@@ -5,6 +5,7 @@ import inspect
 import io
 import json
 import pathlib
+import re
 import warnings
 
 import keras
@@ -274,16 +275,15 @@ class Backup(keras.callbacks.Callback):
         model.train_function = build_then_step
 
     def _check_same(self, ours, theirs):
-        if ours == theirs:
+        pairs = [(a, b) for a, b in zip(theirs, ours) if not _same(a, b)]
+        if not pairs and len(ours) == len(theirs):
             return
-        pairs = [(a, b) for a, b in zip(theirs, ours) if a != b]
         shown = "; ".join(f"{_show(a)} in the backup, {_show(b)} now" for a, b in pairs[:3])
         raise ValueError(
             f"Backup: {self.directory} is of a model with other variables: {len(theirs)} in the backup, {len(ours)} now"
             f"{'; ' if shown else ''}{shown}{', ...' if len(pairs) > 3 else ''}. Build the same model with the same "
-            "optimizer, or use another directory. Names that Keras counts up within a process (dense, dense_1) start "
-            "again after keras.backend.clear_session(); if only metrics differ, call model.test_on_batch(x, y) on two "
-            "rows before fit."
+            "optimizer and metrics, or use another directory. If only metrics are missing, which TensorFlow makes in "
+            "the first step, call model.test_on_batch(x, y) on two rows before fit."
         )
 
     def _check_finite(self, variables, arrays, epoch, step):
@@ -345,6 +345,12 @@ def _array(variable):
 
 def _describe(variables):
     return [[variable.path, list(variable.shape), variable.dtype] for variable in variables]
+
+
+def _same(theirs, ours):
+    # Keras counts names up within a process (dense, dense_1), and those of dropout's generators nobody can choose.
+    paths = [re.sub(r"_\d+(?=/|$)", "", described[0]) for described in (theirs, ours)]
+    return paths[0] == paths[1] and theirs[1:] == ours[1:]
 
 
 def _show(described):

@@ -74,9 +74,9 @@ class FiniteLoss(keras.callbacks.Callback):
         updates = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         raise NonFiniteLoss(
             f"FiniteLoss: {values}, epoch {self._epoch + 1}, {place} (both counted from 1, steps of a resumed epoch "
-            f"from where it was resumed; the optimizer has made {updates} updates in all). Finite values were expected. "
-            "Lower the learning rate or warm it up, clip gradients (clipnorm), lower the weight of the term named "
-            "first, or look for non-finite inputs; then go on from the last backup, which was saved before this.",
+            f"from where it was resumed; the optimizer has made {updates} updates in all). Finite values were "
+            "expected. Lower the learning rate or warm it up, clip gradients (clipnorm), lower the weight of the term "
+            "named first, or look for non-finite inputs; then go on from the last backup, which was saved before this.",
             terms=terms,
             epoch=self._epoch + 1,
             step=step,

@@ -75,6 +75,7 @@ def train(directory, *, epochs=EPOCHS, callbacks=(), patience=3, model=None, bac
         steps_per_epoch=STEPS,
         epochs=epochs,
         verbose=0,
+        shuffle=False,
         callbacks=[backup, stopping, plateau, *callbacks],
     )
     arrays = [keras.ops.convert_to_numpy(v) for v in [*model.variables, *model.optimizer.variables]]
@@ -85,9 +86,8 @@ def train(directory, *, epochs=EPOCHS, callbacks=(), patience=3, model=None, bac
         "learning_rate": float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)),
         "best": stopping.best,
         "wait": stopping.wait,
-        "min_delta": stopping.min_delta,
         "best_weights": [hashlib.sha256(weight.tobytes()).hexdigest() for weight in stopping.best_weights],
-        "plateau": [plateau.best, plateau.wait, plateau.min_delta],
+        "plateau": [plateau.best, plateau.wait],
         "position": backup.position,
         "finished": backup.finished,
     }

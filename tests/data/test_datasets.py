@@ -83,11 +83,14 @@ def test_digits_are_scikit_learns_and_the_split_is_the_same_each_time():
 
     data = load_digits()
     train, test = digits(test_fraction=0.5, seed=2)
-    tenths = lambda images, labels: sorted((*image.ravel(), label) for image, label in zip(images, labels))  # noqa: E731
-    ours = tenths(
-        np.rint(np.concatenate([train.images, test.images]) * 16 / 255).astype(int), [*train.labels, *test.labels]
+
+    def rows(images, labels):
+        return sorted((*image.ravel().tolist(), int(label)) for image, label in zip(images, labels))
+
+    images = np.concatenate([train.images, test.images]).astype(int)
+    assert rows(np.rint(images * 16 / 255).astype(int), [*train.labels, *test.labels]) == rows(
+        data.images.astype(int), data.target
     )
-    assert ours == tenths(data.images.astype(int), data.target)
     again, other = digits(test_fraction=0.5, seed=2), digits(test_fraction=0.5, seed=3)
     np.testing.assert_array_equal(test.images, again.test.images)
     assert (test.images != other.test.images).any()

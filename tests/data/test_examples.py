@@ -135,14 +135,14 @@ def test_npz_round_trips(tmp_path):
 def test_npz_errors_say_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no file .*missing\.npz"):
         load_npz(tmp_path / "missing.npz")
-    with pytest.raises(ValueError, match="not named .npz"):
+    with pytest.raises(ValueError, match=r"not named \.npz"):
         make().save(tmp_path / "train.npy")
     make().save(tmp_path / "train.npz")
     with pytest.raises(ValueError, match=r"and not \['train.images'"):
         load_npz(tmp_path / "train.npz")
     data = (tmp_path / "train.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match="not a whole .npz file"):
+    with pytest.raises(ValueError, match=r"not a whole \.npz file"):
         Examples.load(tmp_path / "torn.npz")
 
 

@@ -1,0 +1,141 @@
+"""Regularization samples of a fixed probe set: Zhou et al., ICLR 2021, figure 2, https://arxiv.org/abs/2102.00650."""
+
+import csv
+import io
+import pathlib
+
+import keras
+import numpy as np
+
+from keras_wsl import regularization, weighting
+from keras_wsl.callbacks.events import Events
+from keras_wsl.endpoints import Endpoints, frozen
+from keras_wsl.files import write_atomically
+from keras_wsl.ops import label_classes
+
+COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
+
+
+class RegularizationSamples(keras.callbacks.Callback):
+    """Counts regularization samples after every epoch, on a clean probe set and without a trace in the training.
+
+    The `Distiller` counts in training too, on augmented batches with the student in training mode. The probe is the
+    same unaugmented examples every time, with the student in inference mode, so that epochs compare. A run with this
+    callback ends in the same bits as a run without.
+
+    Adds `probe_regularization_samples` (a count), `probe_regularization_share` and `probe_wsl_weight_mean` to the logs.
+    Writes into `log_dir`: TensorBoard scalars of the three, a histogram of the weights, and one of the counts by class;
+    and `regularization_samples.csv`, a row an epoch with a column for each class. Without a probe it writes the
+    training's own counts, without the classes and the histograms.
+
+    Args:
+        log_dir: Folder, made if it is missing.
+        probe: `None`, or `(inputs, labels)`: arrays, the inputs as the networks take them; or an iterable of batches
+            `(inputs, labels)` in a fixed order, where labels may be a dict `{"labels": ...}`.
+        temperature: Positive float, at which to judge; the Distiller's own by default.
+        batch_size: Integer, the examples in a forward pass of a probe of arrays.
+
+    Raises:
+        ImportError: If the package `tensorboard` is not installed.
+        ValueError: If the model is not a `Distiller` with a teacher, or the probe is empty.
+    """
+
+    def __init__(self, log_dir, probe=None, *, temperature=None, batch_size=500):
+        super().__init__()
+        self.path = pathlib.Path(log_dir) / "regularization_samples.csv"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.events = Events(log_dir)
+        self.probe, self.temperature, self.batch_size = probe, temperature, batch_size
+        self._rows = []
+        self._teacher = None
+
+    def on_train_begin(self, logs=None):
+        """Checks what it is to watch, asks the teacher once, and reads the rows of epochs before a resumed one."""
+        model = self.model
+        if getattr(model, "teacher", None) is None or not model.distillation_losses:
+            raise ValueError(
+                f"RegularizationSamples compares a student with its teacher. {model.name} has none: use it with a "
+                "Distiller that has a teacher and a distillation loss."
+            )
+        if self.probe is not None:
+            self._teacher = self._logits(self._teacher_batch)
+            self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
+        if self.path.exists():
+            with open(self.path, newline="") as file:
+                self._rows = [{**row, "epoch": int(row["epoch"])} for row in csv.DictReader(file)]
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Judges the probe, adds to the logs, writes the row."""
+        row = self._training_row(logs) if self.probe is None else self._probe_row(logs, epoch + 1)
+        for name in COLUMNS[2:]:
+            self.events.scalar(f"regularization/{name}", row[name], epoch + 1)
+        self.events.flush()
+        # The first epoch is 1. A resumed run replaces the rows of the epochs that it trains again.
+        self._rows = [old for old in self._rows if old["epoch"] <= epoch] + [{"epoch": epoch + 1, **row}]
+        self._write()
+
+    def on_train_end(self, logs=None):
+        """Ends the events file."""
+        self.events.close()
+
+    def _training_row(self, logs):
+        count, share = logs["regularization_samples"], logs["regularization_share"]
+        return {
+            "examples": round(count / share) if share else "",
+            **{name: float(logs[name]) for name in COLUMNS[2:]},
+        }
+
+    def _probe_row(self, logs, step):
+        student = self._logits(self._student_batch)
+        temperature = self.temperature or self.model.temperature
+        to_numpy = keras.ops.convert_to_numpy
+        mask = to_numpy(regularization.mask(self._labels, student, self._teacher, temperature))
+        weights = to_numpy(weighting.wsl(self._labels, student, self._teacher))
+        classes = to_numpy(label_classes(self._labels, student))
+        by_class = np.bincount(classes[mask], minlength=student.shape[-1])
+        row = {
+            "examples": len(mask),
+            "regularization_samples": int(mask.sum()),
+            "regularization_share": float(mask.mean()),
+            "wsl_weight_mean": float(weights.mean(dtype="float64")),
+            **{f"class_{c}": int(count) for c, count in enumerate(by_class)},
+        }
+        logs.update({f"probe_{name}": row[name] for name in COLUMNS[2:]})
+        self.events.histogram("regularization/wsl_weight", weights, step)
+        # A class stands in the histogram as often as it has regularization samples.
+        self.events.histogram("regularization/class", classes[mask], step, buckets=student.shape[-1])
+        return row
+
+    def _batches(self):
+        if not isinstance(self.probe, tuple):
+            return iter(self.probe)
+        inputs, labels = self.probe
+        starts = range(0, len(inputs), self.batch_size)
+        return ((inputs[i : i + self.batch_size], labels[i : i + self.batch_size]) for i in starts)
+
+    def _logits(self, forward):
+        logits = [np.asarray(forward(inputs), "float32") for inputs, _ in self._batches()]
+        if not logits:
+            raise ValueError("The probe of RegularizationSamples is empty. Pass at least one batch, or probe=None.")
+        return np.concatenate(logits)
+
+    def _student_batch(self, inputs):
+        # Not `predict`: on Torch its loader draws from the generator that shuffles the training.
+        outputs = self.model.student.predict_on_batch(inputs)
+        return outputs["logits"] if isinstance(outputs, dict) else outputs
+
+    def _teacher_batch(self, inputs):
+        teacher = self.model.teacher
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+        return keras.ops.convert_to_numpy(frozen(Endpoints(teacher), teacher, inputs)["logits"])
+
+    def _write(self):
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=list(self._rows[-1]), restval="", extrasaction="ignore")
+        table.writeheader()
+        table.writerows(self._rows)
+        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+
+def _labels(labels):
+    return labels["labels"] if isinstance(labels, dict) else labels

@@ -1,0 +1,70 @@
+"""Residual networks for CIFAR: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, section 4.2.
+
+With 1x1 convolutions in the shortcuts, as in https://github.com/HobbitLong/RepDistiller (`models/resnet.py`).
+"""
+
+import keras
+from keras import layers
+
+from keras_wsl.models import blocks
+
+
+def resnet(*, depth, stem_filters, filters, classes, input_shape, dtype=None, name):
+    r"""A network of three stages of n blocks, where `depth = 6 n + 2`.
+
+    $$y = \mathrm{ReLU}(\mathrm{BN}(W_2 * \mathrm{ReLU}(\mathrm{BN}(W_1 * x))) + s(x))$$
+
+    The shortcut $s$ is a 1x1 convolution with batch normalization where the shape changes, else the identity.
+
+    Endpoints: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
+    `block3_preact` the sums before it; `pooled`, `logits`.
+
+    Args:
+        depth: Integer, 6 n + 2.
+        stem_filters: Integer, the channels of the first convolution.
+        filters: The channels of the three stages.
+        classes: Integer.
+        input_shape: `(height, width, channels)`; the inputs are normalized floats.
+        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        name: The model's name.
+
+    Returns:
+        A `keras.Model` that maps `(batch, height, width, channels)` to logits, `(batch, classes)`.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = blocks.convolution(inputs, stem_filters, 3, name="stem_conv", dtype=dtype)
+    x = blocks.normalization(x, name="stem_bn", dtype=dtype)
+    x = blocks.relu(x, name="stem", dtype=dtype)
+    units = (depth - 2) // 6
+    for stage, stage_filters in enumerate(filters, start=1):
+        for index in range(units):
+            # The last sum and the last ReLU of a stage are endpoints.
+            end = f"block{stage}" if index == units - 1 else None
+            x = _unit(
+                x,
+                stage_filters,
+                strides=2 if stage > 1 and index == 0 else 1,
+                name=f"block{stage}_unit{index}",
+                sum_name=f"{end}_preact" if end else None,
+                output_name=end,
+                dtype=dtype,
+            )
+    bound = filters[-1] ** -0.5
+    bias_initializer = keras.initializers.RandomUniform(-bound, bound)
+    logits = blocks.head(x, classes, bias_initializer=bias_initializer, dtype=dtype)
+    return keras.Model(inputs, logits, name=name)
+
+
+def _unit(x, filters, *, strides, name, sum_name, output_name, dtype):
+    """Two convolutions and their shortcut; the ReLU is after the sum."""
+    shortcut = x
+    if strides > 1 or x.shape[-1] != filters:
+        shortcut = blocks.convolution(x, filters, 1, strides=strides, name=f"{name}_shortcut_conv", dtype=dtype)
+        shortcut = blocks.normalization(shortcut, name=f"{name}_shortcut_bn", dtype=dtype)
+    x = blocks.convolution(x, filters, 3, strides=strides, name=f"{name}_conv1", dtype=dtype)
+    x = blocks.normalization(x, name=f"{name}_bn1", dtype=dtype)
+    x = blocks.relu(x, name=f"{name}_relu1", dtype=dtype)
+    x = blocks.convolution(x, filters, 3, name=f"{name}_conv2", dtype=dtype)
+    x = blocks.normalization(x, name=f"{name}_bn2", dtype=dtype)
+    x = layers.Add(name=sum_name or f"{name}_sum", dtype=dtype)([x, shortcut])
+    return blocks.relu(x, name=output_name or f"{name}_relu2", dtype=dtype)

@@ -1,0 +1,86 @@
+"""Networks by name."""
+
+import functools
+import operator
+
+from keras_wsl.models.resnet import resnet
+from keras_wsl.models.weights import load_weights
+from keras_wsl.models.wide_resnet import wide_resnet
+
+_small = functools.partial(resnet, stem_filters=16, filters=(16, 32, 64))
+_fourfold = functools.partial(resnet, stem_filters=32, filters=(64, 128, 256))
+
+_NETWORKS = {
+    "wrn_40_2": functools.partial(wide_resnet, depth=40, width=2),
+    "wrn_40_1": functools.partial(wide_resnet, depth=40, width=1),
+    "wrn_16_2": functools.partial(wide_resnet, depth=16, width=2),
+    "wrn_16_1": functools.partial(wide_resnet, depth=16, width=1),
+    "resnet8": functools.partial(_small, depth=8),
+    "resnet14": functools.partial(_small, depth=14),
+    "resnet20": functools.partial(_small, depth=20),
+    "resnet32": functools.partial(_small, depth=32),
+    "resnet44": functools.partial(_small, depth=44),
+    "resnet56": functools.partial(_small, depth=56),
+    "resnet110": functools.partial(_small, depth=110),
+    "resnet8x4": functools.partial(_fourfold, depth=8),
+    "resnet32x4": functools.partial(_fourfold, depth=32),
+}
+
+
+def names():
+    """The names that `build` takes: a tuple of strings."""
+    return tuple(_NETWORKS)
+
+
+def build(name, classes=100, weights=None, *, input_shape=(32, 32, 3), dtype=None):
+    """A network of the distillation papers, with new weights or those of a file.
+
+    Layers, initial weights and endpoints are those of https://github.com/HobbitLong/RepDistiller. The endpoints are
+    layers' names: `stem`, `block1`, `block2`, `block3`, `block1_preact`, `block2_preact`, `block3_preact`, `pooled`
+    and `logits`.
+
+    Args:
+        name: One of `names()`; "wrn_40_2" has depth 40 and width 2.
+        classes: Integer, the number of logits.
+        weights: Path of a `.weights.h5` file (of `save_weights`, or of Keras) or of a `.keras` file, of the same
+            network; `None` for new weights, which `keras.utils.set_random_seed` decides.
+        input_shape: `(height, width, channels)`; height and width may be `None`. Inputs are normalized floats.
+        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+
+    Returns:
+        A functional `keras.Model` that maps `(batch, height, width, channels)` to logits, `(batch, classes)`.
+
+    Raises:
+        FileNotFoundError: If there is no file `weights`.
+        ValueError: If the name is unknown, a setting is out of its range, or the file is damaged or of another network.
+    """
+    if name not in _NETWORKS:
+        raise ValueError(f"Unknown network {name!r}. Choose one of {', '.join(_NETWORKS)}.")
+    model = _NETWORKS[name](
+        classes=_positive("classes", classes), input_shape=_image_shape(input_shape), dtype=dtype, name=name
+    )
+    if weights is not None:
+        load_weights(model, weights)
+    return model
+
+
+def _positive(name, value):
+    """The value as an integer of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+    return number
+
+
+def _image_shape(shape):
+    """A tuple `(height, width, channels)`, whose first two may be `None`."""
+    if not isinstance(shape, (tuple, list)) or len(shape) != 3:
+        raise ValueError(
+            f"`input_shape` must be (height, width, channels), as in (32, 32, 3), without the batch. "
+            f"Received: {shape!r}."
+        )
+    height, width = (side if side is None else _positive("input_shape", side) for side in shape[:2])
+    return height, width, _positive("input_shape", shape[2])

@@ -1,0 +1,550 @@
+"""Backup: a run that is killed and resumed ends in the bits of one that was not."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl.callbacks import Backup, NonFiniteLoss
+from tests.callbacks import backup_child
+from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, train
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _deterministic():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    return train(tmp_path_factory.mktemp("uninterrupted"))
+
+
+class Interrupted(Exception):
+    pass
+
+
+class InterruptAfter(keras.callbacks.Callback):
+    """Raises when this process has trained so many steps."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self.left = steps
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            raise Interrupted
+
+
+class Count(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.epochs, self.steps = [], 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.epochs.append(epoch)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps += 1
+
+
+def interrupt(directory, steps, **settings):
+    with pytest.raises(Interrupted):
+        train(directory, callbacks=[InterruptAfter(steps)], **settings)
+
+
+def backups(directory):
+    return sorted(directory.glob("*.backup"))
+
+
+# In the first epoch before and after a backup, at and around the ends of epochs, late.
+@pytest.mark.parametrize("steps", [1, EVERY + 1, STEPS, STEPS + 1, 3 * STEPS + 4, EPOCHS * STEPS])
+def test_a_run_resumed_by_fresh_objects_ends_in_the_same_bits(tmp_path, uninterrupted, steps):
+    interrupt(tmp_path, steps)
+    assert train(tmp_path) == uninterrupted
+
+
+def test_a_run_interrupted_every_few_steps_ends_in_the_same_bits(tmp_path, uninterrupted):
+    interrupt(tmp_path, 11)
+    assert Backup(tmp_path, STEPS).position == [1, 2]
+    interrupt(tmp_path, 3)
+    assert Backup(tmp_path, STEPS).position == [1, 4]
+    interrupt(tmp_path, 10)  # Through the end of a resumed epoch.
+    assert Backup(tmp_path, STEPS).position == [1 + 1, 6]
+    assert train(tmp_path) == uninterrupted
+
+
+def test_without_every_an_epoch_begins_again(tmp_path, uninterrupted):
+    interrupt(tmp_path, 2 * STEPS + 5, every=None)
+    assert Backup(tmp_path, STEPS).position == [2, 0]
+    assert train(tmp_path, every=None) == uninterrupted
+
+
+def test_one_object_serves_several_fits(tmp_path, uninterrupted):
+    stopping, plateau = keras.callbacks.EarlyStopping("loss"), keras.callbacks.ReduceLROnPlateau("loss")
+    backup = Backup(tmp_path, STEPS, every=EVERY, watch=[stopping, plateau])
+    model = build_model()
+    for steps in (4, 12):
+        with pytest.raises(Interrupted):
+            model.fit(
+                batches(backup.position),
+                initial_epoch=backup.position[0],
+                steps_per_epoch=STEPS,
+                epochs=EPOCHS,
+                verbose=0,
+                shuffle=False,
+                callbacks=[backup, InterruptAfter(steps)],
+            )
+    assert backup.position == [1, 6] and len(backup.history) == 1
+
+
+def test_a_schedule_that_moves_the_rate_at_each_epoch_is_applied_once(tmp_path):
+    def decayed():
+        return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
+
+    expected = train(tmp_path / "whole", callbacks=[decayed()], epochs=3)
+    with pytest.raises(Interrupted):
+        train(tmp_path / "cut", callbacks=[decayed(), InterruptAfter(STEPS + 5)], epochs=3)
+    assert train(tmp_path / "cut", callbacks=[decayed()], epochs=3) == expected
+
+
+def test_history_has_each_epoch_once_with_what_other_callbacks_add(tmp_path, uninterrupted):
+    interrupt(tmp_path, 2 * STEPS + 3)
+    backup = Backup(tmp_path, STEPS)
+    assert [row["epoch"] for row in backup.history] == [0, 1]
+    assert backup.history == uninterrupted["history"][:2]
+    names = {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}
+    assert all(set(row) == names for row in uninterrupted["history"])
+    assert all(type(value) is float for row in backup.history for name, value in row.items() if name != "epoch")
+    assert [row["epoch"] for row in uninterrupted["history"]] == list(range(EPOCHS))
+
+
+def test_a_complete_run_trains_no_more_and_can_be_extended(tmp_path):
+    whole = train(tmp_path / "whole", epochs=4)
+    part = train(tmp_path / "part", epochs=2)
+    assert part["position"] == [2, 0] and not part["finished"]
+    count = Count()
+    assert train(tmp_path / "part", epochs=2, callbacks=[count]) == part
+    assert (count.epochs, count.steps) == ([], 0)
+    assert train(tmp_path / "part", epochs=4, callbacks=[count]) == whole
+    assert count.epochs == [2, 3]
+
+
+def test_a_run_that_a_callback_stopped_does_not_train_on(tmp_path):
+    stopped = train(tmp_path, epochs=50, patience=1)
+    assert stopped["finished"] and len(stopped["history"]) < 50
+    assert Backup(tmp_path, STEPS).finished
+    count = Count()
+    assert train(tmp_path, epochs=50, patience=1, callbacks=[count]) == stopped
+    assert (count.epochs, count.steps) == ([], 0)
+
+
+def test_a_stop_in_the_last_step_of_a_resumed_epoch_is_a_stop(tmp_path):
+    class StopAtEpochEnd(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            if int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) == 2 * STEPS:
+                self.model.stop_training = True
+
+    expected = train(tmp_path / "whole", callbacks=[StopAtEpochEnd()])
+    assert expected["position"] == [2, 0] and expected["finished"]
+    interrupt(tmp_path / "cut", STEPS + 4)
+    assert train(tmp_path / "cut", callbacks=[StopAtEpochEnd()]) == expected
+
+
+def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
+    class StopInside(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            self.model.stop_training = batch == 4
+
+    backup = Backup(tmp_path, STEPS, every=EVERY)
+    build_model().fit(
+        batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup, StopInside()]
+    )
+    assert backup.position == [0, 4] and not backup.finished
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_every_flipped_bit_and_every_cut_is_found(tmp_path):
+    backup = Backup(tmp_path, STEPS)
+    build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
+    _, newer = backups(tmp_path)
+    content = newer.read_bytes()
+    generator = random.Random(0)
+    ends = [*range(90), *range(len(content) - 90, len(content))]
+    for place in ends + generator.sample(range(len(content)), 200):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << generator.randrange(8)
+        newer.write_bytes(flipped)
+        assert Backup(tmp_path, STEPS).position == [0, 0], place
+    for size in [0, 1, 80, 84, 85, 86, *generator.sample(range(len(content)), 30), len(content) - 1]:
+        newer.write_bytes(content[:size])
+        assert Backup(tmp_path, STEPS).position == [0, 0], size
+    newer.write_bytes(content + b"\0")
+    assert Backup(tmp_path, STEPS).position == [0, 0]
+    newer.write_bytes(content)
+    assert Backup(tmp_path, STEPS).position == [1, 0]
+
+
+def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, uninterrupted):
+    interrupt(tmp_path, STEPS + 5)
+    older, newer = backups(tmp_path)
+    assert [older.stem, newer.stem] == ["000001-00000002", "000001-00000004"]
+    newer.write_bytes(newer.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=rf"{newer.stem}.backup is damaged .*SHA-256"):
+        backup = Backup(tmp_path, STEPS)
+    assert backup.position == [1, 2]
+    assert backups(tmp_path) == [older, newer]  # The constructor only reads.
+    # A stop before the damaged name is written again: `older` is the only whole one and must stay.
+    with pytest.warns(UserWarning, match="is damaged"):
+        interrupt(tmp_path, 1)
+    assert backups(tmp_path) == [older, newer]
+    with pytest.warns(UserWarning, match="is damaged"):
+        interrupt(tmp_path, 3)
+    assert backups(tmp_path) == [older, newer]
+    assert Backup(tmp_path, STEPS).position == [1, 4]
+    assert train(tmp_path) == uninterrupted
+
+
+def test_where_all_are_damaged_the_run_begins_anew_with_warnings(tmp_path, uninterrupted):
+    interrupt(tmp_path, STEPS + 5)
+    damaged = backups(tmp_path)
+    for path in damaged:
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged") as warned:
+        end = train(tmp_path)
+    assert sum("is damaged" in str(warning.message) for warning in warned) == 2
+    assert end == uninterrupted
+    assert not set(damaged) & set(backups(tmp_path))
+
+
+@pytest.mark.parametrize("keep", [1, 3])
+def test_keep(tmp_path, keep):
+    interrupt(tmp_path, 2 * STEPS, keep=keep)
+    assert [path.stem for path in backups(tmp_path)] == ["000001-00000002", "000001-00000004", "000001-00000006"][
+        -keep:
+    ]
+
+
+def test_unfinished_writes_are_cleared(tmp_path):
+    left = tmp_path / "000000-00000002.backup.1.writing"
+    left.write_bytes(b"half")
+    interrupt(tmp_path, 1)
+    assert not left.exists()
+
+
+def test_another_identity_is_refused_in_the_constructor(tmp_path):
+    identity = {"teacher": "abc", "flags": {"seed": 1, "views": (1, 2)}}
+    interrupt(tmp_path, 3, identity=identity)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    Backup(tmp_path, STEPS, identity=identity)
+    with pytest.raises(ValueError, match=r"another run. teacher: 'abc' in the backup, 'abd' now\. Use") as error:
+        Backup(tmp_path, STEPS, identity={**identity, "teacher": "abd"})
+    assert "flags" not in str(error.value)
+    with pytest.raises(ValueError, match=r"flags: \{'seed': 1.* now; teacher: 'abc' in the backup, absent now"):
+        Backup(tmp_path, STEPS)
+    with pytest.raises(ValueError, match=r"new: absent in the backup, 1 now"):
+        Backup(tmp_path, STEPS, identity={**identity, "new": 1})
+    with pytest.raises(ValueError, match=rf"steps_per_epoch: {STEPS} in the backup, 8 now"):
+        Backup(tmp_path, 8, identity=identity)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_the_constructor_makes_nothing(tmp_path):
+    Backup(tmp_path / "new" / "folder", STEPS)
+    assert not list(tmp_path.iterdir())
+
+
+def build_linear():
+    model = keras.Sequential([keras.Input((6, 6, 1)), keras.layers.Flatten(), keras.layers.Dense(3)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+@pytest.mark.parametrize(
+    "model, message",
+    [
+        (
+            lambda: build_model(width=5),
+            r"variables: .*convolution/kernel \(3, 3, 1, 4\) float32 in the backup, .*\(3, 3, 1, 5\)",
+        ),
+        (build_linear, r"variables: 17 in the backup, \d now; student/conv.* in the backup, .*dense/kernel"),
+    ],
+)
+def test_another_architecture_is_refused_and_nothing_is_written(tmp_path, model, message):
+    interrupt(tmp_path, STEPS + 3)
+    before = {path: path.read_bytes() for path in backups(tmp_path)}
+    with pytest.raises(ValueError, match=rf"model with other {message}"):
+        train(tmp_path, model=model())
+    assert {path: path.read_bytes() for path in backups(tmp_path)} == before
+
+
+def test_other_metrics_are_refused(tmp_path):
+    interrupt(tmp_path, STEPS + 3)
+    model = build_model()
+    model.compile(model.optimizer, model.loss, metrics=[keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top")])
+    with pytest.raises(ValueError, match=r"other variables: .* test_on_batch"):
+        train(tmp_path, model=model)
+
+
+def test_other_watched_callbacks_are_refused(tmp_path):
+    interrupt(tmp_path, 3)
+    with pytest.raises(ValueError, match=r"watch=\[\] came, .* has \['EarlyStopping', 'ReduceLROnPlateau'\]"):
+        train(tmp_path, watch=[])
+
+
+@pytest.mark.parametrize("watched", [0.25, np.float32(0.25), None, "text", True, [np.arange(3), {"a": (1, None)}]])
+def test_the_state_of_any_callback_comes_back_as_it_was(tmp_path, watched):
+    class Holder(keras.callbacks.Callback):
+        def __init__(self, value=None):
+            super().__init__()
+            self.value, self.function = value, len
+
+    interrupt(tmp_path, 1, watch=[Holder(watched)])
+    holder = Holder()
+    backup = Backup(tmp_path, STEPS, watch=[holder])
+    with pytest.raises(Interrupted):
+        train(tmp_path, backup=backup, callbacks=[InterruptAfter(1)])
+    assert type(holder.value) is type(watched) and holder.function is len
+    np.testing.assert_equal(holder.value, watched)
+
+
+def test_settings_of_keras_callbacks_stay_as_given(tmp_path):
+    interrupt(tmp_path, STEPS + 1)
+    stopping = keras.callbacks.EarlyStopping("val_loss", patience=9, min_delta=0.001)
+    plateau = keras.callbacks.ReduceLROnPlateau("loss")
+    backup = Backup(tmp_path, STEPS, every=EVERY, watch=[stopping, plateau])
+    with pytest.raises(Interrupted):
+        train(tmp_path, backup=backup, callbacks=[InterruptAfter(1)])
+    assert stopping.patience == 9 and stopping.min_delta == 0.001 and stopping.best is not None
+
+
+def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path / "file").write_text("")
+    count = Count()
+    with pytest.raises(ValueError, match=r"file.folder cannot be written to \(.*\)\. Pass a directory"):
+        train(tmp_path / "file" / "folder", callbacks=[count])
+    assert not count.steps
+
+
+def test_a_read_only_directory_is_refused_before_training_but_can_be_read(tmp_path, monkeypatch):
+    interrupt(tmp_path, STEPS + 1)
+    if os.getuid():
+        tmp_path.chmod(0o555)
+    else:  # Permissions do not bind root.
+
+        def refuse(source, target):
+            raise PermissionError(13, "Permission denied", str(target))
+
+        monkeypatch.setattr(os, "replace", refuse)
+    count = Count()
+    with pytest.raises(ValueError, match=r"cannot be written to \(.*Permission denied"):
+        train(tmp_path, callbacks=[count])
+    tmp_path.chmod(0o755)
+    assert not count.steps and not list(tmp_path.glob("*.writing"))
+    assert len(Backup(tmp_path, STEPS).history) == 1
+
+
+def test_a_failed_write_leaves_the_backups_before_it(tmp_path, monkeypatch):
+    interrupt(tmp_path, 3)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:  # The first two are of the probe and its folder.
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(tmp_path)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    class Spoil(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            bias = self.model.trainable_variables[-1]
+            bias.assign(np.array([0, np.nan, 0], "float32"))
+
+    with pytest.raises(
+        NonFiniteLoss, match=r"1 trainable variables, first student/logits/bias, .*go on from \[0, 6\]"
+    ) as error:
+        train(tmp_path, callbacks=[Spoil()])
+    assert error.value.terms == ["student/logits/bias"]
+    assert Backup(tmp_path, STEPS).position == [0, 6]
+
+
+def fit(directory, *, start=(0, 0), initial_epoch=0, steps=STEPS, data=None, model=None, **settings):
+    backup = Backup(directory, STEPS, **settings)
+    (model or build_model()).fit(
+        batches(start) if data is None else data,
+        initial_epoch=initial_epoch,
+        steps_per_epoch=steps,
+        epochs=3,
+        verbose=0,
+        shuffle=False,
+        callbacks=[backup],
+    )
+
+
+def test_fit_with_another_beginning_or_length_is_refused(tmp_path):
+    interrupt(tmp_path, STEPS + 1, watch=[])
+    with pytest.raises(ValueError, match=r"fit begins with epoch 0, .* is at \[1, 0\].*initial_epoch=backup.position"):
+        fit(tmp_path)
+    with pytest.raises(ValueError, match=rf"fit takes steps_per_epoch=8, Backup has {STEPS}"):
+        fit(tmp_path, start=(1, 0), initial_epoch=1, steps=8)
+
+
+@pytest.mark.filterwarnings("ignore:.*ran out of data")
+@pytest.mark.parametrize("length", [STEPS - 1, STEPS + 3])
+def test_data_that_end_are_refused(tmp_path, length):
+    if length < STEPS and keras.backend.backend() == "torch":
+        pytest.skip("On Torch, Keras's fit itself fails with UnboundLocalError where a generator ends early.")
+    data = (batch(0, step) for step in range(length))
+    with pytest.raises(ValueError, match=rf"ended after step {length % STEPS} of {STEPS}: the data ended. Endless"):
+        fit(tmp_path, data=data)
+
+
+@pytest.mark.parametrize("settings", [{"every": 0}, {"keep": 0}, {"every": 1.5}, {"identity": {"a": object()}}])
+def test_arguments_out_of_range(tmp_path, settings):
+    with pytest.raises(ValueError, match=f"Backup: {next(iter(settings))}="):
+        Backup(tmp_path, STEPS, **settings)
+    with pytest.raises(ValueError, match="steps_per_epoch=0 came"):
+        Backup(tmp_path, 0)
+
+
+@pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no steps_per_execution on Torch.")
+def test_several_steps_in_one_execution(tmp_path):
+    def build(together):
+        keras.utils.set_random_seed(0)
+        model = build_model()
+        model.compile(model.optimizer, model.loss, metrics=["accuracy"], steps_per_execution=together)
+        return model
+
+    def run(directory, *, every=4, steps=8, cut=()):
+        backup = Backup(directory, steps, every=every)
+        model = build(2)
+        model.fit(
+            (batch(9, i) for i in range(backup.position[0] * steps + backup.position[1], 10**6)),
+            initial_epoch=backup.position[0],
+            steps_per_epoch=steps,
+            epochs=3,
+            verbose=0,
+            shuffle=False,
+            callbacks=[backup, *cut],
+        )
+        return [keras.ops.convert_to_numpy(v) for v in model.variables], backup.history
+
+    with pytest.raises(ValueError, match="every=3 came, a multiple of the model's steps_per_execution=2"):
+        run(tmp_path / "a", every=3)
+    with pytest.raises(ValueError, match="steps_per_epoch=7 came, a multiple of the model's steps_per_execution=2"):
+        run(tmp_path / "a", steps=7)
+    expected = run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", cut=[InterruptAfter(7)])
+    assert Backup(tmp_path / "cut", 8).position == [1, 4]
+    np.testing.assert_equal(run(tmp_path / "cut"), expected)
+
+
+@pytest.mark.tensorflow
+def test_a_tensorflow_dataset_and_metrics_that_the_first_step_makes(tmp_path):
+    """Compiled metrics have no variables when a TensorFlow epoch is resumed in the middle."""
+    import tensorflow as tf
+
+    def data(start):
+        signature = (tf.TensorSpec((None, 6, 6, 1), tf.float32), tf.TensorSpec((None,), tf.int32))
+        return tf.data.Dataset.from_generator(lambda: batches(start), output_signature=signature)
+
+    def run(directory, cut=()):
+        backup = Backup(directory, STEPS, every=EVERY)
+        keras.utils.set_random_seed(0)
+        model = build_model()
+        made = len(model.metrics_variables)
+        model.fit(
+            data(tuple(backup.position)),
+            initial_epoch=backup.position[0],
+            steps_per_epoch=STEPS,
+            epochs=3,
+            verbose=0,
+            callbacks=[backup, *cut],
+        )
+        assert len(model.metrics_variables) > made
+        return [keras.ops.convert_to_numpy(v) for v in model.variables], backup.history
+
+    expected = run(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        run(tmp_path / "cut", [InterruptAfter(STEPS + 5)])
+    np.testing.assert_equal(run(tmp_path / "cut"), expected)
+
+
+def start_child(directory, result, epochs, kill=()):
+    command = [sys.executable, "-m", backup_child.__name__, str(directory), str(result), str(epochs), *kill]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def finish(child, expected):
+    errors = child.communicate(timeout=600)[1].decode()
+    assert child.returncode == expected, errors[-3000:]
+
+
+def kill_at(directory, random_generator, child, last):
+    """SIGKILL at a random moment after this child's first backup; False where it was done before that."""
+    begun = Backup(directory, STEPS).position
+    target = begun[0] * STEPS + begun[1] + random_generator.randrange(1, 2 * STEPS)
+    while child.poll() is None:
+        names = [path.stem.split("-") for path in backups(directory)]
+        if names and int(names[-1][0]) * STEPS + int(names[-1][1]) >= min(target, last):
+            time.sleep(random_generator.random() / 50)
+            child.send_signal(signal.SIGKILL)
+            child.communicate()
+            return child.returncode == -signal.SIGKILL
+        time.sleep(0.002)
+    child.communicate()
+    return False
+
+
+def killed_run(tmp_path, epochs, in_write, at_random):
+    """The end of a run that was killed so often, of one that was not, and how many kills met it."""
+    whole = start_child(tmp_path / "whole", tmp_path / "whole.json", epochs)  # At the same time.
+    directory, generator, kills = tmp_path / "killed", random.Random(epochs), 0
+    for kill in in_write:
+        finish(start_child(directory, tmp_path / "killed.json", epochs, [kill]), -signal.SIGKILL)
+        kills += 1
+    for _ in range(at_random):
+        child = start_child(directory, tmp_path / "killed.json", epochs)
+        kills += kill_at(directory, generator, child, epochs * STEPS - 1)
+    finish(start_child(directory, tmp_path / "killed.json", epochs), 0)
+    finish(whole, 0)
+    return *(json.loads((tmp_path / name).read_text()) for name in ("killed.json", "whole.json")), kills
+
+
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_killed_processes_end_in_the_same_bits(tmp_path):
+    killed, whole, kills = killed_run(tmp_path, EPOCHS, ["before:3", "torn:4"], at_random=1)
+    assert kills == 3
+    assert killed == whole
+    assert len(whole["history"]) == EPOCHS
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*is damaged")
+def test_twenty_kills(tmp_path):
+    in_write = ["before:3", "after:2", "torn:4", "after:5", "before:6", "torn:2"]
+    killed, whole, kills = killed_run(tmp_path, 40, in_write, at_random=14)
+    assert kills == 20
+    assert killed == whole
