@@ -1,75 +1,138 @@
-"""The student alone, for those who serve it."""
+"""The trained student alone, as files that others load."""
 
 import os
 import pathlib
 import shutil
+import tempfile
 
 import keras
 
-from keras_wsl.files import write_atomically
+from keras_wsl import files
+from keras_wsl.endpoints import symbolic_inputs
 
 
 def saved_model(student, path, *, overwrite=False):
-    """Writes a TensorFlow SavedModel whose signature `serving_default` maps inputs to float32 logits.
+    """Writes the student as a TensorFlow SavedModel, for servers and for programs without Keras.
 
-    It is written beside `path` and renamed, so that the folder is whole or absent. It needs TensorFlow to be installed,
-    whichever backend made the student.
+    Its signature `serving_default`, and its method `serve`, run the student in inference mode on batches of any size.
+    Floating outputs are float32, whatever the student's policy. The folder appears whole or not at all.
+
+    ```python
+    serve = tf.saved_model.load("student").serve
+    logits = serve(images)
+    ```
 
     Args:
-        student: Built `keras.Model`; of a Distiller, its `student`.
-        path: Folder to be made.
-        overwrite: Whether what stands there is replaced.
+        student: A built `keras.Model`; of a distiller, `distiller.student`.
+        path: The folder to write. Missing parents are made.
+        overwrite: Whether a SavedModel that is there is replaced.
 
     Raises:
-        ValueError: If it is a Distiller, is not built, or `path` exists.
-        ImportError: If TensorFlow is not installed.
+        FileExistsError: If the path is taken, and `overwrite` is false or what is there is no SavedModel.
+        ImportError: If a package is missing that this backend needs for it: TensorFlow, or torch_xla on Torch.
+        ValueError: If the student is a distiller, or not built.
     """
-    _check(student)
+    _check_student(student)
+    path = pathlib.Path(os.path.abspath(path))
+    _check_free(path, overwrite)
+    _check_packages()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, because a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".writing", dir=path.parent) as folder:
+        written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
+        _in_float32(student).export(str(written), format="tf_saved_model", verbose=False)
+        _check_free(path, overwrite)
+        if path.exists():
+            os.replace(path, before)
+        try:
+            os.replace(written, path)
+        except OSError:
+            if before.exists():
+                os.replace(before, path)
+            raise
+
+
+def keras_file(student, path):
+    """Writes the student as a `.keras` file, which `keras.saving.load_model` reads on any backend.
+
+    The file appears whole or not at all; one that is there is replaced.
+
+    Args:
+        student: A built `keras.Model`; of a distiller, `distiller.student`.
+        path: Path that ends in `.keras`. Missing parents are made.
+
+    Raises:
+        ValueError: If the path ends otherwise, or the student is a distiller or not built.
+    """
+    _check_student(student)
     path = pathlib.Path(path)
-    if path.exists() and not overwrite and (path.is_file() or any(path.iterdir())):
-        raise ValueError(f"{path} exists. Choose another path, or pass overwrite=True to replace it.")
+    if path.suffix != ".keras":
+        raise ValueError(f"The path of a Keras file must end in '.keras'. Received: {str(path)!r}.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        written = pathlib.Path(folder, "student.keras")
+        student.save(written)
+        with open(written, "rb") as source:
+            files.write_atomically(path, lambda file: shutil.copyfileobj(source, file))
+
+
+def _check_student(student):
+    """Refuses what is no built network of its own."""
+    if hasattr(student, "student"):
+        raise ValueError(
+            f"Expected the student alone. Received: {student.name}, a {type(student).__name__} around one. "
+            "Pass `distiller.student`."
+        )
+    if not isinstance(student, keras.Model):
+        raise ValueError(f"Expected a `keras.Model`. Received: {student!r}.")
+    if not student.built:
+        raise ValueError(f"{student.name} is not built, so it has no weights yet. Call it on a batch once.")
+
+
+def _check_free(path, overwrite):
+    """Refuses a path where something is that may not be replaced."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{str(path)!r} exists and is not empty. Choose another path, or pass `overwrite=True` to replace the "
+            "SavedModel there."
+        )
+    if not (path / "saved_model.pb").is_file():
+        raise FileExistsError(
+            f"{str(path)!r} holds no SavedModel, and `overwrite=True` replaces nothing else. Choose another path."
+        )
+
+
+def _check_packages():
+    """Imports what Keras needs for a SavedModel, which it would miss with a less clear error, and late."""
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"A SavedModel is TensorFlow's format: `pip install tensorflow` to write {path}, or use "
-            "keras_wsl.export.keras_file, which needs no TensorFlow."
+            "A SavedModel is written by TensorFlow, which is not installed here: `pip install tensorflow`. "
+            "`export.keras_file` does without it."
         ) from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
+    if keras.backend.backend() != "torch":
+        return
     try:
-        student.export(temporary, format="tf_saved_model", verbose=False)
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        import torch_xla  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "On the Torch backend, Keras needs torch_xla to write a SavedModel: `pip install torch_xla`. Or write "
+            "`export.keras_file`, load it with KERAS_BACKEND=tensorflow, and export it there."
+        ) from error
 
 
-def keras_file(student, path):
-    """Writes a `.keras` file of the student, whole or not at all.
-
-    Args:
-        student: Built `keras.Model`; of a Distiller, its `student`.
-        path: Path that ends in `.keras`.
-
-    Raises:
-        ValueError: If it is a Distiller, is not built, or the name ends otherwise.
-    """
-    _check(student)
-    path = pathlib.Path(path)
-    if path.suffix != ".keras":
-        raise ValueError(f"The file {path.name!r} must end in .keras.")
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    try:
-        student.save(temporary)
-        write_atomically(path, lambda file: file.write(temporary.read_bytes()))
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _check(student):
-    if hasattr(student, "student"):
-        raise ValueError(f"{student.name} is a Distiller. Export what it trained: pass `distiller.student`.")
-    if not isinstance(student, keras.Model) or not student.built:
-        raise ValueError(f"Expected a keras.Model that is built, or called once. Received: {student!r}.")
+def _in_float32(student):
+    """The student itself if its floating outputs are float32, else a model that casts them and shares its weights."""
+    inputs = symbolic_inputs(student)
+    outputs = keras.tree.flatten(student.compute_output_spec(inputs))
+    if all(not keras.backend.is_float_dtype(output.dtype) or output.dtype == "float32" for output in outputs):
+        return student
+    inputs = keras.tree.map_structure(lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype), inputs)
+    outputs = keras.tree.map_structure(
+        lambda output: keras.ops.cast(output, "float32") if keras.backend.is_float_dtype(output.dtype) else output,
+        student(inputs, training=False),
+    )
+    return keras.Model(inputs, outputs, name=student.name)

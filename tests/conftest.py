@@ -22,5 +22,5 @@ def pytest_collection_modifyitems(items):
         return
     skip = pytest.mark.skip(reason="needs KERAS_BACKEND=tensorflow")
     for item in items:
-        if "tensorflow" in item.keywords:
+        if item.get_closest_marker("tensorflow"):
             item.add_marker(skip)

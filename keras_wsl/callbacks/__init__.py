@@ -1,6 +1,9 @@
 """Callbacks: what is kept, checked and counted while a model trains."""
 
 from keras_wsl.callbacks.backup import Backup
+from keras_wsl.callbacks.events import Events
 from keras_wsl.callbacks.finite import FiniteLoss, NonFiniteLoss
+from keras_wsl.callbacks.regularization_samples import RegularizationSamples
+from keras_wsl.callbacks.scalars import Scalars
 
-__all__ = ["Backup", "FiniteLoss", "NonFiniteLoss"]
+__all__ = ["Backup", "Events", "FiniteLoss", "NonFiniteLoss", "RegularizationSamples", "Scalars"]

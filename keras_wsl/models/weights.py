@@ -78,7 +78,7 @@ def _load_hdf5(model, path):
     try:
         with h5py.File(path, "r") as file:
             found, owner = _contents(file), _name(file.get("vars"))
-    except OSError as error:
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises each of them, by where the damage is.
         raise ValueError(
             f"{str(path)!r} is not a whole HDF5 file; perhaps it was truncated or is of another type. Copy or write it "
             "again."
@@ -90,10 +90,7 @@ def _load_hdf5(model, path):
         with h5py.File(written, "r") as file:
             expected = _contents(file)
     _check_same(model, path, owner, found, expected)
-    try:
-        model.load_weights(path)
-    except OSError as error:
-        raise ValueError(f"{str(path)!r} is damaged: an array cannot be read. Copy or write it again.") from error
+    model.load_weights(path)
 
 
 def _load_keras(model, path):

@@ -1,0 +1,484 @@
+"""Networks by name: the reference's counts and shapes, their arithmetic in NumPy, first weights, weight files."""
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_wsl import models
+from keras_wsl.models import zoo
+from tests.common import arrays, golden
+
+NETWORKS = golden("architectures")["networks"]
+STAGES = ("block1", "block2", "block3")
+
+
+def small(name="resnet8", classes=10, **settings):
+    return models.build(name, classes=classes, input_shape=(8, 8, 1), **settings)
+
+
+def images(count=4, shape=(8, 8, 1), seed=0):
+    return np.random.default_rng(seed).normal(size=(count, *shape)).astype("float32")
+
+
+def endpoints(model, names, x):
+    """The outputs of layers in inference mode, by name."""
+    outputs = keras.Model(model.input, {name: model.get_layer(name).output for name in names})(x, training=False)
+    return {name: np.asarray(keras.ops.convert_to_numpy(value), "float64") for name, value in outputs.items()}
+
+
+def shake(model, seed=0):
+    """Random batch-norm scales, offsets and statistics, so that no normalization is near the identity."""
+    generator = np.random.default_rng(seed)
+    for layer in model.layers:
+        if isinstance(layer, layers.BatchNormalization):
+            size = layer.gamma.shape[0]
+            offsets = generator.normal(size=(2, size)) * 0.3
+            scales = generator.uniform(0.5, 1.5, (2, size))
+            layer.set_weights([scales[0], offsets[0], offsets[1], scales[1]])
+    return model
+
+
+def test_names_are_the_golden_ones():
+    assert set(models.names()) == set(NETWORKS)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_counts_and_shapes_are_the_references(name):
+    expected = NETWORKS[name]
+    model = models.build(name)
+    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == expected["params"]
+    assert len(convolutions) == expected["convs"]
+    assert len(norms) == expected["bn_layers"]
+    assert all(norm.epsilon == 1e-5 and norm.momentum == 0.9 for norm in norms)
+    assert sum(int(np.prod(v.shape)) for v in model.non_trainable_variables) == expected["bn_running_stats"]
+    macs = sum(
+        layer.output.shape[1] * layer.output.shape[2] * int(np.prod(layer.kernel.shape)) for layer in convolutions
+    )
+    assert macs + int(np.prod(model.get_layer("logits").kernel.shape)) == expected["macs_32x32"]
+
+    def shapes(*names):
+        return [model.get_layer(name).output.shape[1:] for name in names]
+
+    channels_last = [tuple((*shape[1:], shape[0])) for shape in expected["feats_chw"]]
+    assert shapes("stem", *STAGES, "pooled") == channels_last
+    assert shapes(*(f"{stage}_preact" for stage in STAGES)) == channels_last[1:4]
+    assert model.output is model.get_layer("logits").output and model.output.shape == (None, 100)
+    assert model.name == name
+
+
+def convolve(x, kernel, strides=1):
+    """A convolution by its definition, in float64, with the padding (k - 1) / 2 on every side."""
+    size = kernel.shape[0]
+    x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
+    height, width = ((side - size) // strides + 1 for side in x.shape[1:3])
+    return sum(
+        x[:, i : i + strides * height : strides, j : j + strides * width : strides] @ kernel[i, j]
+        for i in range(size)
+        for j in range(size)
+    )
+
+
+class Reference:
+    """The forward pass in NumPy, written from the papers' equations, with a model's weights by layer name."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def weights(self, name):
+        return [np.asarray(value, "float64") for value in self.model.get_layer(name).get_weights()]
+
+    def conv(self, x, name, strides=1):
+        return convolve(x, *self.weights(name), strides)
+
+    def norm(self, x, name):
+        gamma, beta, mean, variance = self.weights(name)
+        return gamma * (x - mean) / np.sqrt(variance + 1e-5) + beta
+
+    def logits(self, x):
+        kernel, bias = self.weights("logits")
+        return x.mean((1, 2)) @ kernel + bias
+
+    def resnet(self, x, units):
+        x = np.maximum(self.norm(self.conv(x, "stem_conv"), "stem_bn"), 0)
+        for stage in (1, 2, 3):
+            for unit in range(units):
+                name, strides = f"block{stage}_unit{unit}", 2 if stage > 1 and unit == 0 else 1
+                y = np.maximum(self.norm(self.conv(x, f"{name}_conv1", strides), f"{name}_bn1"), 0)
+                y = self.norm(self.conv(y, f"{name}_conv2"), f"{name}_bn2")
+                if y.shape != x.shape:
+                    x = self.norm(self.conv(x, f"{name}_shortcut_conv", strides), f"{name}_shortcut_bn")
+                x = np.maximum(x + y, 0)
+        return self.logits(x)
+
+    def wide_resnet(self, x, units):
+        x = self.conv(x, "stem")
+        for stage in (1, 2, 3):
+            for unit in range(units):
+                name, strides = f"block{stage}_unit{unit}", 2 if stage > 1 and unit == 0 else 1
+                first = f"block{stage - 1}_preact" if stage > 1 and unit == 0 else f"{name}_bn1"
+                activated = np.maximum(self.norm(x, first), 0)
+                y = np.maximum(self.norm(self.conv(activated, f"{name}_conv1", strides), f"{name}_bn2"), 0)
+                y = self.conv(y, f"{name}_conv2")
+                # Where the channels change, the shortcut reads the activated input.
+                x = y + (x if y.shape == x.shape else self.conv(activated, f"{name}_shortcut_conv", strides))
+        return self.logits(np.maximum(self.norm(x, "block3_preact"), 0))
+
+
+@pytest.mark.parametrize(
+    "name, family, units",
+    [
+        ("resnet8", "resnet", 1),
+        ("resnet14", "resnet", 2),
+        ("resnet8x4", "resnet", 1),
+        ("wrn_16_1", "wide_resnet", 2),
+        ("wrn_16_2", "wide_resnet", 2),
+    ],
+)
+def test_forward_is_the_papers(name, family, units):
+    model, x = shake(small(name)), images()
+    expected = getattr(Reference(model), family)(x.astype("float64"), units)
+    actual = keras.ops.convert_to_numpy(model(x, training=False))
+    np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+def test_strides_of_two_are_padded_on_both_sides(name):
+    model = small(name)
+    layer = model.get_layer("block2_unit0_conv1")
+    kernel = np.asarray(layer.get_weights()[0], "float64")
+    part = keras.Model(model.get_layer("block2_unit0_conv1_padding").input, layer.output)
+    for row, column in [(0, 0), (0, 7), (7, 0), (3, 4), (7, 7)]:
+        delta = np.zeros((1, 8, 8, kernel.shape[2]), "float32")
+        delta[0, row, column, 1] = 1
+        # out[i, j] = sum of kernel[a, b] x[2 i + a - 1, 2 j + b - 1]
+        expected = np.zeros((4, 4, kernel.shape[3]))
+        for i in range(4):
+            for j in range(4):
+                a, b = row - 2 * i + 1, column - 2 * j + 1
+                if 0 <= a < 3 and 0 <= b < 3:
+                    expected[i, j] = kernel[a, b, 1]
+        actual = keras.ops.convert_to_numpy(part(delta))[0]
+        np.testing.assert_allclose(actual, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x4"])
+def test_resnet_stages_are_their_rectified_sums(name):
+    values = endpoints(shake(small(name)), [*STAGES, *(f"{stage}_preact" for stage in STAGES), "stem"], images())
+    for stage in STAGES:
+        assert values[f"{stage}_preact"].min() < 0
+        np.testing.assert_array_equal(values[stage], np.maximum(values[f"{stage}_preact"], 0))
+    assert values["stem"].min() == 0
+
+
+def test_wide_resnet_preactivations_are_the_next_normalization():
+    model = shake(small("wrn_16_2"))
+    values = endpoints(model, ["stem", *STAGES, *(f"{stage}_preact" for stage in STAGES), "pooled"], images())
+    for stage in STAGES:
+        layer = model.get_layer(f"{stage}_preact")
+        assert isinstance(layer, layers.BatchNormalization)
+        assert layer.input is model.get_layer(stage).output
+        expected = Reference(model).norm(values[stage], f"{stage}_preact")
+        np.testing.assert_allclose(values[f"{stage}_preact"], expected, atol=1e-4)
+        assert values[stage].min() < 0
+    assert values["stem"].min() < 0
+    rectified = np.maximum(values["block3_preact"], 0)
+    np.testing.assert_allclose(values["pooled"], rectified.mean((1, 2)), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name, bias", [("resnet32x4", True), ("wrn_40_2", False)])
+def test_first_weights_are_the_references(name, bias):
+    model = models.build(name)
+    for layer in model.layers:
+        if isinstance(layer, layers.Conv2D):
+            kernel = np.asarray(layer.get_weights()[0], "float64")
+            stddev = np.sqrt(2 / (kernel.shape[0] * kernel.shape[1] * kernel.shape[3]))
+            # Five standard errors of the mean, and of the standard deviation.
+            assert abs(kernel.mean()) < 5 * stddev / np.sqrt(kernel.size)
+            assert abs(kernel.std() / stddev - 1) < 5 / np.sqrt(2 * kernel.size)
+            if kernel.size > 50_000:
+                assert np.abs(kernel).max() > 3 * stddev, "truncated"
+        if isinstance(layer, layers.BatchNormalization):
+            gamma, beta, mean, variance = layer.get_weights()
+            assert (gamma == 1).all() and (beta == 0).all() and (mean == 0).all() and (variance == 1).all()
+    kernel, offset = model.get_layer("logits").get_weights()
+    bound = kernel.shape[0] ** -0.5
+    assert 0.98 * bound < np.abs(kernel).max() <= bound
+    assert abs(kernel.std() / (bound / np.sqrt(3)) - 1) < 0.03
+    if bias:
+        assert 0.9 * bound < np.abs(offset).max() <= bound
+        assert abs(offset.std() / (bound / np.sqrt(3)) - 1) < 0.3
+    else:
+        assert (offset == 0).all()
+
+
+def test_the_seed_decides_the_first_weights():
+    keras.utils.set_random_seed(3)
+    first = arrays(small())
+    second = arrays(small())
+    keras.utils.set_random_seed(3)
+    again = arrays(small())
+    assert all((a == b).all() for a, b in zip(first, again))
+    assert not all((a == b).all() for a, b in zip(first, second))
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+def test_mixed_precision_ends_in_float32(name):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        by_policy = small(name)
+    finally:
+        keras.config.set_dtype_policy(before)
+    for model in (by_policy, small(name, dtype="mixed_bfloat16")):
+        assert keras.backend.standardize_dtype(model(images()).dtype) == "float32"
+        assert model.get_layer("block1").output.dtype == "bfloat16"
+        assert {variable.dtype for variable in model.variables} == {"float32"}
+
+
+def test_classes_and_weights_may_be_positional(tmp_path):
+    path = tmp_path / "a.weights.h5"
+    models.save_weights(models.build("resnet8", 7), path, "float32")
+    assert models.build("resnet8", 7, path).output.shape == (None, 7)
+
+
+def test_any_image_size():
+    model = models.build("resnet8", 5, input_shape=(None, None, 3))
+    assert model(images(2, (11, 6, 3))).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"name": "resnet9"}, r"Unknown network 'resnet9'.*wrn_40_2, .*resnet32x4"),
+        ({"classes": 0}, r"`classes` must be an integer of at least 1. Received: 0"),
+        ({"classes": 2.5}, r"`classes` must be an integer.*2.5"),
+        ({"input_shape": (32, 32)}, r"`input_shape` must be \(height, width, channels\).*\(32, 32\)"),
+        ({"input_shape": (32, 32, None)}, r"`input_shape` must be an integer.*None"),
+    ],
+)
+def test_refused_settings(settings, words):
+    with pytest.raises(ValueError, match=words):
+        models.build(**{"name": "resnet8", **settings})
+
+
+# Weight files.
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+def test_weight_files_give_the_weights_back(tmp_path, name, dtype):
+    model, path = shake(small(name)), tmp_path / "a.weights.h5"
+    models.save_weights(model, path, dtype)
+    loaded = small(name, weights=str(path))
+    for variable, expected, actual in zip(model.variables, arrays(model), arrays(loaded)):
+        assert actual.dtype == np.float32
+        np.testing.assert_array_equal(actual, expected.astype(dtype).astype("float32"), err_msg=variable.path)
+    # Keras alone reads it too.
+    other = small(name)
+    other.load_weights(path)
+    assert all((a == b).all() for a, b in zip(arrays(loaded), arrays(other)))
+    assert [file.name for file in tmp_path.iterdir()] == ["a.weights.h5"]
+
+
+def test_float16_is_the_default_and_half_the_arrays(tmp_path):
+    models.save_weights(small(), tmp_path / "a.weights.h5")
+    dtypes = set()
+    with h5py.File(tmp_path / "a.weights.h5") as file:
+        file.visititems(lambda name, item: dtypes.add(item.dtype.name) if isinstance(item, h5py.Dataset) else None)
+    assert dtypes == {"float16"}
+
+
+def test_keras_files_give_the_weights_back(tmp_path):
+    model = shake(small())
+    model.save_weights(tmp_path / "a.weights.h5")
+    model.save(tmp_path / "a.keras")
+    for path in (tmp_path / "a.weights.h5", tmp_path / "a.keras"):
+        loaded = small(weights=path)
+        assert all((a == b).all() for a, b in zip(arrays(model), arrays(loaded))), path
+
+
+def test_an_optimizers_state_is_neither_written_nor_needed(tmp_path):
+    model = small()
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save_weights(tmp_path / "keras.weights.h5")
+    models.save_weights(model, tmp_path / "ours.weights.h5", "float32")
+    with h5py.File(tmp_path / "keras.weights.h5") as theirs, h5py.File(tmp_path / "ours.weights.h5") as ours:
+        assert "optimizer" in theirs and "optimizer" not in ours
+    for name in ("keras", "ours"):
+        loaded = small(weights=tmp_path / f"{name}.weights.h5")
+        assert all((a == b).all() for a, b in zip(arrays(model), arrays(loaded)))
+
+
+def test_bfloat16_variables_are_written(tmp_path):
+    model = small(dtype="bfloat16")
+    models.save_weights(model, tmp_path / "a.weights.h5", "float32")
+    loaded = small(weights=tmp_path / "a.weights.h5")
+    assert all((a.astype("float32") == b).all() for a, b in zip(arrays(model), arrays(loaded)))
+
+
+class Counter(layers.Layer):
+    """Holds an integer that float16 cannot."""
+
+    def __init__(self, start):
+        super().__init__()
+        self.start = start
+
+    def build(self, shape):
+        self.count = self.add_weight(shape=(1,), initializer="zeros", dtype="int32", trainable=False)
+        self.count.assign([self.start])
+
+    def call(self, x):
+        return x
+
+
+def test_integers_are_written_as_they_are(tmp_path):
+    model, other = (keras.Sequential([keras.Input((3,)), Counter(start)]) for start in (100_001, 0))
+    models.save_weights(model, tmp_path / "a.weights.h5")
+    other.load_weights(tmp_path / "a.weights.h5")
+    assert arrays(other)[0].tolist() == [100_001]
+
+
+def test_a_failed_save_leaves_the_file_before(tmp_path, monkeypatch):
+    path = tmp_path / "a.weights.h5"
+    model = small()
+    models.save_weights(model, path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        models.save_weights(shake(model), path)
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["a.weights.h5"]
+
+
+def test_refused_saves(tmp_path):
+    model, path = small(), tmp_path / "a.weights.h5"
+    with pytest.raises(ValueError, match=r"must end in '.weights.h5'.*a.h5"):
+        models.save_weights(model, tmp_path / "a.h5")
+    with pytest.raises(ValueError, match=r"`dtype` must be one of .*'float16'.*Received: 'int8'"):
+        models.save_weights(model, path, "int8")
+    with pytest.raises(FileNotFoundError, match=r"no folder .*missing.*Make it"):
+        models.save_weights(model, tmp_path / "missing" / "a.weights.h5")
+    with pytest.raises(ValueError, match=r"not built.*Call it"):
+        models.save_weights(keras.Sequential([layers.Dense(2)]), path)
+    norm = model.get_layer("block1_unit0_bn1")
+    gamma, beta, mean, variance = norm.get_weights()
+    norm.set_weights([gamma, beta, mean, np.full_like(variance, 7e4)])
+    words = r"'block1_unit0_bn1/moving_variance' reaches 70000, and float16 ends at 65504.*dtype='float32'"
+    with pytest.raises(ValueError, match=words):
+        models.save_weights(model, path)
+    models.save_weights(model, path, "float32")
+    norm.set_weights([gamma, beta, mean, np.full_like(variance, np.nan)])
+    with pytest.raises(ValueError, match="'block1_unit0_bn1/moving_variance' has values that are not finite"):
+        models.save_weights(model, path, "float32")
+    assert small(weights=path).get_layer("block1_unit0_bn1").get_weights()[3][0] == 7e4
+
+
+@pytest.fixture(params=["weights.h5", "keras"])
+def write(request, tmp_path):
+    """A function that writes a model in one of the two formats and gives the path."""
+
+    def write(model):
+        path = tmp_path / f"a.{request.param}"
+        model.save_weights(path) if request.param == "weights.h5" else model.save(path)
+        return path
+
+    return write
+
+
+def test_files_of_other_networks_are_refused(write):
+    with pytest.raises(ValueError, match=r"a\.\w+.*does not fit resnet8: .*holds \d+ arrays, .*'resnet14'"):
+        small("resnet8", weights=write(small("resnet14")))
+    with pytest.raises(ValueError, match=r"does not fit resnet14: .*holds \d+ arrays, .*'resnet8'"):
+        small("resnet14", weights=write(small("resnet8")))
+    # The same layers with other widths: the first variable that differs is named with both shapes.
+    words = (
+        r"does not fit wrn_16_2: it holds 79 arrays, 80 were expected.*The file is of 'wrn_16_1'; build that network"
+    )
+    with pytest.raises(ValueError, match=words):
+        small("wrn_16_2", weights=write(small("wrn_16_1")))
+    with pytest.raises(ValueError, match=r"where 'stem_conv/\w+' of shape \(3, 3, 1, 16\) .* shape \(3, 3, 3, 16\)"):
+        small("resnet8", weights=write(models.build("resnet8", 10, input_shape=(8, 8, 3))))
+
+
+def test_files_of_other_class_counts_are_refused(write):
+    with pytest.raises(ValueError, match=r"it is of 7 classes, and 10 were asked for. Pass `classes`"):
+        small("resnet8", weights=write(small("resnet8", classes=7)))
+
+
+def test_files_of_other_names_or_orders_are_refused(write):
+    layer = keras.layers.Dense
+    first = keras.Sequential([keras.Input((4,)), layer(4, name="a"), layer(4, name="b")])
+    second = keras.Sequential([keras.Input((4,)), layer(4, name="b"), layer(4, name="a")])
+    with pytest.raises(ValueError, match="does not fit"):
+        zoo.load_weights(second, write(first))
+
+
+def test_files_with_more_layers_are_refused(write):
+    layer = keras.layers.Dense
+    first = keras.Sequential([keras.Input((4,)), layer(4, name="a"), layer(4, name="b")])
+    second = keras.Sequential([keras.Input((4,)), layer(4, name="a")])
+    with pytest.raises(ValueError, match=r"holds 4 arrays, 2 were expected, and 'b/\w+' is not part of"):
+        zoo.load_weights(second, write(first))
+
+
+def test_a_wrappers_file_says_what_to_save(tmp_path):
+    class Wrapper(keras.Model):
+        def __init__(self, student):
+            super().__init__()
+            self.student = student
+
+        def call(self, x):
+            return self.student(x)
+
+    wrapper = Wrapper(small())
+    wrapper(images())
+    wrapper.save_weights(tmp_path / "a.weights.h5")
+    with pytest.raises(ValueError, match=r"distiller's file; write `distiller.student`"):
+        small(weights=tmp_path / "a.weights.h5")
+
+
+def test_missing_files_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weight file '.*nowhere.weights.h5' for resnet8"):
+        small(weights=tmp_path / "nowhere.weights.h5")
+
+
+def test_other_types_of_files_are_refused(tmp_path):
+    (tmp_path / "a.pth").write_bytes(b"torch")
+    with pytest.raises(ValueError, match=r"must be a '.weights.h5' or a '.keras' file.*a.pth"):
+        small(weights=tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.999])
+def test_truncated_files_are_refused(write, keep):
+    path = write(small())
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ValueError, match=r"a\.\w+.*is not a whole .*truncated.*again"):
+        small(weights=path)
+
+
+def test_files_of_something_else_are_refused(write):
+    path = write(small())
+    path.write_bytes(b"<html>not found</html>" * 100)
+    with pytest.raises(ValueError, match=r"is not a whole .*again"):
+        small(weights=path)
+
+
+def test_flipped_bytes_of_a_keras_file_are_refused(tmp_path):
+    path = tmp_path / "a.keras"
+    small().save(path)
+    content = bytearray(path.read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 4] = bytes(255 - byte for byte in content[middle : middle + 4])
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is not a whole '.keras' file"):
+        small(weights=path)

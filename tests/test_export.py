@@ -1,0 +1,216 @@
+"""The exported student: alone, whole or absent, and the same function without Keras."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import export, models
+from tests.common import arrays
+
+# What a server does: no Keras, no code of ours.
+RELOAD = """
+import json, sys
+import numpy as np, tensorflow as tf
+loaded = tf.saved_model.load(sys.argv[1])
+inputs = np.load(sys.argv[2])
+signature = loaded.signatures["serving_default"]
+(name,) = signature.structured_input_signature[1]
+for size in (1, 7):
+    served = loaded.serve(tf.constant(inputs[:size])).numpy()
+    (output,) = signature(**{name: tf.constant(inputs[:size])}).values()
+    assert (served == output.numpy()).all(), "the signature and serve differ"
+    np.save(f"{sys.argv[2]}.{size}.npy", served)
+shape = signature.structured_input_signature[1][name].shape.as_list()
+names = [variable.name for variable in loaded.variables]
+print(json.dumps({"variables": len(names), "shape": shape, "keras": "keras" in sys.modules}))
+"""
+
+
+def student(**settings):
+    return models.build("resnet8", classes=10, input_shape=(8, 8, 1), **settings)
+
+
+def images(count=7):
+    return np.random.default_rng(0).normal(size=(count, 8, 8, 1)).astype("float32")
+
+
+def reload(path, folder, inputs):
+    """Runs `RELOAD` in a process of its own: what it says, and the logits of 1 and of 7 examples."""
+    np.save(folder / "inputs.npy", inputs)
+    done = subprocess.run(
+        [sys.executable, "-c", RELOAD, str(path), str(folder / "inputs.npy")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return json.loads(done.stdout.splitlines()[-1]), [np.load(folder / f"inputs.npy.{size}.npy") for size in (1, 7)]
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def jax_or_tensorflow():
+    if keras.backend.backend() == "torch":
+        pytest.skip("needs torch_xla")
+    pytest.importorskip("tensorflow")
+
+
+@pytest.mark.usefixtures("jax_or_tensorflow")
+@pytest.mark.parametrize("dtype", [None, "mixed_bfloat16"])
+def test_a_saved_model_is_the_student(tmp_path, dtype):
+    model, inputs = student(dtype=dtype), images()
+    before = arrays(model)
+    export.saved_model(model, tmp_path / "out" / "student")
+    said, logits = reload(tmp_path / "out" / "student", tmp_path, inputs)
+    assert said == {"variables": len(model.variables), "shape": [None, 8, 8, 1], "keras": False}
+    for size, actual in zip((1, 7), logits):
+        assert actual.dtype == np.float32
+        expected = keras.ops.convert_to_numpy(model(inputs[:size], training=False))
+        # bfloat16 has 8 bits, and a compiler may keep more between two layers.
+        tolerance = 1e-5 if dtype is None else 3e-2
+        np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance)
+    assert names(tmp_path / "out") == ["student"]
+    assert all((a == b).all() for a, b in zip(before, arrays(model)))
+
+
+@pytest.mark.usefixtures("jax_or_tensorflow")
+def test_half_precision_outputs_become_float32(tmp_path):
+    body = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, dtype="bfloat16")])
+    inputs = images()
+    export.saved_model(body, tmp_path / "student")
+    said, logits = reload(tmp_path / "student", tmp_path, inputs)
+    assert said["variables"] == len(body.variables)
+    assert logits[1].dtype == np.float32
+    expected = keras.ops.convert_to_numpy(keras.ops.cast(body(inputs), "float32"))
+    np.testing.assert_allclose(logits[1], expected, rtol=3e-2, atol=3e-2)
+
+
+@pytest.mark.tensorflow
+def test_a_trained_batch_size_does_not_stay(tmp_path):
+    inner = student()
+    fixed = keras.Input(batch_shape=(4, 8, 8, 1))
+    export.saved_model(keras.Model(fixed, inner(fixed)), tmp_path / "student")
+    said, logits = reload(tmp_path / "student", tmp_path, images())
+    assert said["shape"] == [None, 8, 8, 1]
+    expected = keras.ops.convert_to_numpy(inner(images(), training=False))
+    np.testing.assert_allclose(logits[1], expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.tensorflow
+def test_a_saved_model_that_is_there(tmp_path):
+    path = tmp_path / "student"
+    path.mkdir()
+    export.saved_model(student(), path)  # An empty folder is free.
+    with pytest.raises(FileExistsError, match=r"student' exists and is not empty.*overwrite=True"):
+        export.saved_model(student(), path)
+    second = student()
+    export.saved_model(second, path, overwrite=True)
+    _, logits = reload(path, tmp_path, images())
+    expected = keras.ops.convert_to_numpy(second(images(), training=False))
+    np.testing.assert_allclose(logits[1], expected, rtol=1e-5, atol=1e-5)
+    assert [name for name in names(tmp_path) if "inputs" not in name] == ["student"]
+
+
+@pytest.mark.tensorflow
+def test_only_a_saved_model_is_replaced(tmp_path):
+    precious = tmp_path / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.tex").write_text("...")
+    for path in (precious, precious / "chapter1.tex"):
+        with pytest.raises(FileExistsError, match=r"holds no SavedModel.*Choose another path"):
+            export.saved_model(student(), path, overwrite=True)
+    assert (precious / "chapter1.tex").read_text() == "..."
+
+
+@pytest.mark.tensorflow
+def test_a_failed_export_leaves_the_folder_before(tmp_path, monkeypatch):
+    path, model = tmp_path / "student", student()
+    export.saved_model(model, path)
+    before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+    def fail(self, target, **_):
+        pathlib.Path(target).mkdir()
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(model), "export", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export.saved_model(model, path, overwrite=True)
+    assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
+    assert names(tmp_path) == ["student"]
+
+
+def test_without_tensorflow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(ImportError, match=r"TensorFlow.*pip install tensorflow"):
+        export.saved_model(student(), tmp_path / "student")
+    assert names(tmp_path) == []
+
+
+def test_torch_needs_torch_xla(tmp_path, monkeypatch):
+    pytest.importorskip("tensorflow")
+    monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
+    monkeypatch.setitem(sys.modules, "torch_xla", None)
+    with pytest.raises(ImportError, match=r"pip install torch_xla.*KERAS_BACKEND=tensorflow"):
+        export.saved_model(student(), tmp_path / "student")
+
+
+def test_a_keras_file_is_the_student(tmp_path):
+    model, path = student(), tmp_path / "new" / "student.keras"
+    export.keras_file(model, path)
+    export.keras_file(model, str(path))
+    loaded = keras.saving.load_model(path)
+    assert all((a == b).all() for a, b in zip(arrays(model), arrays(loaded)))
+    assert len(loaded.variables) == len(model.variables)
+    expected = keras.ops.convert_to_numpy(model(images(), training=False))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(loaded(images(), training=False)), expected)
+    assert names(path.parent) == ["student.keras"]
+
+
+def test_a_failed_keras_file_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "student.keras"
+    export.keras_file(student(), path)
+    before = path.read_bytes()
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="disk full"):
+        export.keras_file(student(), path)
+    assert path.read_bytes() == before
+    assert names(tmp_path) == ["student.keras"]
+
+
+class Wrapper(keras.Model):
+    """Anything with a student."""
+
+    def __init__(self, student):
+        super().__init__(name="wrapper")
+        self.student = student
+
+
+@pytest.mark.parametrize("write", [export.saved_model, export.keras_file])
+def test_refused_students(tmp_path, write):
+    path = tmp_path / "student.keras"
+    with pytest.raises(ValueError, match=r"Received: wrapper, a Wrapper around one. Pass `distiller.student`"):
+        write(Wrapper(student()), path)
+    with pytest.raises(ValueError, match=r"Expected a `keras.Model`. Received: 'student'"):
+        write("student", path)
+    with pytest.raises(ValueError, match=r"unbuilt is not built.*Call it"):
+        write(keras.Sequential([keras.layers.Dense(2)], name="unbuilt"), path)
+    assert names(tmp_path) == []
+
+
+def test_a_keras_file_has_its_ending(tmp_path):
+    with pytest.raises(ValueError, match=r"must end in '.keras'. Received: '.*student.h5'"):
+        export.keras_file(student(), tmp_path / "student.h5")

@@ -1,0 +1,113 @@
+"""SGD with coupled weight decay, against PyTorch's published rule in float64."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl.optimizers import SGD
+
+STEPS, DROP = 30, 15
+
+
+def torch_rule(value, gradients, rates, *, momentum, weight_decay, nesterov):
+    """The algorithm of https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, with dampening 0."""
+    value = value.astype("float64")
+    for t, (gradient, rate) in enumerate(zip(gradients, rates)):
+        gradient = gradient.astype("float64") + weight_decay * value
+        if momentum != 0:
+            buffer = momentum * buffer + gradient if t > 0 else gradient  # noqa: F821
+            gradient = gradient + momentum * buffer if nesterov else buffer
+        value = value - rate * gradient
+    return value
+
+
+def problem(seed=0):
+    generator = np.random.default_rng(seed)
+    shapes = [(4, 3), (3,)]
+    values = [generator.normal(size=shape).astype("float32") for shape in shapes]
+    gradients = [[generator.normal(size=shape).astype("float32") for _ in range(STEPS)] for shape in shapes]
+    return values, gradients, [0.1] * DROP + [0.01] * (STEPS - DROP)
+
+
+def run(optimizer, values, gradients, rates, start=0, variables=None):
+    """Applies the gradients; gives the variables."""
+    variables = variables or [keras.Variable(value, name=name) for value, name in zip(values, ("kernel", "bias"))]
+    for t in range(start, start + len(rates)):
+        optimizer.learning_rate = rates[t - start]
+        optimizer.apply([keras.ops.convert_to_tensor(column[t]) for column in gradients], variables)
+    return variables
+
+
+def check(variables, expected):
+    for variable, value in zip(variables, expected):
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), value, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("weight_decay", [0.0, 5e-2])
+@pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
+def test_steps_are_torchs(momentum, nesterov, weight_decay):
+    settings = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+    values, gradients, rates = problem()
+    variables = run(SGD(0.1, **settings), values, gradients, rates)
+    check(variables, [torch_rule(value, column, rates, **settings) for value, column in zip(values, gradients)])
+
+
+def test_keras_differs():
+    """So the comparison can fail: Keras's own decay is decoupled."""
+    settings = {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-2}
+    values, gradients, rates = problem()
+    variables = run(keras.optimizers.SGD(0.1, **settings), values, gradients, rates)
+    expected = torch_rule(values[0], gradients[0], rates, **settings)
+    assert np.abs(keras.ops.convert_to_numpy(variables[0]) - expected).max() > 0.1
+
+
+def test_no_weight_decay_is_the_default():
+    values, gradients, rates = problem()
+    variables = run(SGD(0.1, momentum=0.9), values, gradients, rates)
+    settings = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
+    check(variables, [torch_rule(value, column, rates, **settings) for value, column in zip(values, gradients)])
+
+
+def test_excluded_variables_do_not_decay():
+    settings = {"momentum": 0.9, "nesterov": False}
+    values, gradients, rates = problem()
+    optimizer = SGD(0.1, weight_decay=5e-2, **settings)
+    optimizer.exclude_from_weight_decay(var_names=["bias"])
+    variables = run(optimizer, values, gradients, rates)
+    expected = [
+        torch_rule(value, column, rates, weight_decay=decay, **settings)
+        for value, column, decay in zip(values, gradients, (5e-2, 0.0))
+    ]
+    check(variables, expected)
+
+
+def test_serialization_in_the_middle_changes_nothing():
+    settings = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-2}
+    values, gradients, rates = problem()
+    first = SGD(0.1, **settings)
+    variables = run(first, values, gradients, rates[:20])
+    config = keras.saving.serialize_keras_object(first)
+    assert config["registered_name"] == "keras_wsl>SGD"
+    second = keras.saving.deserialize_keras_object(config)
+    assert type(second) is SGD
+    assert second.get_config() == first.get_config()
+    second.build(variables)
+    state = {}
+    first.save_own_variables(state)
+    second.load_own_variables(state)
+    run(second, values, gradients, rates[20:], start=20, variables=variables)
+    check(variables, [torch_rule(value, column, rates, **settings) for value, column in zip(values, gradients)])
+
+
+def test_a_model_trains_by_the_same_rule():
+    """`fit` hands it the same gradients: one linear neuron, whose gradient is known."""
+    generator = np.random.default_rng(1)
+    x, y = generator.normal(size=(2, 8, 1)).astype("float32")
+    model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
+    model.compile(SGD(0.1, momentum=0.9, weight_decay=0.1), "mse")
+    model.fit(x, y, batch_size=8, epochs=5, verbose=0, shuffle=False)
+    value, velocity = 1.0, 0.0
+    for _ in range(5):
+        velocity = 0.9 * velocity + float((2 * (x * value - y) * x).mean()) + 0.1 * value
+        value -= 0.1 * velocity
+    np.testing.assert_allclose(model.get_weights()[0], [[value]], rtol=1e-5)

@@ -1,0 +1,139 @@
+"""What a run leaves behind: `run.flags`, `epochs.csv`, `result.json`, `curves.png`."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import time
+from importlib import metadata
+
+import keras
+
+import settings as settings_file
+from keras_wsl.files import write_atomically
+
+PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
+
+
+def open_run(out, settings, *, resume):
+    """The folder of a run, with its `run.flags` written.
+
+    Args:
+        out: Path of the folder, made if it is missing.
+        settings: `Settings`.
+        resume: Whether to go on with what is there.
+
+    Raises:
+        ValueError: If the folder holds this run and `resume` is not asked for, or another run, or other files.
+    """
+    if not out:
+        raise ValueError("--out is missing: name a folder for the results, such as --out=runs/wsl.")
+    out = pathlib.Path(out)
+    path, lines = out / "run.flags", settings_file.to_lines(settings)
+    if path.exists():
+        there = path.read_text().splitlines()
+        if differing := sorted(set(there) ^ set(lines)):
+            raise ValueError(
+                f"--out={out} holds another run; these settings differ: {' '.join(differing)}. Choose another --out, or "
+                f"repeat that run with --flagfile={path}."
+            )
+        if not resume:
+            raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")
+    elif out.exists() and any(out.iterdir()):
+        raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
+    else:
+        out.mkdir(parents=True, exist_ok=True)
+        write_text(path, "\n".join(lines) + "\n")
+    return out
+
+
+def write_text(path, text):
+    """Writes a text file whole or not at all."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def write_json(path, values):
+    """Writes a JSON file that a person can read."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_csv(path, rows):
+    """Writes rows, dicts whose keys may differ, under all their columns."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    table = csv.DictWriter(text, columns, lineterminator="\n")
+    table.writeheader()
+    table.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def read_csv(path):
+    """The rows of a CSV file of numbers: dicts, without the cells that are empty."""
+    with open(path, newline="") as file:
+        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def history_rows(history):
+    """The epochs of a `Backup`'s history as rows, counted from 1."""
+    return [{**row, "epoch": row["epoch"] + 1} for row in history]
+
+
+class Epochs(keras.callbacks.Callback):
+    """Rewrites `epochs.csv` after every epoch, and keeps the seconds that training took, over all its processes.
+
+    The last of the callbacks, so that it sees what the others add; watched by the backup for its `seconds`.
+    """
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+        self.backup = None
+        self.seconds = 0.0
+        self._started = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        """Starts the clock."""
+        self._started = time.perf_counter()
+
+    def on_epoch_end(self, epoch, logs=None):
+        """Writes the rows of all epochs so far."""
+        self.seconds += time.perf_counter() - self._started
+        rows = [row for row in self.backup.history if row["epoch"] < epoch]
+        write_csv(self.path, history_rows([*rows, {"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}}]))
+
+
+def environment():
+    """What the numbers depend on beside the settings: versions, device, commit."""
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return {
+        "backend": keras.backend.backend(),
+        "device": _device(),
+        "python": platform.python_version(),
+        "versions": versions,
+        "commit": _commit(),
+    }
+
+
+def _device():
+    devices = keras.distribution.list_devices() if keras.backend.backend() != "torch" else []
+    accelerators = [device for device in devices if not device.startswith("cpu")]
+    return ", ".join(accelerators) or f"{os.cpu_count()} CPU cores ({platform.machine()})"
+
+
+def _commit():
+    """The commit of the code, with a `+` where files differ from it; `None` outside a git checkout."""
+    here = pathlib.Path(__file__).parent
+    try:
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
+        status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return commit.stdout.strip() + ("+" if status.stdout else "")

@@ -1,0 +1,211 @@
+"""One run from its settings: what every script of this folder shares."""
+
+import dataclasses
+import math
+import sys
+
+import keras
+import numpy as np
+
+import curves
+import recipes
+import record
+from keras_wsl import Distiller, callbacks, data, distribute, export, models, optimizers
+from keras_wsl.files import sha256
+
+PROBE = 2000  # Clean training examples, every class alike, that are judged after each epoch.
+
+
+def run(settings, splits, out, *, resume=False, verbose=None):
+    """Trains a student as the settings say, and leaves everything in `out`.
+
+    Args:
+        settings: `Settings`.
+        splits: `data.Splits`.
+        out: Folder of the results: `run.flags`, `epochs.csv`, `result.json`, `curves.png`, `student.keras`,
+            `saved_model/`, `tensorboard/`, `backups/`.
+        resume: Whether to go on with the run that is there, which then ends in the same bits.
+        verbose: As of `fit`; a progress bar on a terminal, a line an epoch elsewhere.
+
+    Returns:
+        Dict, the content of `result.json`.
+
+    Raises:
+        ValueError: If a setting does not fit, or `out` holds something else; before anything is written.
+        NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
+    """
+    _check(settings)
+    keras.utils.set_random_seed(settings.seed)
+    if settings.deterministic:
+        _be_deterministic()
+    train, validation, test = _parts(splits, settings)
+    with distribute.scope(settings.strategy):
+        distiller = _distiller(settings, train)
+        out = record.open_run(out, settings, resume=resume)
+        steps = train.steps_per_epoch(settings.batch_size)
+        epochs = record.Epochs(out / "epochs.csv")
+        backup = epochs.backup = callbacks.Backup(
+            out / "backups",
+            steps,
+            every=settings.backup_steps or None,
+            watch=[epochs],
+            identity={"teacher": settings.teacher_weights and sha256(settings.teacher_weights)},
+        )
+        one_hot = settings.label_smoothing > 0
+        # With no epoch left, `fit` restores the finished run and trains nothing.
+        distiller.fit(
+            data.train_batches(
+                train,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+                start=backup.position,
+                one_hot=one_hot,
+                **_augmentation(train),
+            ),
+            initial_epoch=backup.position[0],
+            epochs=settings.epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # The batches are, by their seed.
+            validation_data=data.eval_batches(validation or test, 500, one_hot=one_hot),
+            callbacks=[backup, *_observers(distiller, train, out), epochs],
+            verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
+        )
+        result = _result(settings, distiller, backup, epochs, train, test, one_hot)
+    export.keras_file(distiller.student, out / "student.keras")
+    try:
+        export.saved_model(distiller.student, out / "saved_model", overwrite=True)
+    except ImportError as error:
+        print(error)
+    curves.plot({settings.student: record.history_rows(backup.history)}, out / "curves.png", _title(settings, result))
+    record.write_json(out / "result.json", result)
+    return result
+
+
+def _check(settings):
+    if settings.method not in recipes.METHODS:
+        recipes.build(settings.method, temperature=settings.temperature)
+    distils = recipes.METHODS[settings.method].loss is not None
+    if distils and not (settings.teacher and settings.teacher_weights):
+        raise ValueError(
+            f"--method={settings.method} needs a trained teacher: pass --teacher and --teacher_weights. Train one with "
+            "--method=none; its student.keras is such a file."
+        )
+    if not distils and (settings.teacher or settings.teacher_weights):
+        raise ValueError("--method=none learns from labels alone: leave --teacher and --teacher_weights out.")
+
+
+def _be_deterministic():
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.experimental.enable_op_determinism()
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        torch.use_deterministic_algorithms(True)
+
+
+def _parts(splits, settings):
+    """What is trained on, what each epoch is judged on (`None`: the test set), and the test set."""
+    train, test = splits
+    validation = None
+    if settings.holdout:
+        train, validation = train.split(settings.holdout, seed=settings.seed)
+    if settings.train_limit:
+        train = train.take(settings.train_limit, seed=settings.seed)
+    return train, validation, test
+
+
+def _distiller(settings, train):
+    """The student and its teacher in a compiled Distiller."""
+    options = {"classes": len(train.classes), "input_shape": train.images.shape[1:], "dtype": settings.precision}
+    teacher = None
+    if settings.teacher:
+        teacher = models.build(settings.teacher, weights=settings.teacher_weights, **options)
+    # After the teacher, which draws initial weights too: the student's depend on the seed alone.
+    keras.utils.set_random_seed(settings.seed)
+    student = models.build(settings.student, **options)
+    losses, student_loss_weight = recipes.build(
+        settings.method, temperature=settings.temperature, alpha=settings.alpha
+    )
+    distiller = Distiller(
+        teacher,
+        student,
+        losses,
+        student_loss_weight=student_loss_weight,
+        teacher_training=settings.teacher_training,
+    )
+    steps = train.steps_per_epoch(settings.batch_size)
+    smoothing = settings.label_smoothing
+    distiller.compile(
+        optimizers.SGD(
+            _learning_rate(settings, steps),
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay or None,
+        ),
+        keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
+        if smoothing
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=settings.steps_per_execution,
+    )
+    return distiller
+
+
+def _learning_rate(settings, steps):
+    """Divided by ten after each of the epochs; a schedule of the optimizer's steps, so that it needs no state."""
+    boundaries = [epoch * steps - 1 for epoch in settings.decay_epochs]  # Keras: the last step of the old value.
+    values = [settings.learning_rate / 10**i for i in range(len(boundaries) + 1)]
+    return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
+
+
+def _augmentation(train):
+    """The recipe's crop and flip for natural images. Small grey ones are glyphs, which a flip would change."""
+    return {} if train.images.shape[-1] == 3 else {"padding": 1, "flip": False}
+
+
+def _observers(distiller, train, out):
+    observers = [callbacks.FiniteLoss()]
+    if distiller.distillation_losses:
+        probe = data.eval_batches(train.take(min(PROBE, len(train))), 500, framework="numpy")
+        batches = [probe[i] for i in range(len(probe))]
+        observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
+    return [*observers, callbacks.Scalars(out / "tensorboard")]
+
+
+def _result(settings, distiller, backup, epochs, train, test, one_hot):
+    """The content of `result.json`."""
+    batches = data.eval_batches(test, 500, one_hot=one_hot)
+    final = distiller.evaluate(batches, verbose=0, return_dict=True)
+    rows = record.history_rows(backup.history)
+    last, best = rows[-1], max(rows, key=lambda row: row["val_accuracy"])
+    result = {
+        "method": settings.method,
+        "student": settings.student,
+        "teacher": settings.teacher or None,
+        "seed": settings.seed,
+        "epochs": len(rows),
+        "train_examples": len(train),
+        "test_examples": len(test),
+        "judged_on": f"{settings.holdout} held-out training examples" if settings.holdout else "the test set",
+        "test_accuracy": final["accuracy"],
+        "last_accuracy": last["val_accuracy"],
+        "best_accuracy": best["val_accuracy"],
+        "best_epoch": best["epoch"],
+        "parameters": sum(math.prod(variable.shape) for variable in distiller.student.trainable_variables),
+        "seconds": round(epochs.seconds, 1),
+    }
+    if distiller.distillation_losses:
+        result["teacher_accuracy"] = _accuracy(distiller.teacher, test, batches)
+        result["last_epoch"] = {name: last[name] for name in last if "regularization" in name or "wsl_weight" in name}
+    return {**result, **record.environment(), "settings": dataclasses.asdict(settings)}
+
+
+def _accuracy(model, examples, batches):
+    return float(np.mean(model.predict(batches, verbose=0).argmax(-1) == examples.labels))
+
+
+def _title(settings, result):
+    taught = f"{settings.teacher} to " if settings.teacher else ""
+    return f"{taught}{settings.student}, {settings.method}, seed {settings.seed}: {result['last_accuracy']:.2%}"
