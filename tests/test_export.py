@@ -15,6 +15,7 @@ from tests.common import arrays
 # What a server does: no Keras, no code of ours.
 RELOAD = """
 import json, sys
+sys.modules["keras"] = None  # An import of it fails.
 import numpy as np, tensorflow as tf
 loaded = tf.saved_model.load(sys.argv[1])
 inputs = np.load(sys.argv[2])
@@ -26,8 +27,7 @@ for size in (1, 7):
     assert (served == output.numpy()).all(), "the signature and serve differ"
     np.save(f"{sys.argv[2]}.{size}.npy", served)
 shape = signature.structured_input_signature[1][name].shape.as_list()
-names = [variable.name for variable in loaded.variables]
-print(json.dumps({"variables": len(names), "shape": shape, "keras": "keras" in sys.modules}))
+print(json.dumps({"variables": len(loaded.variables), "shape": shape}))
 """
 
 
@@ -54,6 +54,14 @@ def reload(path, folder, inputs):
     return json.loads(done.stdout.splitlines()[-1]), [np.load(folder / f"inputs.npy.{size}.npy") for size in (1, 7)]
 
 
+def serve(path, inputs):
+    """The same in this process, which is quicker: the loaded object and its logits."""
+    import tensorflow as tf
+
+    loaded = tf.saved_model.load(str(path))
+    return loaded, loaded.serve(inputs).numpy()
+
+
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
@@ -72,7 +80,7 @@ def test_a_saved_model_is_the_student(tmp_path, dtype):
     before = arrays(model)
     export.saved_model(model, tmp_path / "out" / "student")
     said, logits = reload(tmp_path / "out" / "student", tmp_path, inputs)
-    assert said == {"variables": len(model.variables), "shape": [None, 8, 8, 1], "keras": False}
+    assert said == {"variables": len(model.variables), "shape": [None, 8, 8, 1]}
     for size, actual in zip((1, 7), logits):
         assert actual.dtype == np.float32
         expected = keras.ops.convert_to_numpy(model(inputs[:size], training=False))
@@ -88,11 +96,11 @@ def test_half_precision_outputs_become_float32(tmp_path):
     body = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, dtype="bfloat16")])
     inputs = images()
     export.saved_model(body, tmp_path / "student")
-    said, logits = reload(tmp_path / "student", tmp_path, inputs)
-    assert said["variables"] == len(body.variables)
-    assert logits[1].dtype == np.float32
+    loaded, logits = serve(tmp_path / "student", inputs)
+    assert len(loaded.variables) == len(body.variables)
+    assert logits.dtype == np.float32
     expected = keras.ops.convert_to_numpy(keras.ops.cast(body(inputs), "float32"))
-    np.testing.assert_allclose(logits[1], expected, rtol=3e-2, atol=3e-2)
+    np.testing.assert_allclose(logits, expected, rtol=3e-2, atol=3e-2)
 
 
 @pytest.mark.tensorflow
@@ -100,10 +108,9 @@ def test_a_trained_batch_size_does_not_stay(tmp_path):
     inner = student()
     fixed = keras.Input(batch_shape=(4, 8, 8, 1))
     export.saved_model(keras.Model(fixed, inner(fixed)), tmp_path / "student")
-    said, logits = reload(tmp_path / "student", tmp_path, images())
-    assert said["shape"] == [None, 8, 8, 1]
+    _, logits = serve(tmp_path / "student", images())
     expected = keras.ops.convert_to_numpy(inner(images(), training=False))
-    np.testing.assert_allclose(logits[1], expected, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.tensorflow
@@ -115,10 +122,10 @@ def test_a_saved_model_that_is_there(tmp_path):
         export.saved_model(student(), path)
     second = student()
     export.saved_model(second, path, overwrite=True)
-    _, logits = reload(path, tmp_path, images())
+    _, logits = serve(path, images())
     expected = keras.ops.convert_to_numpy(second(images(), training=False))
-    np.testing.assert_allclose(logits[1], expected, rtol=1e-5, atol=1e-5)
-    assert [name for name in names(tmp_path) if "inputs" not in name] == ["student"]
+    np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
+    assert names(tmp_path) == ["student"]
 
 
 @pytest.mark.tensorflow
@@ -150,18 +157,20 @@ def test_a_failed_export_leaves_the_folder_before(tmp_path, monkeypatch):
 
 
 def test_without_tensorflow(tmp_path, monkeypatch):
+    model = student()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ImportError, match=r"TensorFlow.*pip install tensorflow"):
-        export.saved_model(student(), tmp_path / "student")
+        export.saved_model(model, tmp_path / "student")
     assert names(tmp_path) == []
 
 
 def test_torch_needs_torch_xla(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow")
+    model = student()
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     monkeypatch.setitem(sys.modules, "torch_xla", None)
     with pytest.raises(ImportError, match=r"pip install torch_xla.*KERAS_BACKEND=tensorflow"):
-        export.saved_model(student(), tmp_path / "student")
+        export.saved_model(model, tmp_path / "student")
 
 
 def test_a_keras_file_is_the_student(tmp_path):

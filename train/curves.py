@@ -34,7 +34,9 @@ def plot(runs, path, title=""):
         path: File of the picture.
         title: Text above it.
     """
-    panels = [panel for panel in PANELS if any(name in row for rows in runs.values() for row in rows for name in panel[2])]
+    panels = [
+        panel for panel in PANELS if any(name in row for rows in runs.values() for row in rows for name in panel[2])
+    ]
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained", squeeze=False)
     for axis, (heading, unit, names) in zip(axes[0], panels):
         for i, (label, rows) in enumerate(runs.items()):
@@ -47,7 +49,7 @@ def plot(runs, path, title=""):
                 colour, style = (f"C{i}", ("-", ":")[j]) if len(runs) > 1 else (f"C{j}", "-")
                 text = f"{label}, {LABELS[name]}" if len(runs) > 1 else LABELS[name]
                 axis.plot(x, y, style, color=colour, label=text, marker="." if len(x) < 3 else None)
-        axis.set(title=heading, xlabel="epoch", ylabel=unit)
+        axis.set(title=heading, xlabel="epoch", ylabel=unit, yscale="log" if unit == "nats" else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
         axis.legend(fontsize="x-small")

@@ -38,27 +38,24 @@ class Settings:
     deterministic: bool = _field(True, "Whether operations are deterministic, so that a run repeats to the bit.")
 
 
-def define_flags(**defaults):
-    """Defines a flag for each setting, and for where data and results are.
-
-    Args:
-        **defaults: Settings whose default is another one in this script.
-    """
+def define_flags(flag_values=flags.FLAGS):
+    """Defines a flag for each setting, and for where the results are."""
     for field in dataclasses.fields(Settings):
-        text, default = field.metadata["help"], defaults.get(field.name, field.default)
-        bounds = {key: value for key, value in field.metadata.items() if key != "help"}
-        if field.type is tuple or isinstance(field.default, tuple):
-            flags.DEFINE_list(field.name, [str(epoch) for epoch in default], text)
-        elif isinstance(field.default, bool):
-            flags.DEFINE_bool(field.name, default, text)
-        elif isinstance(field.default, str):
-            flags.DEFINE_string(field.name, default, text)
-        elif isinstance(field.default, int):
-            flags.DEFINE_integer(field.name, default, text, **bounds)
+        text, default = field.metadata["help"], field.default
+        options = {key: value for key, value in field.metadata.items() if key != "help"}
+        options["flag_values"] = flag_values
+        if isinstance(default, tuple):
+            flags.DEFINE_list(field.name, [str(epoch) for epoch in default], text, **options)
+        elif isinstance(default, bool):
+            flags.DEFINE_bool(field.name, default, text, **options)
+        elif isinstance(default, str):
+            flags.DEFINE_string(field.name, default, text, **options)
+        elif isinstance(default, int):
+            flags.DEFINE_integer(field.name, default, text, **options)
         else:
-            flags.DEFINE_float(field.name, default, text, **bounds)
-    flags.DEFINE_string("out", "", "Folder of the run's results; made if it is missing.")
-    flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.")
+            flags.DEFINE_float(field.name, default, text, **options)
+    flags.DEFINE_string("out", "", "Folder of the run's results; made if it is missing.", flag_values=flag_values)
+    flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.", flag_values=flag_values)
 
 
 def from_flags(values):

@@ -1,6 +1,5 @@
 """One run from its settings: what every script of this folder shares."""
 
-import dataclasses
 import math
 import sys
 
@@ -12,6 +11,7 @@ import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, optimizers
 from keras_wsl.files import sha256
+from settings import to_lines
 
 PROBE = 2000  # Clean training examples, every class alike, that are judged after each epoch.
 
@@ -44,12 +44,13 @@ def run(settings, splits, out, *, resume=False, verbose=None):
         out = record.open_run(out, settings, resume=resume)
         steps = train.steps_per_epoch(settings.batch_size)
         epochs = record.Epochs(out / "epochs.csv")
+        teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
         backup = epochs.backup = callbacks.Backup(
             out / "backups",
             steps,
             every=settings.backup_steps or None,
             watch=[epochs],
-            identity={"teacher": settings.teacher_weights and sha256(settings.teacher_weights)},
+            identity={"teacher": teacher_hash},
         )
         one_hot = settings.label_smoothing > 0
         # With no epoch left, `fit` restores the finished run and trains nothing.
@@ -71,6 +72,7 @@ def run(settings, splits, out, *, resume=False, verbose=None):
             verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
         )
         result = _result(settings, distiller, backup, epochs, train, test, one_hot)
+        result["teacher_sha256"] = teacher_hash
     export.keras_file(distiller.student, out / "student.keras")
     try:
         export.saved_model(distiller.student, out / "saved_model", overwrite=True)
@@ -125,9 +127,7 @@ def _distiller(settings, train):
     # After the teacher, which draws initial weights too: the student's depend on the seed alone.
     keras.utils.set_random_seed(settings.seed)
     student = models.build(settings.student, **options)
-    losses, student_loss_weight = recipes.build(
-        settings.method, temperature=settings.temperature, alpha=settings.alpha
-    )
+    losses, student_loss_weight = recipes.build(settings.method, temperature=settings.temperature, alpha=settings.alpha)
     distiller = Distiller(
         teacher,
         student,
@@ -199,7 +199,7 @@ def _result(settings, distiller, backup, epochs, train, test, one_hot):
     if distiller.distillation_losses:
         result["teacher_accuracy"] = _accuracy(distiller.teacher, test, batches)
         result["last_epoch"] = {name: last[name] for name in last if "regularization" in name or "wsl_weight" in name}
-    return {**result, **record.environment(), "settings": dataclasses.asdict(settings)}
+    return {**result, **record.environment(), "settings": to_lines(settings)}
 
 
 def _accuracy(model, examples, batches):

@@ -101,8 +101,14 @@ def _load_keras(model, path):
         other = keras.saving.load_model(path, compile=False)
     except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(damaged) from error
+    if hasattr(other, "student"):
+        raise ValueError(
+            f"{str(path)!r} holds {other.name}, a {type(other).__name__} around a student, and not {model.name}. "
+            "Load it with `keras.saving.load_model`, and write its `student` with `keras_wsl.models.save_weights`."
+        )
+    # A path may start with the model's own name, by how the model came to be.
     found, expected = (
-        {variable.path: (variable.path, tuple(variable.shape)) for variable in network.variables}
+        {name: (name, tuple(v.shape)) for v in network.variables for name in ["/".join(v.path.split("/")[-2:])]}
         for network in (other, model)
     )
     _check_same(model, path, other.name, found, expected)
@@ -110,15 +116,20 @@ def _load_keras(model, path):
 
 
 def _check_same(model, path, owner, found, expected):
-    """Both map a key to `(variable, shape)`; they must be equal, in the order too."""
-    if found == expected:
+    """Both map a key to `(variable, shape)`; they must be equal, in the order too, by which `set_weights` goes."""
+    if list(found.items()) == list(expected.items()):
         return
     start = f"{str(path)!r} does not fit {model.name}: "
     end = f"The file is of {owner!r}; build that network, or give a file of {model.name}."
     if owner is None:
         end = f"Build the network that the file is of, or give a file of {model.name}."
-    if any(key.startswith("student/") for key in found):
-        end = "It is a distiller's file; write `distiller.student` with `keras_wsl.models.save_weights` instead."
+    first = next(iter(expected))
+    prefixes = {key.removesuffix(first) for key in found if key.endswith(f"/{first}")}
+    if any(all(prefix + key in found for key in expected) for prefix in prefixes):
+        end = (
+            f"{model.name} is inside it, as in the file of a distiller. Load it into that one, and write "
+            "`distiller.student` with `keras_wsl.models.save_weights`."
+        )
     differ = [key for key in expected if found.get(key) != expected[key]]
     if len(found) == len(expected) and differ and all(_is_logits(expected[key], found.get(key)) for key in differ):
         raise ValueError(
@@ -128,9 +139,11 @@ def _check_same(model, path, owner, found, expected):
     count = f"it holds {len(found)} arrays, {len(expected)} were expected, and "
     if len(found) == len(expected):
         count = ""
+    extra = [found[key][0] for key in found if key not in expected]
+    if not differ and extra:
+        raise ValueError(f"{start}{count}{extra[0]!r} is not part of {model.name}. {end}")
     if not differ:
-        extra = [found[key][0] for key in found if key not in expected]
-        raise ValueError(f"{start}{count}{extra[0]!r} is not part of {model.name}. {end}" if extra else start + end)
+        raise ValueError(f"{start}its arrays come in another order. {end}")
     name, shape = expected[differ[0]]
     if differ[0] not in found:
         raise ValueError(f"{start}{count}it has no {name!r} of shape {shape}. {end}")

@@ -1,0 +1,45 @@
+# Every target sets up what it needs: `python3 -m venv` and a package index are enough.
+PYTHON ?= python3
+VENV := .venv
+PIP := $(VENV)/bin/pip --disable-pip-version-check
+RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python
+
+.PHONY: help quickstart test test-slow test-jax test-torch lint clean
+
+help:
+	@echo "make quickstart   teacher, labels, KD and WSL on digits: a table in under three minutes"
+	@echo "make test         lint and the default tests (TensorFlow)"
+	@echo "make test-slow    the longer tests"
+	@echo "make test-jax     the default tests on JAX;  make test-torch: on Torch"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --constraint constraints.txt --editable '.[test]'
+	touch $@
+
+$(VENV)/installed-torch: $(VENV)/installed
+	$(PIP) install --quiet --constraint constraints.txt torch
+	touch $@
+
+quickstart: $(VENV)/installed
+	rm -rf runs/quickstart
+	$(RUN) train/digits.py --out=runs/quickstart
+
+lint: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test: lint
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest
+
+test-slow: $(VENV)/installed
+	KERAS_BACKEND=tensorflow $(RUN) -m pytest -m slow
+
+test-jax: $(VENV)/installed
+	KERAS_BACKEND=jax $(RUN) -m pytest
+
+test-torch: $(VENV)/installed-torch
+	KERAS_BACKEND=torch $(RUN) -m pytest
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,76 @@
+"""Trains the same on one device and on two replicas, and writes what came of it: `python -m tests.mirrored_child PATH`.
+
+A process of its own: TensorFlow's logical devices must be set before it starts, and two strategies in one process
+collide.
+"""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_wsl import Distiller, losses
+from tests.common import examples, hard_loss, network
+from tests.test_keras_defects import Hint, KerasDistiller, LogitsDistillation, plain
+
+ROWS, BATCH = 21, 8  # The last batch has five rows: three on the first replica, two on the second.
+
+
+def _dataset():
+    x, y = examples(ROWS)
+    weight = np.linspace(0.2, 2.0, ROWS).astype("float32")
+    return tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(BATCH)
+
+
+def _networks():
+    keras.utils.set_random_seed(5)
+    # Batch normalization in the teacher alone: each replica has statistics of its own.
+    return network("teacher", width=11), plain("student", kernel_regularizer=keras.regularizers.L2(0.05))
+
+
+def train(strategy):
+    """Weights and history of a run in the strategy's scope."""
+    with strategy.scope():
+        distiller = Distiller(*_networks(), [losses.WSL(), Hint(weight=0.5)])
+        distiller.compile(
+            keras.optimizers.SGD(0.1, momentum=0.9), hard_loss(), metrics=["accuracy"], weighted_metrics=["accuracy"]
+        )
+    history = distiller.fit(_dataset(), epochs=3, validation_data=_dataset(), verbose=0).history
+    return {
+        "replicas": strategy.num_replicas_in_sync,
+        "weights": [variable.numpy().tolist() for variable in distiller.trainable_variables],
+        "history": history,
+    }
+
+
+def train_keras(strategy):
+    """What Keras's Distiller logs of an epoch without a change, and the mean of the student's cross-entropy."""
+    with strategy.scope():
+        teacher, student = _networks()
+        distiller = KerasDistiller(teacher, student, LogitsDistillation())
+        distiller.compile(keras.optimizers.SGD(0.0), hard_loss())
+    x, y = examples(ROWS)
+    true = float(hard_loss()(y, student(x)))
+    return distiller.fit(_dataset(), verbose=0).history, true
+
+
+def main(path):
+    """Writes the runs as JSON."""
+    [device] = tf.config.list_physical_devices("CPU")
+    tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+    one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    result = {"one": train(one), "two": train(two)}
+    result["keras_two"], result["keras_true_student_loss"] = train_keras(two)
+    pathlib.Path(path).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

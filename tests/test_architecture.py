@@ -1,0 +1,118 @@
+"""Where things are imported, what importing costs, and what a commit may hold."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+PACKAGE = ROOT / "keras_wsl"
+TENSORFLOW = {"data/tensorflow.py", "data/cifar100.py", "trainers/tensorflow.py", "distribute.py", "export.py"}
+# What a room may import of the package, beside itself.
+ROOMS = {
+    "ops": set(),
+    "files": set(),
+    "optimizers": set(),
+    "regularization": {"ops"},
+    "weighting": {"ops", "regularization"},
+    "endpoints": set(),
+    "losses": {"ops", "weighting"},
+    "models": {"files"},
+    "export": {"endpoints", "files"},
+    "distribute": set(),
+    "data": {"files"},
+    "trainers": set(),
+    "distiller": {"endpoints", "losses", "ops", "regularization", "trainers", "weighting"},
+    "callbacks": {"endpoints", "files", "ops", "regularization", "weighting"},
+}
+
+
+def _imports(path):
+    """Modules that a file imports, with the line's indentation: `(name, at module level)`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.col_offset == 0) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}", node.col_offset == 0
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    inside = path.relative_to(PACKAGE)
+    room = inside.parts[0].removesuffix(".py")
+    for name, at_top in _imports(path):
+        top = name.split(".")[0]
+        if top in ("tensorflow", "tensorflow_datasets"):
+            assert str(inside) in TENSORFLOW, f"{inside} imports {name}"
+            assert not at_top or inside.name == "tensorflow.py", f"{inside} imports {name} before it is needed"
+        assert top not in ("train", "tests", "trainer", "settings")
+        if top in ("sklearn", "matplotlib", "tensorboard", "keras_cv", "keras_nlp"):
+            assert not at_top, f"{inside} imports {name} before it is needed"
+        if top == "keras_wsl" and room != "__init__":
+            assert name.split(".")[1] in ROOMS[room] | {room}, f"{inside} imports {name}"
+
+
+def _run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_import_is_quick():
+    # The least of several, of the part that is ours: other processes share the machine.
+    code = "import time, keras; start = time.process_time(); import keras_wsl; print(time.process_time() - start)"
+    seconds = min(float(_run(code, KERAS_BACKEND="tensorflow").stdout.split()[-1]) for _ in range(2))
+    assert seconds < 0.5
+
+
+def test_trains_where_tensorflow_is_not_installed():
+    pytest.importorskip("jax")
+    code = """
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("tensorflow", "tensorflow_datasets", "torch"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Absent())
+import numpy as np, keras, keras_wsl
+from keras_wsl import Distiller, callbacks, data, losses, models
+splits = data.digits()
+nets = [models.build("resnet8", 10, input_shape=(8, 8, 1)) for _ in range(2)]
+distiller = Distiller(*nets, losses.WSL())
+distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
+part = splits.train.take(64)
+history = distiller.fit(
+    data.train_batches(part, seed=0, batch_size=32, padding=1), steps_per_epoch=2, epochs=1, verbose=0,
+    validation_data=data.eval_batches(part, 32),
+    callbacks=[callbacks.RegularizationSamples(sys.argv[1], data.eval_batches(part, 32)), callbacks.Scalars(sys.argv[1])],
+).history
+assert "tensorflow" not in sys.modules and np.isfinite(history["loss"]).all(), history
+try:
+    keras_wsl.export.saved_model(distiller.student, sys.argv[1] + "/saved")
+except ImportError as error:
+    print("said:", error)
+"""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        result = _run(code.replace("sys.argv[1]", repr(folder)), KERAS_BACKEND="jax")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "said:" in result.stdout and "pip install tensorflow" in result.stdout
+
+
+def test_every_test_file_is_found():
+    for path in (ROOT / "tests").rglob("*.py"):
+        named = path.name.startswith("test_") or path.stem in ("__init__", "common", "conftest") or "child" in path.stem
+        assert named, f"{path.name} is named so that pytest does not run it"

@@ -1,0 +1,278 @@
+"""The scripts as their user runs them, on a few small images."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+import recipes
+import record
+import settings
+import trainer
+
+from keras_wsl import callbacks, data, models
+
+TRAIN = pathlib.Path(trainer.__file__).parent
+OUTPUTS = [
+    "backups",
+    "curves.png",
+    "epochs.csv",
+    "result.json",
+    "run.flags",
+    "saved_model",
+    "student.keras",
+    "tensorboard",
+]
+
+
+def _splits():
+    """Images of three classes that differ in brightness."""
+    generator = np.random.default_rng(0)
+
+    def part(count):
+        labels = np.arange(count) % 3
+        images = generator.integers(0, 80, (count, 8, 8, 3)) + 80 * labels[:, None, None, None]
+        return data.Examples(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
+
+    return data.Splits(part(90), part(30))
+
+
+SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+
+
+@pytest.fixture(scope="module")
+def npz(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "images.npz"
+    data.save_npz(_splits(), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "teacher"
+    trainer.run(SMALL, _splits(), out, verbose=0)
+    return out / "student.keras"
+
+
+def _taught(teacher, **changes):
+    taught = {"method": "wsl", "teacher": "resnet8", "teacher_weights": str(teacher), "backup_steps": 1}
+    return dataclasses.replace(SMALL, **{**taught, **changes})
+
+
+@pytest.fixture(scope="module")
+def wsl(teacher, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "wsl"
+    return out, trainer.run(_taught(teacher), _splits(), out, verbose=0)
+
+
+def _script(*arguments):
+    return subprocess.run(
+        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
+    )
+
+
+def _weights(path):
+    return keras.saving.load_model(path, compile=False).get_weights()
+
+
+def _assert_same_run(one, other):
+    for a, b in zip(_weights(one / "student.keras"), _weights(other / "student.keras"), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert (one / "epochs.csv").read_text() == (other / "epochs.csv").read_text()
+    results = [json.loads((out / "result.json").read_text()) for out in (one, other)]
+    for result in results:
+        del result["seconds"], result["commit"]
+    assert results[0] == results[1]
+
+
+def test_a_run_leaves_everything(wsl):
+    out, result = wsl
+    assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
+    with open(out / "epochs.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[-1]["val_accuracy"]) == result["last_accuracy"] == result["test_accuracy"]
+    assert result["best_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
+    assert result["last_epoch"]["regularization_samples"] == float(rows[-1]["regularization_samples"])
+    assert {"probe_regularization_samples", "wsl", "student_loss", "distillation_loss"} <= set(rows[0])
+    assert result == json.loads((out / "result.json").read_text())
+    assert result["versions"]["keras"] == keras.__version__
+    assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    assert len(list((out / "tensorboard").glob("events.*"))) > 0
+
+
+def test_the_student_file_is_what_was_judged(wsl):
+    out, result = wsl
+    student = keras.saving.load_model(out / "student.keras", compile=False)
+    test = _splits().test
+    logits = student.predict(data.eval_batches(test, 10), verbose=0)
+    assert np.mean(logits.argmax(-1) == test.labels) == pytest.approx(result["test_accuracy"])
+
+
+@pytest.mark.tensorflow
+def test_the_saved_model_serves_the_student(wsl):
+    import tensorflow as tf
+
+    out, _ = wsl
+    student = keras.saving.load_model(out / "student.keras", compile=False)
+    images = np.random.default_rng(1).normal(size=(5, 8, 8, 3)).astype("float32")
+    serve = tf.saved_model.load(str(out / "saved_model")).signatures["serving_default"]
+    (logits,) = serve(tf.constant(images)).values()
+    np.testing.assert_allclose(logits, student.predict(images, verbose=0), atol=1e-5)
+
+
+def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
+    out, _ = wsl
+    again = _script(f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'again'}")
+    assert again.returncode == 0, again.stderr[-2000:]
+    assert "test accuracy" in again.stdout
+    _assert_same_run(out, tmp_path / "again")
+
+
+def test_a_killed_run_ends_in_the_same_bits(wsl, npz, tmp_path):
+    out, _ = wsl
+    flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'killed'}"]
+    child = subprocess.Popen(
+        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, flags)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    backups = tmp_path / "killed" / "backups"
+    end = time.time() + 240
+    # Inside the first epoch, if this loop is as quick as the backups are.
+    while not list(backups.glob("000000-00000001*.backup")) + list(backups.glob("000000-00000002*.backup")):
+        assert child.poll() is None and time.time() < end, child.stderr.read()[-2000:]
+        time.sleep(0.005)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    assert not (tmp_path / "killed" / "result.json").exists()
+    refused = _script(*flags)
+    assert refused.returncode == 2 and "holds this run already. Pass --resume" in refused.stderr
+    resumed = _script(*flags, "--resume")
+    assert resumed.returncode == 0, resumed.stderr[-2000:]
+    _assert_same_run(out, tmp_path / "killed")
+
+
+def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
+    out = tmp_path / "copy"
+    shutil.copytree(wsl[0], out)
+    again = trainer.run(_taught(teacher), _splits(), out, resume=True, verbose=0)
+    assert again["test_accuracy"] == wsl[1]["test_accuracy"]
+    _assert_same_run(wsl[0], out)
+
+
+def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
+    wanted = _taught(teacher, method="kd", epochs=1, label_smoothing=0.1, holdout=30, train_limit=45, decay_epochs=())
+    result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    assert result["train_examples"] == 45
+    assert result["judged_on"] == "30 held-out training examples"
+    row = record.read_csv(tmp_path / "run" / "epochs.csv")[0]
+    # KD as published: a tenth of the labels' loss, nine tenths of the soft labels'.
+    assert row["distillation_loss"] == pytest.approx(0.9 * row["kd"], rel=1e-5)
+    assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
+    wanted = _taught(teacher, learning_rate=1e30, epochs=3)
+    with pytest.raises(callbacks.NonFiniteLoss, match=r"student_loss=nan|wsl=nan") as caught:
+        trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    assert "epoch" in str(caught.value) and "step" in str(caught.value)
+    kept = callbacks.Backup(tmp_path / "run" / "backups", 3, every=1, identity=_identity(teacher))
+    assert kept.position[0] == caught.value.epoch - 1
+    assert not (tmp_path / "run" / "student.keras").exists()
+
+
+def _identity(teacher):
+    from keras_wsl.files import sha256
+
+    return {"teacher": sha256(teacher)}
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"method": "wls"}, "no method 'wls'. Expected one of .*'kd', 'none', 'wsl'"),
+        ({"student": "resnet9"}, "'resnet9'.*resnet8"),
+        ({"method": "wsl"}, "--method=wsl needs a trained teacher"),
+        ({"teacher": "resnet8", "teacher_weights": "TEACHER"}, "leave --teacher and --teacher_weights out"),
+        ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|resnet8"),
+        ({"method": "kd", "teacher": "resnet8", "teacher_weights": "absent.keras"}, "absent.keras"),
+        ({"strategy": "magic"}, "no strategy 'magic'"),
+        ({"train_limit": 1000}, "1000 of 90"),
+        ({"temperature": 0.0, "method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER"}, "positive number"),
+    ],
+)
+def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
+    changes = {name: str(teacher) if value == "TEACHER" else value for name, value in changes.items()}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        trainer.run(dataclasses.replace(SMALL, **changes), _splits(), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_another_run_is_not_written_over(wsl, tmp_path):
+    out, _ = wsl
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    with pytest.raises(ValueError, match=r"holds another run; these settings differ: .*--seed=0 --seed=1"):
+        record.open_run(out, dataclasses.replace(SMALL, seed=1), resume=True)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="other files and no run"):
+        record.open_run(tmp_path, SMALL, resume=False)
+    with pytest.raises(ValueError, match="--out is missing"):
+        record.open_run("", SMALL, resume=False)
+
+
+def test_errors_of_the_command_are_one_line(tmp_path):
+    absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    assert absent.returncode == 2
+    last = absent.stderr.strip().splitlines()[-1]
+    assert last.startswith("FileNotFoundError: No CIFAR-100 in") and "--download" in last
+    assert not (tmp_path / "run").exists()
+
+
+def test_flags_are_the_settings():
+    from absl import flags
+
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    wanted = dataclasses.replace(SMALL, alpha=3.5, nesterov=True, deterministic=False, decay_epochs=(3, 5))
+    values(["script", *settings.to_lines(wanted)])
+    assert settings.from_flags(values) == wanted
+    values(["script", "--decay_epochs=3,x"])
+    with pytest.raises(ValueError, match="--decay_epochs=3,x must be whole numbers"):
+        settings.from_flags(values)
+
+
+def test_every_flagfile_is_of_settings_that_exist():
+    from absl import flags
+
+    files = sorted((TRAIN / "flags").glob("*.flags"))
+    assert files
+    for path in files:
+        values = flags.FlagValues()
+        settings.define_flags(values)
+        values(["script", f"--flagfile={path}"])
+        wanted = settings.from_flags(values)
+        assert wanted.method in recipes.METHODS
+        assert {wanted.student, *filter(None, [wanted.teacher])} <= set(models.names())
+
+
+def test_the_learning_rate_falls_after_the_epochs():
+    rate = trainer._learning_rate(settings.Settings(), 782)
+    for step, expected in (
+        (0, 0.05),
+        (150 * 782 - 1, 0.05),
+        (150 * 782, 0.005),
+        (180 * 782, 5e-4),
+        (210 * 782 - 1, 5e-4),
+        (210 * 782, 5e-5),
+    ):
+        assert float(rate(step)) == pytest.approx(expected)
