@@ -80,8 +80,7 @@ def _check_student(student):
     """Refuses what is no built network of its own."""
     if hasattr(student, "student"):
         raise ValueError(
-            f"Expected the student alone. Received: {student.name}, a {type(student).__name__} around one. "
-            "Pass `distiller.student`."
+            f"Expected the student alone. Received: a {type(student).__name__} around one. Pass `distiller.student`."
         )
     if not isinstance(student, keras.Model):
         raise ValueError(f"Expected a `keras.Model`. Received: {student!r}.")

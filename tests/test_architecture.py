@@ -96,7 +96,9 @@ part = splits.train.take(64)
 history = distiller.fit(
     data.train_batches(part, seed=0, batch_size=32, padding=1), steps_per_epoch=2, epochs=1, verbose=0,
     validation_data=data.eval_batches(part, 32),
-    callbacks=[callbacks.RegularizationSamples(sys.argv[1], data.eval_batches(part, 32)), callbacks.Scalars(sys.argv[1])],
+    callbacks=[
+        callbacks.RegularizationSamples(sys.argv[1], data.eval_batches(part, 32)), callbacks.Scalars(sys.argv[1])
+    ],
 ).history
 assert "tensorflow" not in sys.modules and np.isfinite(history["loss"]).all(), history
 try:

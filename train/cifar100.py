@@ -4,8 +4,8 @@
     python train/cifar100.py --teacher=wrn_40_2 --teacher_weights=runs/teacher/student.keras \
         --student=wrn_16_2 --method=wsl --out=runs/wsl
 
-or from a file of settings, `--flagfile=train/flags/wrn_40_2-wrn_16_2-wsl.flags`. The defaults are the paper's recipe, 240
-epochs. Paper, WRN-40-2 to WRN-16-2: labels 73.26, KD 74.92, WSL 75.78 (teacher 75.61).
+or from a file of settings, `--flagfile=train/flags/wrn_40_2-wrn_16_2-wsl.flags`. The defaults are the paper's recipe,
+240 epochs. Paper, WRN-40-2 to WRN-16-2: labels 73.26, KD 74.92, WSL 75.78 (teacher 75.61).
 """
 
 import sys

@@ -37,8 +37,8 @@ def open_run(out, settings, *, resume):
         there = path.read_text().splitlines()
         if differing := sorted(set(there) ^ set(lines)):
             raise ValueError(
-                f"--out={out} holds another run; these settings differ: {' '.join(differing)}. Choose another --out, or "
-                f"repeat that run with --flagfile={path}."
+                f"--out={out} holds another run; these settings differ: {' '.join(differing)}. Choose another --out, "
+                f"or go on with that run: --flagfile={path} --resume."
             )
         if not resume:
             raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")

@@ -13,11 +13,11 @@ import time
 import keras
 import numpy as np
 import pytest
+
 import recipes
 import record
 import settings
 import trainer
-
 from keras_wsl import callbacks, data, models
 
 TRAIN = pathlib.Path(trainer.__file__).parent

@@ -1,0 +1,55 @@
+"""What the README shows works: its names, its flags, its loss, its commands."""
+
+import pathlib
+import re
+
+import keras
+import numpy as np
+
+import keras_wsl
+import settings
+from tests.common import hard_loss
+
+ROOT = pathlib.Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def test_names_exist():
+    names = set(re.findall(r"keras_wsl((?:\.\w+)+)", README))
+    assert {".losses.WSL", ".Distiller", ".export.saved_model"} <= names
+    for name in names:
+        found = keras_wsl
+        for part in name.strip(".").split("."):
+            found = getattr(found, part)
+
+
+def test_its_own_loss_trains():
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Hint" in block]
+    scope = {"keras": keras, "keras_wsl": keras_wsl}
+    exec(code, scope)
+    teacher, student = (keras_wsl.models.build(name, 3, input_shape=(8, 8, 3)) for name in ("wrn_16_2", "wrn_16_1"))
+    hint = scope["Hint"](weight=2.0)
+    distiller = keras_wsl.Distiller(teacher, student, [hint, "wsl"])
+    distiller.compile(keras_wsl.optimizers.SGD(0.01), hard_loss())
+    before = keras.ops.convert_to_numpy(hint.regressor.kernel)
+    images = np.random.default_rng(0).normal(size=(8, 8, 8, 3)).astype("float32")
+    history = distiller.fit(images, np.arange(8) % 3, verbose=0).history
+    assert {"hint", "wsl", "distillation_loss"} <= set(history)
+    assert np.abs(keras.ops.convert_to_numpy(hint.regressor.kernel) - before).max() > 0
+
+
+def test_flags_and_files_exist():
+    from absl import flags
+
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    known = {*values, "data_dir", "download", "flagfile", "help", "logdir"}
+    assert set(re.findall(r"--(\w+)", README)) <= known
+    for path in re.findall(r"(train/[\w/.-]+\.(?:py|flags|png|md))", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_commands_are_targets():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"make ([a-z-]+) ", README):
+        assert f"\n{target}:" in makefile, target

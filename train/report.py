@@ -1,0 +1,90 @@
+"""Makes the rows, the table and the picture of `train/results` from folders of finished runs.
+
+    python train/report.py --name=cifar100_cpu runs/labels runs/kd runs/wsl
+
+writes `NAME.csv` (a row a run), `NAME_epochs.csv` (a row an epoch), `NAME.md` and `NAME.png`.
+"""
+
+import json
+import pathlib
+import sys
+
+from absl import app, flags
+
+import curves
+import record
+
+COLUMNS = (
+    "run",
+    "student",
+    "teacher",
+    "method",
+    "seed",
+    "epochs",
+    "train_examples",
+    "last_accuracy",
+    "best_accuracy",
+    "best_epoch",
+    "teacher_accuracy",
+    "regularization_samples",
+    "regularization_share",
+    "wsl_weight_mean",
+    "probe_regularization_share",
+    "seconds",
+    "device",
+    "backend",
+    "commit",
+    "flags",
+)
+SHOWN = COLUMNS[:6] + COLUMNS[7:13] + ("seconds",)
+
+
+def read(folder):
+    """A run's row and its epochs.
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+    """
+    folder = pathlib.Path(folder)
+    path = folder / "result.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
+    result = json.loads(path.read_text())
+    found = {**result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(result["settings"])}
+    return {column: found.get(column) for column in COLUMNS}, record.read_csv(folder / "epochs.csv")
+
+
+def markdown(rows, columns=SHOWN):
+    """The rows as a table."""
+
+    def cell(value):
+        if isinstance(value, float):
+            return f"{value:.4f}" if abs(value) <= 1 else f"{value:.0f}"
+        return "" if value is None else str(value)
+
+    lines = [columns, ["---"] * len(columns), *([cell(row[column]) for column in columns] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def main(argv):
+    """Writes the four files; an error of the user's is one line, and exit status 2."""
+    name, folder = flags.FLAGS.name, pathlib.Path(flags.FLAGS.results)
+    try:
+        runs = {pathlib.Path(path).name: read(path) for path in argv[1:]}
+    except FileNotFoundError as error:
+        print(error, file=sys.stderr)
+        return 2
+    rows = [row for row, _ in runs.values()]
+    record.write_csv(folder / f"{name}.csv", rows)
+    histories = {run: history for run, (_, history) in runs.items()}
+    epochs = [{"run": run, **row, "epoch": int(row["epoch"])} for run, history in histories.items() for row in history]
+    record.write_csv(folder / f"{name}_epochs.csv", epochs)
+    record.write_text(folder / f"{name}.md", markdown(rows))
+    curves.plot(histories, folder / f"{name}.png", name)
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("name", None, "Name of the files.", required=True)
+    flags.DEFINE_string("results", str(pathlib.Path(__file__).parent / "results"), "Folder of the files.")
+    app.run(main)
