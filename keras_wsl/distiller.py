@@ -69,8 +69,8 @@ class Distiller(step(), keras.Model):
         name="distiller",
     ):
         _check_network("student", student)
-        # The student's policy decides whether Keras scales the loss for float16.
-        super().__init__(name=name, dtype=student.dtype_policy)
+        # Keras scales the loss by the policy here. What the inputs are cast to is for the student's layers to say.
+        super().__init__(name=name, dtype=_policy(student), autocast=False)
         if not isinstance(student_loss_weight, (int, float)) or not 0 <= student_loss_weight < float("inf"):
             raise ValueError(
                 f"`student_loss_weight` must be a number that is not negative. Received: {student_loss_weight!r}."
@@ -84,6 +84,7 @@ class Distiller(step(), keras.Model):
         self.temperature = next((loss.temperature for loss in self.distillation_losses if loss.temperature), 1.0)
         self._means = {name: keras.metrics.Mean(name=name) for name in self._names()}
         self._count = _Count(name=COUNTS[0])
+        self._same_classes = True
         self._evaluating = False
         self._student_endpoints = Endpoints(
             student, {name for loss in self.distillation_losses for name in loss.student_endpoints}
@@ -247,7 +248,7 @@ class Distiller(step(), keras.Model):
     def get_metrics_result(self):
         """The logs: in evaluation without the terms of the training."""
         hidden = {COUNTS[0], *self._means} if self._evaluating else set()
-        if not self.distillation_losses or not self.__dict__.get("_same_classes", True):
+        if not self.distillation_losses or not self._same_classes:
             hidden |= set(COUNTS)
         return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
@@ -367,6 +368,12 @@ def _example_weights(sample_weight):
     if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
         raise ValueError(f"`sample_weight` must be one number an example. Received shape: {sample_weight.shape}.")
     return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+
+
+def _policy(model):
+    """The policy of a model, or of its layers where one computes in float16, whose gradients need a scaled loss."""
+    layers = (layer.dtype_policy for layer in model._flatten_layers())
+    return next((policy for policy in layers if policy.name == "mixed_float16"), model.dtype_policy)
 
 
 def _check_network(role, model):

@@ -94,6 +94,11 @@ def _check(settings):
         )
     if not distils and (settings.teacher or settings.teacher_weights):
         raise ValueError("--method=none learns from labels alone: leave --teacher and --teacher_weights out.")
+    if settings.strategy != "none" and settings.steps_per_execution > 1:
+        raise ValueError(
+            f"--steps_per_execution={settings.steps_per_execution} fails in Keras under a strategy. Use 1 with "
+            f"--strategy={settings.strategy}."
+        )
 
 
 def _be_deterministic():

@@ -190,6 +190,21 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     assert not (tmp_path / "run" / "student.keras").exists()
 
 
+@pytest.mark.tensorflow
+def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
+    changes = {"precision": "mixed_float16", "strategy": "mirrored"}
+    wanted = _taught(teacher, **changes)
+    result = trainer.run(wanted, _splits(), tmp_path / "mixed", verbose=0)
+    student = keras.saving.load_model(tmp_path / "mixed" / "student.keras", compile=False)
+    assert {layer.compute_dtype for layer in student.layers} == {"float16", "float32"}
+    plain = record.read_csv(wsl[0] / "epochs.csv")[0]
+    assert record.read_csv(tmp_path / "mixed" / "epochs.csv")[0]["loss"] == pytest.approx(plain["loss"], rel=0.05)
+    assert 0 <= result["test_accuracy"] <= 1
+    trainer.run(_taught(teacher, steps_per_execution=3, backup_steps=0), _splits(), tmp_path / "steps", verbose=0)
+    for one, other in zip(_weights(wsl[0] / "student.keras"), _weights(tmp_path / "steps" / "student.keras")):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
 def _identity(teacher):
     from keras_wsl.files import sha256
 
@@ -206,6 +221,7 @@ def _identity(teacher):
         ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|resnet8"),
         ({"method": "kd", "teacher": "resnet8", "teacher_weights": "absent.keras"}, "absent.keras"),
         ({"strategy": "magic"}, "no strategy 'magic'"),
+        ({"strategy": "mirrored", "steps_per_execution": 2}, "--steps_per_execution=2 fails in Keras"),
         ({"train_limit": 1000}, "1000 of 90"),
         ({"temperature": 0.0, "method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER"}, "positive number"),
     ],
