@@ -1,8 +1,8 @@
 """Defects K1 to K23 of `keras.distillation.Distiller`: ours has none, and most tests show that Keras's still does.
 
-A test that fails where it asks Keras's class says that Keras has mended it. All apply. Of K21 one part is not here: that a
-recorded teacher costs memory when eager, which no small test can see. K22 is no defect but narrow: what it refuses,
-ours allows where a loss has a meaning for it, and refuses where not.
+A test that fails where it asks Keras's class says that Keras has mended it. All apply. Of K21 one part is not here:
+that a recorded teacher costs memory when eager, which no small test can see. K22 is no defect but narrow: what it
+refuses, ours allows where a loss has a meaning for it, and refuses where not.
 """
 
 import functools
@@ -17,10 +17,12 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
+from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from keras_wsl import Distiller, export, losses
 from tests.common import arrays, examples, hard_loss, network
 
+BACKEND = keras.backend.backend()
 KerasDistiller = keras.distillation.Distiller
 LogitsDistillation = functools.partial(keras.distillation.LogitsDistillation, loss=keras.losses.KLDivergence())
 
@@ -48,7 +50,8 @@ class Counted(keras.layers.Layer):
         self.calls = []
 
     def call(self, inputs, training=False):
-        self.calls.append(bool(training))
+        if not in_symbolic_scope():  # Keras looks for shapes, and computes nothing.
+            self.calls.append(bool(training))
         return inputs
 
 
@@ -93,8 +96,8 @@ def counted(name):
 
 
 def compiled(distiller, learning_rate=0.0, **settings):
-    if isinstance(distiller, KerasDistiller):
-        settings.setdefault("run_eagerly", True)  # Its defects do not depend on it, and nothing is traced.
+    """Compiled with plain SGD; eagerly on TensorFlow, where a graph takes seconds. `test_saving` trains in graphs."""
+    settings.setdefault("run_eagerly", BACKEND == "tensorflow")
     distiller.compile(keras.optimizers.SGD(learning_rate), hard_loss(), **settings)
     return distiller
 
@@ -329,7 +332,7 @@ def test_k07_load_and_continue(tmp_path):
         np.testing.assert_array_equal(mine, other)
 
     _, loaded = begin(KerasDistiller, LogitsDistillation())
-    with pytest.raises(AttributeError, match="_student_loss"):
+    with pytest.raises(AttributeError, match=r"_student_loss|no attribute 'optimizer'"):
         loaded.fit(x, y, verbose=0)
 
 
@@ -361,6 +364,8 @@ def test_k08_backup_and_restore(tmp_path):
     for mine, other in zip(arrays(whole.student), arrays(resumed.student), strict=True):
         np.testing.assert_array_equal(mine, other)
 
+    if BACKEND != "tensorflow":  # There Keras builds any model before its callbacks begin.
+        return
     with pytest.raises(ValueError, match="must be built before"):
         make(KerasDistiller, [LogitsDistillation()]).fit(
             x, y, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "theirs")], **fit
@@ -450,7 +455,7 @@ def test_k12_weights_beyond_one():
     for bad in (-1.0, float("inf"), float("nan"), "1"):
         with pytest.raises(ValueError, match="student_loss_weight"):
             Distiller(teacher, student, losses.KD(), student_loss_weight=bad)
-    with pytest.raises(ValueError, match="between 0.0 and 1.0"):
+    with pytest.raises(ValueError, match=r"between 0\.0 and 1\.0"):
         KerasDistiller(teacher, student, LogitsDistillation(), student_loss_weight=3.0)
 
 
@@ -488,7 +493,7 @@ def test_k14_k15_adapter_between_different_widths_is_trained():
     assert len(theirs.trainable_variables) == len(student.trainable_variables)
     theirs = keras.distillation.FeatureDistillation("cosine_similarity", **names)
     with pytest.raises((ValueError, TypeError, RuntimeError)):
-        compiled(KerasDistiller(teacher, student, theirs)).fit(x, y, verbose=0)
+        compiled(KerasDistiller(teacher, student, theirs), run_eagerly=False).fit(x, y, verbose=0)
 
 
 def nested(name):
@@ -515,7 +520,7 @@ def test_k16_endpoints_at_any_depth(make):
     np.testing.assert_allclose(ops.convert_to_numpy(recorded["hidden"]), ops.convert_to_numpy(layer(x)), atol=1e-6)
     np.testing.assert_allclose(ops.convert_to_numpy(recorded["logits"]), logits(teacher, x), atol=1e-6)
     if make is not network:
-        with pytest.raises(ValueError, match="No such layer|appear to be subclassed"):
+        with pytest.raises(ValueError, match=r"No such layer|appear to be subclassed"):
             KerasDistiller(teacher, student, keras_features())
 
 
@@ -601,6 +606,8 @@ def test_k19_means_are_over_examples():
 def test_k20_losses_of_probabilities_are_refused(loss):
     """Keras's takes the logits for probabilities where its docstring's example is followed; ours refuses."""
     x, y = examples(8)
+    if "sparse" not in str(getattr(loss, "name", loss)):
+        y = np.eye(5, dtype="float32")[y]
     distiller = Distiller(network("teacher"), network("student"), losses.WSL())
     distiller.compile("sgd", loss)
     before = arrays(distiller)
@@ -682,9 +689,9 @@ def test_k22_different_structures_of_outputs():
 def test_k22_inputs_that_do_not_fit_are_refused():
     """A teacher of other inputs is refused before the student is trained a step."""
     x, y = examples(16)
-    student = network("student")
+    student = plain("student")
     before = arrays(student)
-    with pytest.raises(ValueError, match="(?s)(?i)(shape|dimension|axis)"):
+    with pytest.raises(ValueError, match=r"(?i)incompatible|shape"):
         compiled(Distiller(network("teacher", inputs=9), student, losses.WSL()), 0.1).fit(x, y, verbose=0)
     assert not changed(before, arrays(student))
 

@@ -61,8 +61,9 @@ def test_dir_hides_the_teacher():
     """Saving walks `dir`: what is not in it is not in a file."""
     distiller = made()
     assert distiller.teacher.name == "teacher" and "teacher" not in dir(distiller)
-    walked = [name for name, _ in keras.src.saving.saving_lib._walk_saveable(distiller)]
-    assert "distillation_losses" in walked and not [name for name in walked if "teacher" in name]
+    walked = dict(keras.src.saving.saving_lib._walk_saveable(distiller))
+    assert walked["student"] is distiller.student
+    assert not [name for name, value in walked.items() if value is distiller.teacher]
 
 
 def test_setattr_registers_no_teacher():
@@ -78,7 +79,6 @@ def test_setattr_registers_no_teacher():
 
 def test_teacher_is_state_of_the_step():
     """A compiled step reads the teacher's weights anew: as constants of it, on JAX, a change would go unseen."""
-    of_teacher = {id(variable) for variable in made().teacher.variables}
     distiller = made(distillation_losses=[losses.KD(name="soft")])
     of_teacher = {id(variable) for variable in distiller.teacher.variables}
     assert of_teacher <= {id(variable) for variable in distiller.non_trainable_variables}
@@ -86,7 +86,7 @@ def test_teacher_is_state_of_the_step():
 
     def zero():
         for variable in distiller.teacher.get_layer("logits").variables:
-            variable.assign(ops.zeros_like(variable))
+            variable.assign(np.zeros(variable.shape))
 
     values = fit(distiller, epochs=3, callbacks=[AtEpoch(2, zero)])["soft"]
     assert values[0] == pytest.approx(values[1], rel=1e-5) and values[2] != pytest.approx(values[1], rel=1e-2)
@@ -96,9 +96,8 @@ def test_teacher_is_state_of_the_step():
 def test_shared_variables_are_state_once():
     """A teacher that shares variables with the student: JAX refuses to donate a buffer twice."""
     student = plain("student")
-    teacher = keras.Sequential(
-        [keras.Input((6,)), student.layers[0], keras.layers.Dense(5, name="own")], name="teacher"
-    )
+    layers = [keras.Input((6,)), student.get_layer("hidden"), keras.layers.Dense(5, name="own")]
+    teacher = keras.Sequential(layers, name="teacher")
     distiller = compiled(Distiller(teacher, student, losses.WSL()), 0.1)
     x, y = examples(16)
     distiller.fit(x, y, verbose=0)
@@ -220,6 +219,7 @@ def test_continued_from_a_file_to_the_same_bits(ending, tmp_path):
     else:
         distiller.save_weights(path)
         loaded = made(distiller.teacher, seed=7)
+        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
         loaded.load_weights(path)
     assert_same(distiller.optimizer, loaded.optimizer)
     assert fit(whole) == fit(loaded)
@@ -270,17 +270,17 @@ def test_checkpoints_hold_no_teacher(ending, tmp_path):
 
 # Ways to run a step.
 
-WAYS = [{"steps_per_execution": 4}, {"run_eagerly": True}]
-if BACKEND != "torch":  # There it is torch.compile, which needs a C++ compiler and minutes.
-    WAYS.append({"jit_compile": True})
+WAYS = [{"run_eagerly": True}]
+if BACKEND != "torch":  # Keras has one step an execution there, and its XLA is torch.compile, which takes minutes.
+    WAYS += [{"steps_per_execution": 4}, {"jit_compile": True}]
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(way)))
 def test_ways_to_run_a_step_agree(way):
     """However Keras runs the steps, the same weights come out, and the same logs."""
     expected, distiller = made(), made(**way)
-    history = fit(expected, count=36)
-    for name, values in fit(distiller, count=36).items():
+    history = fit(expected, count=40)
+    for name, values in fit(distiller, count=40).items():
         np.testing.assert_allclose(values, history[name], rtol=1e-4, atol=1e-6, err_msg=name)
     assert_same(expected, distiller, atol=1e-5)
 
@@ -315,7 +315,7 @@ def test_forms_of_labels_agree():
 
 @pytest.mark.parametrize("label", [5, -1])
 def test_labels_out_of_range(label):
-    """A label that no class has stops TensorFlow, and is a loss of NaN, or an error, elsewhere: never a number."""
+    """A label that no class has stops TensorFlow and Torch, and is a loss of NaN on JAX: never a number."""
     x, y = examples(8)
     y[3] = label
     distiller = made()
@@ -325,7 +325,10 @@ def test_labels_out_of_range(label):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"Labels must be in \[0, 5\)"):
             distiller.fit(x, y, verbose=0)
         return
-    with pytest.raises(NonFiniteLoss, match="student_loss"):
+    error, message = {"jax": (NonFiniteLoss, "student_loss"), "torch": (IndexError, f"{label} is out of bounds")}[
+        BACKEND
+    ]
+    with pytest.raises(error, match=message):
         distiller.fit(x, y, verbose=0, callbacks=[FiniteLoss(every=1)])
 
 
@@ -367,7 +370,17 @@ def test_sample_weights_of_a_wrong_shape(shape):
 
 
 def _softmax_layer(name):
-    return keras.Sequential([*network(name).layers, keras.layers.Softmax()], name=name)
+    return keras.Sequential([keras.Input((6,)), *network(name).layers, keras.layers.Softmax()], name=name)
+
+
+def _functional(name):
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, keras.layers.Dense(5, "softmax")(inputs), name=name)
+
+
+def _nested(name):
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, _functional("inner")(inputs), name=name)
 
 
 @pytest.mark.parametrize(
@@ -376,6 +389,8 @@ def _softmax_layer(name):
         ("teacher", functools.partial(network, activation="softmax")),
         ("student", functools.partial(network, activation="sigmoid")),
         ("teacher", _softmax_layer),
+        ("teacher", _functional),
+        ("student", _nested),
     ],
 )
 def test_networks_of_probabilities_are_refused(role, make):
@@ -410,9 +425,7 @@ def test_unknown_endpoints_are_refused():
     class Elsewhere(losses.DistillationLoss):
         student_endpoints = ("block3",)
 
-    with pytest.raises(
-        ValueError, match=r"student has no layer named 'block3'.*\['hidden', 'logits', 'norm', 'relu'\]"
-    ):
+    with pytest.raises(ValueError, match=r"student has no layer named 'block3'.*'hidden',.*'logits', 'norm', 'relu'"):
         Distiller(network("teacher"), network("student"), Elsewhere())
     Elsewhere.student_endpoints, Elsewhere.teacher_endpoints = (), ("block4",)
     with pytest.raises(ValueError, match=r"teacher has no layer named 'block4'.*'hidden'"):

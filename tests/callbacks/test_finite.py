@@ -5,15 +5,23 @@ import numpy as np
 import pytest
 
 from keras_wsl.callbacks import Backup, FiniteLoss, NonFiniteLoss
-from tests.callbacks.backup_child import STEPS, batch, batches, build_model
+from tests.callbacks.backup_child import STEPS, arrays, batch, batches, build_model
 
 
 def poisoned(epoch, step, value=np.nan):
-    """Endless batches, of which one has an image with a value that is not finite."""
-    for i, (images, labels) in enumerate(batches((0, 0))):
-        if i == epoch * STEPS + step:
-            images[0] = value
-        yield images, labels
+    """Batches, of which one has an image with a value that is not finite."""
+    images, labels = (array.copy() for array in arrays(4))
+    images[epoch * STEPS + step, 0] = value
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensor_slices((images, labels)).repeat()
+    return iter_pairs(images, labels)
+
+
+def iter_pairs(*pairs):
+    """A generator, as Keras asks of endless data."""
+    yield from zip(*pairs)
 
 
 def fit(data, *callbacks, epochs=3, **settings):
