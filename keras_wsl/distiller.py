@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_wsl import losses, regularization, weighting
-from keras_wsl.endpoints import Endpoints, frozen, output_layer
+from keras_wsl.endpoints import Endpoints, frozen, output_layer, symbolic_inputs
 from keras_wsl.ops import labels_are_distributions, mean_over_positions
 from keras_wsl.trainers import step
 
@@ -131,6 +131,7 @@ class Distiller(step(), keras.Model):
             names = {name for loss in self.distillation_losses for name in loss.teacher_endpoints}
             endpoints = Endpoints(teacher, names)
             if self.distillation_losses:
+                _check_same_inputs(self.student, teacher)
                 student_shapes, teacher_shapes = self._student_endpoints.shapes(), endpoints.shapes()
                 for loss in self.distillation_losses:
                     if not loss.built:
@@ -174,11 +175,18 @@ class Distiller(step(), keras.Model):
             return {}
         return frozen(self._teacher_endpoints(), self.teacher, inputs, training=self.teacher_training)
 
-    def loss_rows(self, y, student, teacher, sample_weight=None):
+    def checked_labels(self, y, logits):
+        """The labels in `y`; where they are integers, int32 and checked as far as the backend can."""
+        labels = _labels(y)
+        if labels_are_distributions(labels, logits):
+            return labels
+        return self._check_labels(ops.cast(labels, "int32"), logits.shape[-1])
+
+    def loss_rows(self, labels, student, teacher, sample_weight=None):
         """Every term of the objective, example by example.
 
         Args:
-            y: Labels, as `fit` takes them.
+            labels: As `checked_labels` gives them.
             student: The student's endpoints.
             teacher: The teacher's endpoints.
             sample_weight: `None`, or floats, shape `(batch,)`.
@@ -186,8 +194,7 @@ class Distiller(step(), keras.Model):
         Returns:
             `(rows, total)`: a dict of the terms by their names in the logs, and their weighted sum, all `(batch,)`.
         """
-        labels = _labels(y)
-        rows = {"student_loss": self._hard_rows(labels, student["logits"])}
+        rows = {"student_loss": self.hard_rows(labels, student["logits"])}
         distillation = []
         for loss in self.distillation_losses:
             rows[loss.name] = loss(labels, student, teacher)
@@ -201,42 +208,40 @@ class Distiller(step(), keras.Model):
             rows, total = {name: weight * values for name, values in rows.items()}, weight * total
         return rows, total
 
-    def _hard_rows(self, labels, logits):
+    def hard_rows(self, labels, logits, sample_weight=None):
         """The compiled loss of each example, in float32: `(batch,)`. NaN where an integer label is out of range."""
         logits = ops.cast(logits, "float32")
-        in_range = True
-        if not labels_are_distributions(labels, logits):
-            labels = self._check_labels(ops.cast(labels, "int32"), logits.shape[-1])
-            in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
-        loss = keras.losses.get(self.loss)
+        loss = self._compiled_loss()
         values = loss.call(labels, logits) if isinstance(loss, keras.losses.Loss) else loss(labels, logits)
         if not len(values.shape):
             raise ValueError(f"The compiled loss {loss} gives one number for a batch. It must give one an example.")
-        return mean_over_positions(ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan")))
+        if not labels_are_distributions(labels, logits):
+            in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
+            values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
+        rows = mean_over_positions(values)
+        return rows if sample_weight is None else rows * _example_weights(sample_weight)
 
-    def update_trackers(self, y, student, teacher, rows):
+    def update_trackers(self, labels, student, teacher, rows):
         """Takes the rows of a step, and what it shows of regularization samples, into the epoch's means."""
         for name, values in rows.items():
             self._means[name].update_state(values)
         if not self.distillation_losses or not self._same_classes:
             return
         logits = [ops.cast(endpoints["logits"], "float32") for endpoints in (student, teacher)]
-        samples = ops.cast(regularization.mask(_labels(y), *logits, self.temperature), "float32")
+        samples = ops.cast(regularization.mask(labels, *logits, self.temperature), "float32")
         self._count.update_state(samples)
         self._means["regularization_share"].update_state(samples)
-        self._means["wsl_weight_mean"].update_state(weighting.wsl(_labels(y), *logits))
+        self._means["wsl_weight_mean"].update_state(weighting.wsl(labels, *logits))
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective, a scalar; where not training, the student's own loss and no teacher."""
+        labels = self.checked_labels(y, _logits(y_pred))
         penalty = sum(self.losses, ops.zeros(()))
         if not training:
-            rows = self._hard_rows(_labels(y), _logits(y_pred))
-            if sample_weight is not None:
-                rows = rows * _example_weights(sample_weight)
-            return ops.mean(rows) + penalty
+            return ops.mean(self.hard_rows(labels, _logits(y_pred), sample_weight)) + penalty
         teacher = self.teacher_outputs(x)
-        rows, total = self.loss_rows(y, y_pred, teacher, sample_weight)
-        self.update_trackers(y, y_pred, teacher, rows)
+        rows, total = self.loss_rows(labels, y_pred, teacher, sample_weight)
+        self.update_trackers(labels, y_pred, teacher, rows)
         return ops.mean(total) + penalty
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
@@ -274,22 +279,27 @@ class Distiller(step(), keras.Model):
         """Refuses what would fail inside the step, where Torch and JAX have changed state by then."""
         if self.teacher is None and self.distillation_losses:
             raise ValueError("The distiller has no teacher: files do not keep it. Set `distiller.teacher`, then fit.")
-        self._check_compiled_loss()
+        self._compiled_loss()
         return super().make_train_function(force=force)
 
     def make_test_function(self, force=False):
         """Refuses a compiled loss that expects probabilities."""
-        self._check_compiled_loss()
+        self._compiled_loss()
         return super().make_test_function(force=force)
 
-    def _check_compiled_loss(self):
-        loss = keras.losses.get(getattr(self, "loss", None) if self.compiled else None)
-        if not callable(loss) or isinstance(self.loss, (dict, list, tuple)):
+    def _compiled_loss(self):
+        """The compiled loss, a function or `keras.losses.Loss` of labels and logits.
+
+        Raises:
+            ValueError: If there is none, or several; it expects probabilities; or it is a sum over examples.
+        """
+        loss = self.loss if self.compiled and self._compile_loss else None
+        if loss is None or isinstance(loss, (dict, list, tuple)):
             raise ValueError(
                 "Compile the distiller with one loss of the labels, such as "
-                "keras.losses.SparseCategoricalCrossentropy(from_logits=True). "
-                f"Received: {getattr(self, 'loss', None)}."
+                f"keras.losses.SparseCategoricalCrossentropy(from_logits=True). Received: {loss}."
             )
+        loss = keras.losses.get(loss)
         if isinstance(loss, keras.losses.Loss):
             settings = loss.get_config()
             if loss.reduction == "sum":
@@ -302,6 +312,8 @@ class Distiller(step(), keras.Model):
                 f"The student gives logits, and the compiled loss {name!r} expects probabilities. Compile it with "
                 f"from_logits=True, such as keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
+        self._compile_loss.built = True  # Keras does not call it, and would look for its shapes at every fit.
+        return loss
 
     # Files.
 
@@ -368,6 +380,18 @@ def _example_weights(sample_weight):
     if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
         raise ValueError(f"`sample_weight` must be one number an example. Received shape: {sample_weight.shape}.")
     return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+
+
+def _check_same_inputs(student, teacher):
+    """Raises `ValueError` unless both networks can take the same inputs."""
+    shapes = [keras.tree.flatten(symbolic_inputs(model)) for model in (student, teacher)]
+    shapes = [[tuple(tensor.shape) for tensor in inputs] for inputs in shapes]
+    one, other = ([size for shape in inputs for size in (len(shape), *shape)] for inputs in shapes)
+    if len(one) != len(other) or any(a != b for a, b in zip(one, other) if a is not None and b is not None):
+        raise ValueError(
+            f"Student and teacher get the same inputs. Received: a student of inputs {shapes[0]} and a teacher of "
+            f"{shapes[1]}. Put the resizing or the cropping into one of the networks."
+        )
 
 
 def _policy(model):

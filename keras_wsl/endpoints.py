@@ -66,10 +66,7 @@ def symbolic_inputs(model):
     Raises:
         ValueError: If the model is not built.
     """
-    try:
-        inputs = model.input
-    except (AttributeError, ValueError):
-        inputs = None
+    inputs = _graph(model, "input")
     if inputs is not None:
         return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), inputs)
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
@@ -80,16 +77,24 @@ def symbolic_inputs(model):
 
 def output_layer(model):
     """The layer that gives the model's logits, looked up through nested models; `None` if the graph is not known."""
-    try:
-        output = model.output
-    except (AttributeError, ValueError):
-        return None
+    output = _graph(model, "output")
     if isinstance(output, dict):
         output = output.get("logits")
     if not isinstance(output, keras.KerasTensor):
         return None
     layer = output._keras_history.operation
     return (output_layer(layer) or layer) if isinstance(layer, keras.Model) else layer
+
+
+def _graph(model, end):
+    """The symbolic `"input"` or `"output"` of a model; `None` if its graph is not known."""
+    if isinstance(model, keras.Sequential):
+        tensors = getattr(model, f"{end}s") if model.built else None  # It has no `output`.
+        return tensors[0] if tensors else None
+    try:
+        return getattr(model, end)
+    except (AttributeError, ValueError):
+        return None
 
 
 def frozen(call, model, inputs, training=False):

@@ -54,9 +54,7 @@ def test_feature_distillation_is_called_as_it_is():
     features = [keras.ops.convert_to_numpy(model.get_layer("hidden")(x)) for model in (student, teacher)]
     history = distiller.fit(x, y, batch_size=16, verbose=0).history
     np.testing.assert_allclose(history["feature_distillation"][0], np.mean((features[0] - features[1]) ** 2), rtol=1e-5)
-    twin = keras.saving.deserialize_keras_object(
-        keras.saving.serialize_keras_object(distiller.distillation_losses[0])
-    )
+    twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(distiller.distillation_losses[0]))
     assert twin.student_endpoints == ("hidden",)
 
 

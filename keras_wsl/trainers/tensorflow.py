@@ -10,7 +10,8 @@ class TensorFlowStep:
     $$L = \frac{\sum_{\text{replicas}} \sum_i \ell_i}{\sum_{\text{replicas}} n} + R$$
 
     Keras's own step takes the mean of the replicas' means, and weighs their logs by rows that it counts once: with
-    fewer rows on the last replica, neither is the batch's mean. $R$ are regularisers and `add_loss`.
+    fewer rows on the last replica, neither is the batch's mean. $R$ are regularisers, and what `add_loss` adds: of a
+    mean over a replica's rows, the mean over replicas.
     """
 
     def train_step(self, data):
@@ -20,7 +21,8 @@ class TensorFlowStep:
         replica = tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
             student = self(x, training=True)
-            rows, total = self.loss_rows(y, student, teacher, sample_weight)
+            labels = self.checked_labels(y, student["logits"])
+            rows, total = self.loss_rows(labels, student, teacher, sample_weight)
             examples = tf.cast(tf.shape(total)[0], "float32")
             if replica.num_replicas_in_sync > 1:
                 examples = replica.all_reduce("SUM", examples)
@@ -30,9 +32,17 @@ class TensorFlowStep:
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
-        self.update_trackers(y, student, teacher, rows)
+        self.update_trackers(labels, student, teacher, rows)
         self._loss_tracker.update_state(total + penalty)
         return self.compute_metrics(x, y, student, sample_weight)
+
+    def test_step(self, data):
+        """The student's loss and metrics on a batch; returns the logs."""
+        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        logits = self(x, training=False)
+        rows = self.hard_rows(self.checked_labels(y, logits), logits, sample_weight)
+        self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
+        return self.compute_metrics(x, y, logits, sample_weight)
 
     def _check_devices(self):
         """Raises `ValueError` if student and Distiller were made under different strategies."""
