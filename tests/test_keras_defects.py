@@ -691,7 +691,7 @@ def test_k22_inputs_that_do_not_fit_are_refused():
     x, y = examples(16)
     student = plain("student")
     before = arrays(student)
-    with pytest.raises(ValueError, match=r"(?i)incompatible|shape"):
+    with pytest.raises(ValueError, match="Student and teacher get the same inputs"):
         compiled(Distiller(network("teacher", inputs=9), student, losses.WSL()), 0.1).fit(x, y, verbose=0)
     assert not changed(before, arrays(student))
 
