@@ -70,7 +70,7 @@ class Backup(keras.callbacks.Callback):
         NonFiniteLoss: In `fit`: a trainable weight is NaN or infinite. Such a state is not saved.
     """
 
-    # Keras may then call on_train_batch_end from its own thread and need not wait for each step's logs.
+    # Keras may then call on_train_batch_end from its own threads and need not wait for each step's logs.
     async_safe = True
 
     def __init__(self, directory, steps_per_epoch, *, every=None, watch=(), keep=2, identity=None):
@@ -96,7 +96,7 @@ class Backup(keras.callbacks.Callback):
         self._found = self._newest()
         run = self._found or {"position": [0, 0], "history": [], "finished": False}
         self.position, self.history, self.finished = run["position"], run["history"], run["finished"]
-        self._logs, self._epoch, self._first_step, self._done = None, None, 0, 0
+        self._logs, self._epoch, self._first_step, self._ended = None, None, 0, []
 
     def on_train_begin(self, logs=None):
         """Refuses, before the first step, what could not be resumed."""
@@ -123,7 +123,7 @@ class Backup(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch, logs=None):
         """Restores or saves: every callback is done with the epoch before, and fit has reset the metrics."""
-        self._epoch, self._first_step, self._done = epoch, 0, 0
+        self._epoch, self._first_step, self._ended = epoch, 0, []
         if not self._found:
             self._save(epoch, 0)
             return
@@ -153,17 +153,18 @@ class Backup(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         """Counts the steps that were really taken."""
-        self._done = self._first_step + batch + 1
+        # Keras's threads call this out of order, and two at a time; an append is atomic.
+        self._ended.append(batch)
 
     def on_epoch_end(self, epoch, logs=None):
         """Keeps the logs, which the other callbacks still add to; they are read when all are done."""
         if self.model.stop_training is _CutShort:
             self.model.stop_training = False
-        if self._done >= self.steps_per_epoch:
+        if self._done() >= self.steps_per_epoch:
             self._logs = logs
         elif not self.model.stop_training:
             raise ValueError(
-                f"Backup: epoch {epoch} ended after step {self._done} of {self.steps_per_epoch}: the data ended. "
+                f"Backup: epoch {epoch} ended after step {self._done()} of {self.steps_per_epoch}: the data ended. "
                 "Endless data were expected, such as dataset.repeat()."
             )
 
@@ -173,7 +174,7 @@ class Backup(keras.callbacks.Callback):
         if self._found:
             self._restore(metrics=False)
             self._found = None
-        elif self._done >= self.steps_per_epoch:  # A stop inside an epoch is an interruption: the last backup stays.
+        elif self._done() >= self.steps_per_epoch:  # A stop inside an epoch is an interruption: the last backup stays.
             self._save(self._epoch + 1, 0, finished=bool(self.model.stop_training))
 
     def _save(self, epoch, step, *, finished=False):
@@ -273,6 +274,10 @@ class Backup(keras.callbacks.Callback):
             return step(iterator)
 
         model.train_function = build_then_step
+
+    def _done(self):
+        """Steps of this epoch that are done, those before a resume too."""
+        return self._first_step + max(self._ended, default=-1) + 1
 
     def _check_same(self, ours, theirs):
         pairs = [(a, b) for a, b in zip(theirs, ours) if not _same(a, b)]
