@@ -50,7 +50,8 @@ def read(folder):
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
     result = json.loads(path.read_text())
-    found = {**result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(result["settings"])}
+    settings = " ".join((folder / "run.flags").read_text().splitlines())
+    found = {**result, **result.get("last_epoch", {}), "run": folder.name, "flags": settings}
     return {column: found.get(column) for column in COLUMNS}, record.read_csv(folder / "epochs.csv")
 
 

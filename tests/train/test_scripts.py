@@ -16,6 +16,7 @@ import pytest
 
 import recipes
 import record
+import report
 import settings
 import trainer
 from keras_wsl import callbacks, data, models
@@ -252,6 +253,17 @@ def test_errors_of_the_command_are_one_line(tmp_path):
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No CIFAR-100 in") and "--download" in last
     assert not (tmp_path / "run").exists()
+
+
+def test_a_report_has_the_runs_rows(wsl, tmp_path):
+    out, result = wsl
+    row, history = report.read(out)
+    assert row["run"] == "wsl" and row["last_accuracy"] == result["last_accuracy"]
+    assert "--method=wsl" in row["flags"].split() and [epoch["epoch"] for epoch in history] == [1, 2]
+    table = report.markdown([row]).splitlines()
+    assert len(table) == 3 and f"{result['last_accuracy']:.4f}" in table[2]
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        report.read(tmp_path)
 
 
 def test_flags_are_the_settings():
