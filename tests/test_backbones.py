@@ -1,0 +1,59 @@
+"""Networks of keras-cv and keras-nlp are distilled as they are: nested models, dict inputs, endpoints by name."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import Distiller, Endpoints, losses
+from tests.common import arrays, hard_loss
+
+
+def _train(teacher, student, x, y):
+    before = arrays(teacher)
+    distiller = Distiller(teacher, student, losses.WSL())
+    distiller.compile(keras.optimizers.SGD(0.01), hard_loss())
+    history = distiller.fit(x, y, batch_size=4, verbose=0).history
+    assert np.isfinite(history["loss"]).all()
+    assert all(np.array_equal(one, other) for one, other in zip(before, arrays(teacher)))
+
+
+@pytest.mark.tensorflow  # keras-cv's image layers need TensorFlow.
+def test_keras_cv():
+    import keras_cv
+
+    def classifier(blocks):
+        backbone = keras_cv.models.ResNetBackbone(
+            stackwise_filters=[64, 128],
+            stackwise_blocks=blocks,
+            stackwise_strides=[1, 2],
+            include_rescaling=False,
+            input_shape=(32, 32, 3),
+            block_type="basic_block",
+        )
+        features = keras.layers.GlobalAveragePooling2D()(backbone.output)
+        return keras.Model(backbone.input, keras.layers.Dense(3)(features))
+
+    images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
+    _train(classifier([2, 2]), classifier([1, 1]), images, np.arange(8) % 3)
+
+
+@pytest.mark.tensorflow  # keras-nlp's tokenizers bring tensorflow-text.
+def test_keras_nlp():
+    import keras_nlp
+
+    def classifier(layers):
+        backbone = keras_nlp.models.BertBackbone(
+            vocabulary_size=50, num_layers=layers, num_heads=2, hidden_dim=8, intermediate_dim=16, max_sequence_length=6
+        )
+        return keras_nlp.models.BertClassifier(backbone, num_classes=3, preprocessor=None)
+
+    generator = np.random.default_rng(0)
+    x = {
+        "token_ids": generator.integers(0, 50, (8, 6)),
+        "padding_mask": np.ones((8, 6), "int32"),
+        "segment_ids": np.zeros((8, 6), "int32"),
+    }
+    teacher = classifier(2)
+    _train(teacher, classifier(1), x, np.arange(8) % 3)
+    recorded = Endpoints(teacher, ["transformer_layer_1"])(x)
+    assert tuple(recorded["transformer_layer_1"].shape) == (8, 6, 8)
