@@ -31,6 +31,15 @@ class AtEpoch(keras.callbacks.Callback):
             self.function()
 
 
+@pytest.fixture(autouse=True)
+def _xla_is_allowed():
+    """Undoes the determinism that tests of other files ask for: under it Keras turns `jit_compile` off."""
+    if BACKEND == "tensorflow":
+        from tensorflow.python.framework import config
+
+        config.disable_op_determinism()  # Only this private name does it.
+
+
 def made(teacher=None, seed=1, distillation_losses=None, momentum=0.9, **settings):
     """A Distiller with an adapter, batch normalization and momentum, the same at every call."""
     keras.utils.set_random_seed(seed)
