@@ -57,6 +57,10 @@ def run_all(out, seed=0, *, resume=False):
     return rows
 
 
+def _cell(value):
+    return f"{value:.4f}".removesuffix(".0000") if isinstance(value, float) else str(value)
+
+
 def main(argv):
     """Runs the four and prints the table; an error of the user's is one line, and exit status 2."""
     if argv[1:]:
@@ -68,10 +72,9 @@ def main(argv):
     except (ValueError, FileNotFoundError, callbacks.NonFiniteLoss) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    print()
-    for row in [dict(zip(COLUMNS, COLUMNS)), *rows]:
-        cells = [f"{value:.4f}" if isinstance(value, float) else str(value) for value in row.values()]
-        print("  ".join(cell.ljust(len(column)) for cell, column in zip(cells, COLUMNS)).rstrip())
+    table = [COLUMNS, *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*table)]
+    print("\n" + "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table))
     print(f"\nCurves: {out / 'curves.png'}. TensorBoard: tensorboard --logdir {out}")
     return 0
 
