@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 import zipfile
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_wsl.data import seeded
+from keras_wsl.files import write_atomically
 
 _FIELDS = ("images", "labels", "index", "classes", "mean", "std")
 
@@ -210,11 +210,7 @@ def _write(path, arrays):
     if path.suffix != ".npz":
         raise ValueError(f"{path} is not named .npz.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A run that ends in the middle leaves no half file under the final name.
-    temporary = path.with_suffix(".writing")
-    with open(temporary, "wb") as file:
-        np.savez(file, **arrays)
-    os.replace(temporary, path)
+    write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
 def _read(path, prefixes):
