@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_wsl import losses, regularization, weighting
-from keras_wsl.endpoints import Endpoints, frozen, output_layer, symbolic_inputs
+from keras_wsl.endpoints import Endpoints, frozen, mask_of, output_layer, symbolic_inputs
 from keras_wsl.ops import labels_are_distributions, mean_over_positions
 from keras_wsl.trainers import step
 
@@ -18,12 +18,12 @@ COUNTS = ("regularization_samples", "regularization_share", "wsl_weight_mean")
 class Distiller(step(), keras.Model):
     r"""A model that trains its student with the help of a teacher.
 
-    $$L = w_s \frac{1}{n} \sum_i \mathrm{CE}_i + \sum_k w_k \frac{1}{n} \sum_i \ell_{ki} + R$$
+    $$L = w_s \frac{1}{n} \sum_i \mathrm{CE}_i + r \sum_k w_k \frac{1}{n} \sum_i \ell_{ki} + R$$
 
     $\mathrm{CE}_i$ is the compiled `loss` of an example, $\ell_{ki}$ the `distillation_losses`, $w_s$ the
-    `student_loss_weight`, $w_k$ each loss's own `weight`, $R$ the student's regularisers and `add_loss`. Sample weights
-    and class weights multiply every term of an example. With WSL and the defaults: Zhou et al., ICLR 2021,
-    https://arxiv.org/abs/2102.00650.
+    `student_loss_weight`, $w_k$ each loss's own `weight`, $r$ the `ramp`, 1 unless `callbacks.WarmUp` moves it, $R$ the
+    student's regularisers and `add_loss`. Sample weights and class weights multiply every term of an example. With WSL
+    and the defaults: Zhou et al., ICLR 2021, https://arxiv.org/abs/2102.00650.
 
     ```python
     distiller = Distiller(teacher, student, losses.WSL(temperature=4.0, weight=2.25))
@@ -36,7 +36,13 @@ class Distiller(step(), keras.Model):
     checkpoint, `.keras` file or export. After `keras.saving.load_model`, set `distiller.teacher`, and `fit` goes on.
     `evaluate` and `predict` are the student's and run no teacher.
 
-    Labels are integers, or distributions (one-hot, smoothed, mixed), or a dict `{"labels": ..., "index": ...}`.
+    Of several teachers, a dict by name, each loss says to whom it listens: `KD(teacher="large")`, or to the mean of
+    their probabilities: `KD(teacher={"large": 2.0, "small": 1.0})`.
+
+    Labels are integers, or distributions (one-hot, smoothed, mixed), or a dict `{"labels": ..., "index": ...}` with
+    each example's number in its data set. Logits of a sequence have the shape `(batch, time, classes)`: an example's
+    loss is then the mean over its positions, but for those that a mask leaves out, Keras's own of the logits or
+    `"mask"` in that dict, `(batch, time)`.
 
     Logged beside `loss` and the compiled metrics, each a mean over the epoch's examples: `student_loss`; every
     distillation loss by its name, before its `weight`; `distillation_loss`, their weighted sum; `wsl_weight_mean`,
@@ -44,13 +50,18 @@ class Distiller(step(), keras.Model):
     on, at the temperature of the first loss that has one, else at 1.
 
     Args:
-        teacher: A built `keras.Model`; `None` for labels alone, or to be set later.
+        teacher: A built `keras.Model`, or a dict of several by name; `None` for labels alone, for losses that need
+            none, or to be set later.
         student: A built `keras.Model`.
         distillation_losses: One or a list of what `losses.get` takes: a `losses.DistillationLoss`, a name, a loss of
             `keras.distillation`.
         student_loss_weight: Float, $w_s$.
         teacher_training: Whether the teacher's batch normalization uses the statistics of the batch, as the reference
             scripts do. It changes none of its state either way.
+        student_inputs: What the student is given of a batch's inputs `x`: a key where `x` is a dict, or a function or
+            layer, such as a `keras.layers.Rescaling`; `x` itself by default. The student alone, and its export, expect
+            what this gives.
+        teacher_inputs: What a teacher is given, likewise; of several, a dict by their names.
         name: The model's name.
 
     Raises:
@@ -66,6 +77,8 @@ class Distiller(step(), keras.Model):
         *,
         student_loss_weight=1.0,
         teacher_training=False,
+        student_inputs=None,
+        teacher_inputs=None,
         name="distiller",
     ):
         _check_network("student", student)
@@ -81,10 +94,13 @@ class Distiller(step(), keras.Model):
         self.distillation_losses = [losses.get(loss) for loss in distillation_losses]
         self.student_loss_weight = float(student_loss_weight)
         self.teacher_training = bool(teacher_training)
+        self.student_inputs = student_inputs
+        self.teacher_inputs = teacher_inputs
         self.temperature = next((loss.temperature for loss in self.distillation_losses if loss.temperature), 1.0)
         self._means = {name: keras.metrics.Mean(name=name) for name in self._names()}
         self._count = _Count(name=COUNTS[0])
-        self._same_classes = True
+        self.ramp = self.add_weight(shape=(), initializer="ones", trainable=False, dtype="float32", name="ramp")
+        self._comparable = True  # Whether logits of student and teacher are of the same classes.
         self._evaluating = False
         self._student_endpoints = Endpoints(
             student, {name for loss in self.distillation_losses for name in loss.student_endpoints}
@@ -109,7 +125,7 @@ class Distiller(step(), keras.Model):
 
     @property
     def teacher(self):
-        """The model that teaches, or `None`."""
+        """The model that teaches, a dict of several by name, or `None`."""
         return self._teacher()
 
     def __setattr__(self, name, value):
@@ -122,37 +138,72 @@ class Distiller(step(), keras.Model):
         return [name for name in super().__dir__() if name != "teacher"]  # Saving walks `dir`.
 
     def _welcome(self, teacher):
-        """Takes `teacher` in, and builds the losses on the shapes of both networks' endpoints."""
-        endpoints = None
-        if teacher is not None:
-            _check_network("teacher", teacher)
-            if teacher is self.student:
+        """Takes the teacher in, or several, and builds the losses on the shapes of all networks' endpoints."""
+        teachers = teacher if isinstance(teacher, dict) else {} if teacher is None else {"teacher": teacher}
+        if isinstance(teacher, dict) and not teacher:
+            raise ValueError("`teacher` is an empty dict. Give at least one teacher by name, or None.")
+        for name, model in teachers.items():
+            _check_network(name, model)
+            if model is self.student:
                 raise ValueError("Teacher and student are one model. Clone it: a student needs weights of its own.")
-            names = {name for loss in self.distillation_losses for name in loss.teacher_endpoints}
-            endpoints = Endpoints(teacher, names)
-            if self.distillation_losses:
-                _check_same_inputs(self.student, teacher)
-                student_shapes, teacher_shapes = self._student_endpoints.shapes(), endpoints.shapes()
-                for loss in self.distillation_losses:
-                    if not loss.built:
-                        loss.build((None,), student_shapes, teacher_shapes)
-                        loss.built = True
-                self._same_classes = student_shapes["logits"][-1] == teacher_shapes["logits"][-1]
+        heard = [loss.shares(teachers) if teachers else {} for loss in self.distillation_losses]
+        endpoints = {}
+        for name, model in teachers.items():
+            wanted = [loss for loss, shares in zip(self.distillation_losses, heard) if name in shares]
+            if wanted or not self.distillation_losses:
+                endpoints[name] = Endpoints(model, {layer for loss in wanted for layer in loss.teacher_endpoints})
         # Closures: whatever Keras finds in an attribute, it tracks and saves.
         self.__dict__["_teacher"] = lambda: teacher
         self.__dict__["_teacher_endpoints"] = lambda: endpoints
         self.train_function = None  # A traced step keeps the teacher that it was traced with.
+        self._meet(teachers, heard)
         # Everything is built, if only from a file: optimizers and backups may look for the variables.
         self.built = self.student.built and all(loss.built for loss in self.distillation_losses)
 
+    def _meet(self, teachers, heard):
+        """Builds the losses, and shows them the networks to whom each listens."""
+        if not self.distillation_losses or not (teachers or self._teaches_itself()):
+            return
+        student_shapes = self._student_endpoints.shapes()
+        shapes = {name: endpoints.shapes() for name, endpoints in self._teacher_endpoints().items()}
+        for name in shapes:
+            if self.student_inputs is None and self._inputs_of(name) is None:
+                _check_same_inputs(self.student, teachers[name])
+        for loss, shares in zip(self.distillation_losses, heard):
+            ours = [shapes[name] for name in shares]
+            if any(other["logits"] != ours[0]["logits"] for other in ours):
+                raise ValueError(
+                    f"{loss.name} listens to teachers of different classes: "
+                    f"{ {name: shapes[name]['logits'][-1] for name in shares} }. Choose among them with `teacher`."
+                )
+            if not loss.built:
+                loss.build((None,), student_shapes, ours[0] if ours else {})
+                loss.built = True
+            if len(shares) == 1:
+                loss.meet(self.student, teachers[next(iter(shares))])
+        first = next(iter(heard[0]), None)
+        self._comparable = first is not None and student_shapes["logits"][-1] == shapes[first]["logits"][-1]
+
+    def _teaches_itself(self):
+        """Whether no loss needs a teacher."""
+        return not any(loss.needs_teacher for loss in self.distillation_losses)
+
+    def _inputs_of(self, teacher):
+        """What the teacher of that name is given of a batch's inputs: a key, a function, or `None` for all."""
+        inputs = self.teacher_inputs
+        return inputs.get(teacher) if isinstance(inputs, dict) else inputs
+
     @property
     def non_trainable_variables(self):
-        """The Distiller's own and the teacher's: on JAX they are the state of a step, all else a constant of it."""
-        own = super().non_trainable_variables
+        """The Distiller's own and the teachers': on JAX they are the state of a step, all else a constant of it."""
+        variables = super().non_trainable_variables
         if self.__dict__.get("_teacher") is None or self.teacher is None:
-            return own
+            return variables
         seen = {id(variable) for variable in self.variables}  # A buffer cannot be donated twice.
-        return own + [variable for variable in self.teacher.variables if id(variable) not in seen]
+        for model in self.teacher.values() if isinstance(self.teacher, dict) else [self.teacher]:
+            variables = variables + [variable for variable in model.variables if id(variable) not in seen]
+            seen |= {id(variable) for variable in model.variables}
+        return variables
 
     def _purge_model_variables(self, **kwargs):
         """JAX: keeps the values that Keras drops before it traces; an error there would lose both networks."""
@@ -164,51 +215,86 @@ class Distiller(step(), keras.Model):
 
     def call(self, inputs, training=False):
         """The student's logits; in training a dict of its endpoints."""
+        inputs = _selected(self.student_inputs, inputs)
         if training:
             return self._student_endpoints(inputs, training=True)
-        outputs = self.student(inputs, training=False)
-        return outputs["logits"] if isinstance(outputs, dict) else outputs
+        return _logits(self.student(inputs, training=False))
 
-    def teacher_outputs(self, inputs):
-        """The teacher's endpoints on `inputs`, as constants; empty where there is nothing to distil."""
+    def teacher_outputs(self, inputs, training=None):
+        """What the teachers' endpoints are on a batch's inputs, as constants.
+
+        Args:
+            inputs: The batch's inputs, before `teacher_inputs`.
+            training: Whether with the batch's statistics; `teacher_training` by default.
+
+        Returns:
+            Dict of endpoints; of several teachers a dict of their names to such; empty where nothing is distilled.
+        """
         if not self.distillation_losses:
             return {}
-        return frozen(self._teacher_endpoints(), self.teacher, inputs, training=self.teacher_training)
+        outputs = {
+            name: frozen(
+                endpoints,
+                endpoints.model,
+                _selected(self._inputs_of(name), inputs),
+                training=self.teacher_training if training is None else training,
+            )
+            for name, endpoints in self._teacher_endpoints().items()
+        }
+        return outputs if isinstance(self.teacher, dict) else outputs.get("teacher", {})
+
+    def heard_logits(self, teacher, temperature):
+        """The teachers' logits as the first loss hears them: of several, the mean of probabilities at a temperature.
+
+        Args:
+            teacher: What `teacher_outputs` gives.
+            temperature: Positive float.
+
+        Returns:
+            Floats, shape `(batch, classes)`.
+        """
+        return ops.cast(self.distillation_losses[0].heard(teacher, temperature)["logits"], "float32")
 
     def checked_labels(self, y, logits):
         """The labels in `y`; where they are integers, int32 and checked as far as the backend can."""
         labels = _labels(y)
         if labels_are_distributions(labels, logits):
             return labels
-        return self._check_labels(ops.cast(labels, "int32"), logits.shape[-1])
+        return self._check_range("Labels", ops.cast(labels, "int32"), logits.shape[-1])
 
-    def loss_rows(self, labels, student, teacher, sample_weight=None):
+    def loss_rows(self, y, labels, student, teacher, sample_weight=None):
         """Every term of the objective, example by example.
 
         Args:
+            y: A batch's targets, labels or a dict that has them.
             labels: As `checked_labels` gives them.
             student: The student's endpoints.
-            teacher: The teacher's endpoints.
+            teacher: What `teacher_outputs` gives.
             sample_weight: `None`, or floats, shape `(batch,)`.
 
         Returns:
             `(rows, total)`: a dict of the terms by their names in the logs, and their weighted sum, all `(batch,)`.
         """
-        rows = {"student_loss": self.hard_rows(labels, student["logits"])}
+        mask = self.position_mask(y, student["logits"])
+        rows = {"student_loss": self.hard_rows(labels, student["logits"], mask)}
         distillation = []
         for loss in self.distillation_losses:
-            rows[loss.name] = loss(labels, student, teacher)
+            settings = {"index": self._index(y, loss), "student_mask": {"logits": mask}, "training": True}
+            rows[loss.name] = loss(labels, student, teacher, **settings)
             distillation.append(loss.weight * rows[loss.name])
-        total = self.student_loss_weight * rows["student_loss"]
+        terms = []
+        if self.student_loss_weight:  # Without it, no gradient reaches a head that nothing else trains.
+            terms.append(self.student_loss_weight * rows["student_loss"])
         if distillation:
-            rows["distillation_loss"] = sum(distillation[1:], distillation[0])
-            total = total + rows["distillation_loss"]
+            rows["distillation_loss"] = self.ramp * sum(distillation[1:], distillation[0])
+            terms.append(rows["distillation_loss"])
+        total = sum(terms[1:], terms[0]) if terms else 0.0 * rows["student_loss"]
         if sample_weight is not None:
             weight = _example_weights(sample_weight)
             rows, total = {name: weight * values for name, values in rows.items()}, weight * total
         return rows, total
 
-    def hard_rows(self, labels, logits, sample_weight=None):
+    def hard_rows(self, labels, logits, mask=None, sample_weight=None):
         """The compiled loss of each example, in float32: `(batch,)`. NaN where an integer label is out of range."""
         logits = ops.cast(logits, "float32")
         loss = self._compiled_loss()
@@ -218,42 +304,73 @@ class Distiller(step(), keras.Model):
         if not labels_are_distributions(labels, logits):
             in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
             values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
-        rows = mean_over_positions(values)
+        rows = mean_over_positions(values, mask if len(values.shape) > 1 else None)
         return rows if sample_weight is None else rows * _example_weights(sample_weight)
 
-    def update_trackers(self, labels, student, teacher, rows):
+    def position_mask(self, y, logits):
+        """Which positions of a sequence count: of the targets, or Keras's own of the logits.
+
+        Args:
+            y: A batch's targets, labels or a dict that has them.
+            logits: Floats, shape `(batch, classes)` or `(batch, time, classes)`.
+
+        Returns:
+            `None`, or a mask of shape `(batch, time)`.
+        """
+        if len(logits.shape) < 3:
+            return None
+        mask = y.get("mask") if isinstance(y, dict) else None
+        return mask_of(logits) if mask is None else mask
+
+    def _index(self, y, loss):
+        """The examples' numbers in the targets, checked as far as the backend can; `None` where there are none."""
+        index = y.get("index") if isinstance(y, dict) else None
+        if index is None or not loss.needs_index:
+            return None
+        return self._check_range("The index of an example", ops.cast(ops.reshape(index, (-1,)), "int32"), loss.examples)
+
+    def update_trackers(self, y, labels, student, teacher, rows):
         """Takes the rows of a step, and what it shows of regularization samples, into the epoch's means."""
         for name, values in rows.items():
             self._means[name].update_state(values)
-        if not self.distillation_losses or not self._same_classes:
+        if not self.distillation_losses or not self._comparable:
             return
-        logits = [ops.cast(endpoints["logits"], "float32") for endpoints in (student, teacher)]
-        samples = ops.cast(regularization.mask(labels, *logits, self.temperature), "float32")
-        self._count.update_state(samples)
-        self._means["regularization_share"].update_state(samples)
-        self._means["wsl_weight_mean"].update_state(weighting.wsl(labels, *logits))
+        logits = ops.cast(student["logits"], "float32")
+        mask = self.position_mask(y, logits)  # Of a sequence, positions are counted.
+        counted = None if mask is None else ops.cast(mask, "float32")
+        softened, plain = (self.heard_logits(teacher, temperature) for temperature in (self.temperature, 1.0))
+        samples = ops.cast(regularization.mask(labels, logits, softened, self.temperature), "float32")
+        self._count.update_state(samples, counted)
+        self._means["regularization_share"].update_state(samples, counted)
+        self._means["wsl_weight_mean"].update_state(weighting.wsl(labels, logits, plain), counted)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective, a scalar; where not training, the student's own loss and no teacher."""
         labels = self.checked_labels(y, _logits(y_pred))
         penalty = sum(self.losses, ops.zeros(()))
         if not training:
-            return ops.mean(self.hard_rows(labels, _logits(y_pred), sample_weight)) + penalty
+            logits = _logits(y_pred)
+            return ops.mean(self.hard_rows(labels, logits, self.position_mask(y, logits), sample_weight)) + penalty
         teacher = self.teacher_outputs(x)
-        rows, total = self.loss_rows(labels, y_pred, teacher, sample_weight)
-        self.update_trackers(labels, y_pred, teacher, rows)
+        rows, total = self.loss_rows(y, labels, y_pred, teacher, sample_weight)
+        self.update_trackers(y, labels, y_pred, teacher, rows)
         return ops.mean(total) + penalty
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
-        """The compiled metrics, of labels and student's logits."""
-        return super().compute_metrics(x, _labels(y), _logits(y_pred), sample_weight)
+        """The compiled metrics, of labels and student's logits; weighted ones leave out masked positions."""
+        logits = _logits(y_pred)
+        mask = self.position_mask(y, logits)
+        if mask is not None:
+            weight = 1.0 if sample_weight is None else _example_weights(sample_weight)[:, None]
+            sample_weight = weight * ops.cast(mask, "float32")
+        return super().compute_metrics(x, _labels(y), logits, sample_weight)
 
     # Evaluation is the student's alone: its logs have no entries of the training.
 
     def get_metrics_result(self):
         """The logs: in evaluation without the terms of the training."""
         hidden = {COUNTS[0], *self._means} if self._evaluating else set()
-        if not self.distillation_losses or not self._same_classes:
+        if not self.distillation_losses or not self._comparable:
             hidden |= set(COUNTS)
         return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
@@ -277,7 +394,7 @@ class Distiller(step(), keras.Model):
 
     def make_train_function(self, force=False):
         """Refuses what would fail inside the step, where Torch and JAX have changed state by then."""
-        if self.teacher is None and self.distillation_losses:
+        if self.teacher is None and not self._teaches_itself():
             raise ValueError("The distiller has no teacher: files do not keep it. Set `distiller.teacher`, then fit.")
         self._compiled_loss()
         return super().make_train_function(force=force)
@@ -324,6 +441,8 @@ class Distiller(step(), keras.Model):
             "distillation_losses": [keras.saving.serialize_keras_object(loss) for loss in self.distillation_losses],
             "student_loss_weight": self.student_loss_weight,
             "teacher_training": self.teacher_training,
+            "student_inputs": keras.saving.serialize_keras_object(self.student_inputs),
+            "teacher_inputs": keras.saving.serialize_keras_object(self.teacher_inputs),
             "name": self.name,
         }
 
@@ -331,7 +450,7 @@ class Distiller(step(), keras.Model):
     def from_config(cls, config, custom_objects=None):
         """The Distiller that `get_config` describes; its teacher is to be set."""
         config = dict(config)
-        for key in ("student", "distillation_losses"):
+        for key in ("student", "distillation_losses", "student_inputs", "teacher_inputs"):
             config[key] = keras.saving.deserialize_keras_object(config[key], custom_objects=custom_objects)
         return cls(None, **config)
 
@@ -370,6 +489,13 @@ def _labels(y):
     return y["labels"] if isinstance(y, dict) else y
 
 
+def _selected(choice, inputs):
+    """What a network is given of a batch's inputs: one key's, or what a function makes of them."""
+    if choice is None:
+        return inputs
+    return inputs[choice] if isinstance(choice, str) else choice(inputs)
+
+
 def _logits(outputs):
     return outputs["logits"] if isinstance(outputs, dict) else outputs
 
@@ -390,7 +516,7 @@ def _check_same_inputs(student, teacher):
     if len(one) != len(other) or any(a != b for a, b in zip(one, other) if a is not None and b is not None):
         raise ValueError(
             f"Student and teacher get the same inputs. Received: a student of inputs {shapes[0]} and a teacher of "
-            f"{shapes[1]}. Put the resizing or the cropping into one of the networks."
+            f"{shapes[1]}. Say with `student_inputs` and `teacher_inputs` what each is given of them."
         )
 
 

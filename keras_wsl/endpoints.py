@@ -5,9 +5,11 @@ import functools
 import threading
 
 import keras
+from keras.src.backend.common.masking import get_keras_mask
 
 _recordings = threading.local()  # A strategy traces each replica in a thread of its own.
 _lock = threading.Lock()
+INPUT = ".input"
 
 
 class Endpoints:
@@ -19,7 +21,8 @@ class Endpoints:
 
     Args:
         model: A built `keras.Model`.
-        names: Layers' names, at any depth; `"backbone/block3"` where a name is not the only one.
+        names: Layers' names, at any depth; `"backbone/block3"` where a name is not the only one, and `"pooled.input"`
+            for what a layer is given.
 
     Raises:
         ValueError: If the model has no layer of a name, with those that it has, or several.
@@ -27,7 +30,7 @@ class Endpoints:
 
     def __init__(self, model, names=()):
         self.model = model
-        self.layers = {name: _find(model, name) for name in names if name != "logits"}
+        self.layers = {name: find(model, name.removesuffix(INPUT)) for name in names if name != "logits"}
 
     def __call__(self, inputs, training=False):
         """The endpoints of one forward pass.
@@ -140,7 +143,8 @@ def _tap(layer):
             result = call(*args, **kwargs)
             for taps, outputs in _recordings.__dict__.get("stack", ())[-1:]:
                 for name in taps.get(id(layer), ()):
-                    outputs[name].append(result)
+                    given = (*args, *kwargs.values())[0] if name.endswith(INPUT) else result
+                    outputs[name].append(given)
             return result
 
         tap.users = 0
@@ -156,8 +160,46 @@ def _untap(layer):
         object.__delattr__(layer, "call")
 
 
-def _find(model, path):
-    """The layer at `"backbone/block3"`, or the only one of that name at any depth."""
+def normalization_before(model, endpoint, name=None):
+    """The batch normalization whose output a layer gives, or adds to a shortcut.
+
+    Args:
+        model: A `keras.Model`.
+        endpoint: Name of the layer.
+        name: Name of the normalization, where it is known.
+
+    Raises:
+        ValueError: If there is none to be found from the layer.
+    """
+    layer = find(model, name or endpoint)
+    while not isinstance(layer, keras.layers.BatchNormalization):
+        node = layer._inbound_nodes[-1] if layer._inbound_nodes else None
+        before = node.arguments.keras_tensors if node else ()
+        # Of a sum, the first summand is the residual branch, here and in the networks of Keras.
+        layer = before[0]._keras_history.operation if before and (len(before) == 1 or _is_sum(layer)) else None
+        if layer is None or isinstance(layer, (keras.layers.Conv2D, keras.Model, keras.layers.InputLayer)):
+            raise ValueError(
+                f"{model.name} has no batch normalization just before {endpoint!r} that its graph shows. Name those of "
+                "all layers in `normalizations`."
+            )
+    return layer
+
+
+def mask_of(tensor):
+    """The mask that Keras keeps with a tensor, or `None`."""
+    return get_keras_mask(tensor)
+
+
+def _is_sum(layer):
+    return isinstance(layer, keras.layers.Add)
+
+
+def find(model, path):
+    """The layer at `"backbone/block3"`, or the only one of that name at any depth.
+
+    Raises:
+        ValueError: If there is none, with those that there are, or several.
+    """
     name, *rest = path.split("/")
     layers = [layer for layer in model._flatten_layers(include_self=False)]
     found = [layer for layer in layers if layer.name == name]
@@ -167,4 +209,4 @@ def _find(model, path):
             f"{model.name} has {number} named {name!r}. Expected the name of one layer, or a path such as "
             f"'backbone/{name}': {sorted({layer.name for layer in layers})}."
         )
-    return _find(found[0], "/".join(rest)) if rest else found[0]
+    return find(found[0], "/".join(rest)) if rest else found[0]

@@ -3,6 +3,9 @@
 Labels are integers `(...)` or distributions `(..., classes)`.
 """
 
+import math
+
+import numpy as np
 from keras import ops
 
 
@@ -63,9 +66,7 @@ def cross_entropy(labels, logits):
         return -expected_at_label(labels, ops.log_softmax(logits, axis=-1))
     # softplus(log sum_{c != y} exp(z_c - z_y)): as precise for a certain network, whose cross-entropy is a tiny
     # difference of large numbers in log_softmax. The ratio of two such is WSL's weight.
-    gaps = logits - expected_at_label(labels, logits)[..., None]
-    is_label = ops.equal(ops.arange(logits.shape[-1]), label_classes(labels, logits)[..., None])
-    return ops.softplus(ops.logsumexp(ops.where(is_label, -1e30, gaps), axis=-1))
+    return ops.softplus(-label_margin(labels, logits))
 
 
 def entropy(logits):
@@ -84,7 +85,152 @@ def kl_divergence(teacher_logits, student_logits):
         Nats, shape `(...)`.
     """
     log_p, log_q = ops.log_softmax(teacher_logits, axis=-1), ops.log_softmax(student_logits, axis=-1)
-    return ops.sum(ops.exp(log_p) * (log_p - log_q), axis=-1)
+    p, q, gap = ops.exp(log_p), ops.exp(log_q), log_p - log_q
+    # Both sums of terms are the divergence, for p and q each add up to 1. With q - p, small terms are squares of gaps,
+    # where the plain ones cancel: at high temperatures float32 has few digits of those.
+    near = ops.abs(gap) < 1
+    small = ops.where(near, gap, 0.0)  # `where` alone would leave an infinity in the gradient.
+    return ops.sum(ops.where(near, p * (small + ops.expm1(-small)), p * gap + (q - p)), axis=-1)
+
+
+def log_mean_softmax(logits, weights, temperature):
+    r"""Logits of an ensemble: $z = \tau \log \sum_k w_k \mathrm{softmax}(z_k / \tau)$.
+
+    So $\mathrm{softmax}(z / \tau)$ is the weighted mean of the members' softened probabilities.
+
+    Args:
+        logits: A list of floats $z_k$, each of shape `(..., classes)`.
+        weights: As many floats $w_k$, which add up to 1.
+        temperature: Positive float, $\tau$.
+
+    Returns:
+        Floats, shape `(..., classes)`.
+    """
+    members = [
+        ops.log_softmax(member / temperature, axis=-1) + math.log(weight) for member, weight in zip(logits, weights)
+    ]
+    return temperature * ops.logsumexp(ops.stack(members), axis=0)
+
+
+def label_margin(labels, logits):
+    r"""$m = z_y - \log \sum_{c \ne y} e^{z_c}$, of which $\mathrm{softmax}(z)_y = \mathrm{sigmoid}(m)$.
+
+    Args:
+        labels: Integers, shape `(...)`.
+        logits: Floats $z$, shape `(..., classes)`.
+
+    Returns:
+        Floats, shape `(...)`.
+    """
+    gaps = logits - expected_at_label(labels, logits)[..., None]
+    return -ops.logsumexp(without_label(labels, gaps), axis=-1)
+
+
+def without_label(labels, logits):
+    """`logits` with $-10^{30}$ at the label, so that no probability is left there: shape `(..., classes)`."""
+    is_label = ops.equal(ops.arange(logits.shape[-1]), label_classes(labels, logits)[..., None])
+    return ops.where(is_label, -1e30, logits)
+
+
+def binary_kl_divergence(teacher_margin, student_margin):
+    r"""$\mathrm{KL}$ of $[\sigma(m_t), 1 - \sigma(m_t)]$ against the student's likewise: nats, shape `(...)`."""
+    there = ops.log_sigmoid(teacher_margin) - ops.log_sigmoid(student_margin)
+    elsewhere = ops.log_sigmoid(-teacher_margin) - ops.log_sigmoid(-student_margin)
+    return ops.sigmoid(teacher_margin) * there + ops.sigmoid(-teacher_margin) * elsewhere
+
+
+def standardized(logits):
+    r"""$Z(z) = (z - \bar z) / (s + 10^{-7})$ of each row, with $s^2$ over $n - 1$: Sun et al., CVPR 2024.
+
+    https://arxiv.org/abs/2403.01427
+
+    Args:
+        logits: Floats, shape `(..., classes)`.
+
+    Returns:
+        Floats of the same shape.
+    """
+    centered = logits - ops.mean(logits, axis=-1, keepdims=True)
+    variance = ops.sum(centered**2, axis=-1, keepdims=True) / max(logits.shape[-1] - 1, 1)
+    return centered / (safe_sqrt(variance) + 1e-7)
+
+
+def safe_sqrt(x):
+    r"""$\sqrt{\max(x, 10^{-24})}$, whose gradient is 0 where `x` is 0, and not infinite."""
+    return ops.sqrt(ops.maximum(x, 1e-24))
+
+
+def l2_normalized(x, axis=-1):
+    r"""$x / \max(\lVert x \rVert_2, 10^{-12})$ along `axis`; 0 where `x` is 0."""
+    return x / safe_sqrt(ops.sum(x**2, axis=axis, keepdims=True))
+
+
+def correlation(a, b, axis, epsilon=1e-8):
+    """Pearson's correlation of `a` and `b` along `axis`, before the sum over it: floats of the same shape."""
+    a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
+    norms = [safe_sqrt(ops.sum(x**2, axis=axis, keepdims=True)) for x in (a, b)]
+    return a * b / (norms[0] * norms[1] + epsilon)
+
+
+def smooth_l1(difference):
+    r"""$d^2 / 2$ where $|d| < 1$, else $|d| - 1 / 2$: floats of the same shape."""
+    size = ops.abs(difference)
+    return ops.where(size < 1, 0.5 * size**2, size - 0.5)
+
+
+def adaptive_average_pool(maps, size):
+    r"""Means over `size` windows: $[\lfloor i H / h \rfloor, \lceil (i + 1) H / h \rceil)$ of each row $i < h$.
+
+    Windows overlap where the sizes do not divide, as in `torch.nn.AdaptiveAvgPool2d`.
+
+    Args:
+        maps: Floats, shape `(batch, height, width, channels)`, whose height and width are known.
+        size: `(height, width)` of the result, none of them larger.
+
+    Returns:
+        Floats, shape `(batch, *size, channels)`.
+    """
+    if tuple(maps.shape[1:3]) == tuple(size):
+        return maps
+    rows, columns = (_windows(old, new) for old, new in zip(maps.shape[1:3], size))
+    maps = ops.einsum("ih,nhwc->niwc", ops.cast(rows, maps.dtype), maps)
+    return ops.einsum("jw,niwc->nijc", ops.cast(columns, maps.dtype), maps)
+
+
+def _windows(old, new):
+    """The matrix that averages `old` values into `new`: float32, shape `(new, old)`."""
+    matrix = np.zeros((new, old), "float32")
+    for i in range(new):
+        start, stop = i * old // new, -(-(i + 1) * old // new)
+        matrix[i, start:stop] = 1 / (stop - start)
+    return matrix
+
+
+def pooled_alike(student_map, teacher_map):
+    """The two maps, the larger one pooled down to the smaller one's height and width: `(student, teacher)`."""
+    size = smaller_size(student_map.shape, teacher_map.shape)
+    return adaptive_average_pool(student_map, size), adaptive_average_pool(teacher_map, size)
+
+
+def smaller_size(student_shape, teacher_shape):
+    """`(height, width)` to which one of two maps is pooled.
+
+    Raises:
+        ValueError: If a size is not known, or each map is the larger one in another direction.
+    """
+    one, other = (tuple(shape[1:3]) for shape in (student_shape, teacher_shape))
+    if None in one + other:
+        raise ValueError(
+            f"Maps are compared place by place, which needs their sizes. Received: a student's of {one} and a "
+            f"teacher's of {other}. Build both networks with a fixed `input_shape`."
+        )
+    size = tuple(map(min, one, other))
+    if size not in (one, other):
+        raise ValueError(
+            f"Neither map can be pooled to the other's size. Received: a student's of {one} and a teacher's of "
+            f"{other}. Choose layers of which one is larger both ways, or resize in one of the networks."
+        )
+    return size
 
 
 def mean_over_positions(values, mask=None):

@@ -9,7 +9,6 @@ import numpy as np
 
 from keras_wsl import regularization, weighting
 from keras_wsl.callbacks.events import Events
-from keras_wsl.endpoints import Endpoints, frozen
 from keras_wsl.files import write_atomically
 from keras_wsl.ops import label_classes
 
@@ -47,7 +46,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         self.events = Events(log_dir)
         self.probe, self.temperature, self.batch_size = probe, temperature, batch_size
         self._rows = []
-        self._teacher = None
+        self._plain = self._softened = None
 
     def on_train_begin(self, logs=None):
         """Checks what it is to watch, asks the teacher once, and reads the rows of epochs before a resumed one."""
@@ -58,7 +57,7 @@ class RegularizationSamples(keras.callbacks.Callback):
                 "Distiller that has a teacher and a distillation loss."
             )
         if self.probe is not None:
-            self._teacher = self._logits(self._teacher_batch)
+            self._plain, self._softened = (self._logits(self._heard_at(value)) for value in (1.0, self._judged_at()))
             self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
         if self.path.exists():
             with open(self.path, newline="") as file:
@@ -87,10 +86,9 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def _probe_row(self, logs, step):
         student = self._logits(self._student_batch)
-        temperature = self.temperature or self.model.temperature
         to_numpy = keras.ops.convert_to_numpy
-        mask = to_numpy(regularization.mask(self._labels, student, self._teacher, temperature))
-        weights = to_numpy(weighting.wsl(self._labels, student, self._teacher))
+        mask = to_numpy(regularization.mask(self._labels, student, self._softened, self._judged_at()))
+        weights = to_numpy(weighting.wsl(self._labels, student, self._plain))
         classes = to_numpy(label_classes(self._labels, student))
         by_class = np.bincount(classes[mask], minlength=student.shape[-1])
         row = {
@@ -121,13 +119,20 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def _student_batch(self, inputs):
         # Not `predict`: on Torch its loader draws from the generator that shuffles the training.
-        outputs = self.model.student.predict_on_batch(inputs)
-        return outputs["logits"] if isinstance(outputs, dict) else outputs
+        return self.model.predict_on_batch(inputs)
 
-    def _teacher_batch(self, inputs):
-        teacher = self.model.teacher
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-        return keras.ops.convert_to_numpy(frozen(Endpoints(teacher), teacher, inputs)["logits"])
+    def _judged_at(self):
+        return self.temperature or self.model.temperature
+
+    def _heard_at(self, temperature):
+        """A function of inputs to the teacher's logits; of several, the mean of probabilities at a temperature."""
+
+        def forward(inputs):
+            inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+            outputs = self.model.teacher_outputs(inputs, training=False)
+            return keras.ops.convert_to_numpy(self.model.heard_logits(outputs, temperature))
+
+        return forward
 
     def _write(self):
         text = io.StringIO()

@@ -2,13 +2,63 @@
 
 import keras
 
-from keras_wsl.losses.base import DistillationLoss, SoftLabelLoss
+from keras_wsl.losses.base import DistillationLoss, FeatureLoss, RelationLoss, SoftLabelLoss
+from keras_wsl.losses.feature.ab import AB
+from keras_wsl.losses.feature.at import AT
+from keras_wsl.losses.feature.catkd import CATKD
+from keras_wsl.losses.feature.fitnet import FitNet
+from keras_wsl.losses.feature.fsp import FSP
+from keras_wsl.losses.feature.ft import FT, Paraphrase
+from keras_wsl.losses.feature.nst import NST
+from keras_wsl.losses.feature.overhaul import Overhaul
+from keras_wsl.losses.feature.pkd import PKD
+from keras_wsl.losses.feature.reviewkd import ReviewKD
+from keras_wsl.losses.feature.vid import VID
 from keras_wsl.losses.keras_distillation import KerasLoss, from_keras
+from keras_wsl.losses.logit.dist import DIST
+from keras_wsl.losses.logit.dkd import DKD
 from keras_wsl.losses.logit.kd import KD, soft_label_loss
+from keras_wsl.losses.logit.knowledge_adjustment import KnowledgeAdjustment
+from keras_wsl.losses.logit.lskd import LSKD
+from keras_wsl.losses.logit.masked_kd import MaskedKD
+from keras_wsl.losses.logit.mlkd import MLKD
+from keras_wsl.losses.logit.rld import RLD
+from keras_wsl.losses.logit.tf_kd import TfKD, TfKDReg
 from keras_wsl.losses.logit.wsl import WSL
+from keras_wsl.losses.relation.cc import CC
+from keras_wsl.losses.relation.crd import CRD
+from keras_wsl.losses.relation.pkt import PKT
+from keras_wsl.losses.relation.rkd import RKD
+from keras_wsl.losses.relation.sp import SP
 
 NAMES = {
+    "ab": AB,
+    "at": AT,
+    "catkd": CATKD,
+    "cc": CC,
+    "crd": CRD,
+    "dist": DIST,
+    "dkd": DKD,
+    "fitnet": FitNet,
+    "fsp": FSP,
+    "ft": FT,
     "kd": KD,
+    "knowledge_adjustment": KnowledgeAdjustment,
+    "lskd": LSKD,
+    "masked_kd": MaskedKD,
+    "mlkd": MLKD,
+    "nst": NST,
+    "overhaul": Overhaul,
+    "paraphrase": Paraphrase,
+    "pkd": PKD,
+    "pkt": PKT,
+    "reviewkd": ReviewKD,
+    "rkd": RKD,
+    "rld": RLD,
+    "sp": SP,
+    "tf_kd": TfKD,
+    "tf_kd_reg": TfKDReg,
+    "vid": VID,
     "wsl": WSL,
 }
 
@@ -17,7 +67,7 @@ def get(spec, **kwargs):
     """The loss of a name, with settings; or a loss as it is; or what a `keras.distillation` loss means.
 
     Args:
-        spec: `"kd"`, `"wsl"`, a `DistillationLoss`, or a `keras.distillation.DistillationLoss`.
+        spec: One of `NAMES`, a `DistillationLoss`, or a `keras.distillation.DistillationLoss`.
         **kwargs: Settings of the loss.
 
     Raises:
@@ -34,4 +84,41 @@ def get(spec, **kwargs):
     return NAMES[spec](**kwargs)
 
 
-__all__ = ["KD", "WSL", "DistillationLoss", "KerasLoss", "SoftLabelLoss", "from_keras", "get", "soft_label_loss"]
+__all__ = [
+    "AB",
+    "AT",
+    "CATKD",
+    "CC",
+    "CRD",
+    "DIST",
+    "DKD",
+    "FSP",
+    "FT",
+    "KD",
+    "LSKD",
+    "MLKD",
+    "NAMES",
+    "PKD",
+    "PKT",
+    "RKD",
+    "RLD",
+    "SP",
+    "VID",
+    "WSL",
+    "DistillationLoss",
+    "FeatureLoss",
+    "FitNet",
+    "KerasLoss",
+    "KnowledgeAdjustment",
+    "MaskedKD",
+    "Overhaul",
+    "Paraphrase",
+    "RelationLoss",
+    "ReviewKD",
+    "SoftLabelLoss",
+    "TfKD",
+    "TfKDReg",
+    "from_keras",
+    "get",
+    "soft_label_loss",
+]

@@ -3,9 +3,10 @@
 import re
 
 import keras
+from keras import ops
 
 from keras_wsl import weighting as weightings
-from keras_wsl.ops import check_temperature, mean_over_positions
+from keras_wsl.ops import check_temperature, log_mean_softmax, mean_over_positions, smaller_size, standardized
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -18,20 +19,28 @@ class DistillationLoss(keras.layers.Layer):
     Args:
         weight: Float, the factor of the loss's mean in the total.
         weighting: `None`, or what `keras_wsl.weighting.get` takes: $\omega$.
+        teacher: Of several teachers, the name of the one to listen to, or a dict of names to weights: the weighted
+            mean of their probabilities, at the loss's temperature, teaches. `None` for the only one, or for all alike.
         name: Its name in the logs; the class's in snake case by default.
+
+    Raises:
+        ValueError: If a setting is out of its range.
     """
 
     student_endpoints = ()
     teacher_endpoints = ()
     temperature = None  # Of the losses that soften; weightings and counts judge at it.
+    needs_teacher = True
+    needs_index = False  # Whether `per_example` is also given `index`, the examples' numbers in their data set.
 
-    def __init__(self, *, weight=1.0, weighting=None, name=None):
+    def __init__(self, *, weight=1.0, weighting=None, teacher=None, name=None):
         if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
             raise ValueError(f"`weight` must be a number that is not negative. Received: weight={weight!r}.")
         super().__init__(name=name or snake_case(type(self).__name__), dtype="float32")
         self.supports_masking = True
         self.weight = float(weight)
         self.weighting = weighting
+        self.teacher = _checked_shares(teacher)
         self._seed = None  # Of a weighting that draws at random: its state is saved with the loss.
         if isinstance(weighting, dict) and weighting.get("probability"):
             self._seed = keras.random.SeedGenerator()
@@ -39,6 +48,14 @@ class DistillationLoss(keras.layers.Layer):
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Nothing; a loss with adapters creates them here, from dicts of the endpoints' shapes."""
+
+    def meet(self, student, teacher):
+        """Nothing; a loss that reads more than endpoints, such as a layer's weights, looks for it in the networks here.
+
+        Args:
+            student: The student, a `keras.Model`.
+            teacher: The teacher that it listens to, a `keras.Model`.
+        """
 
     def per_example(self, labels, student, teacher):
         """The loss before its weighting.
@@ -53,12 +70,70 @@ class DistillationLoss(keras.layers.Layer):
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement `per_example`.")
 
-    def call(self, labels, student, teacher, student_mask=None):
-        """One value an example, weighted: shape `(batch,)`. Masked positions of a sequence do not count."""
-        values = self.per_example(labels, student, teacher)
+    def call(self, labels, student, teacher, index=None, student_mask=None, training=None):
+        """One value an example, weighted: shape `(batch,)`. Masked positions of a sequence do not count.
+
+        Args:
+            labels: Integers, shape `(batch,)`, or distributions, shape `(batch, classes)`; with a position's axis
+                after the batch's for sequences.
+            student: Dict of endpoints, `"logits"` among them.
+            teacher: Dict of endpoints, likewise; or of several teachers' by name.
+            index: `None`, or integers, shape `(batch,)`: the examples' numbers in their data set.
+            student_mask: `None`, or a dict whose `"logits"` is a mask, shape `(batch, time)`.
+            training: Of the adapters: whether batch normalization uses the batch's statistics.
+        """
+        mask = (student_mask or {}).get("logits")
+        weights = None
         if self.weighting is not None:
-            values = values * self._weigh(labels, student["logits"], teacher["logits"])
-        return mean_over_positions(values, (student_mask or {}).get("logits"))
+            weights = self._weigh(labels, student["logits"], self.heard(teacher, 1.0)["logits"])
+        settings = {"index": index} if self.needs_index else {}
+        values = self.weighted(weights, mask, labels, student, self.heard(teacher, self.temperature or 1.0), **settings)
+        return mean_over_positions(values, mask if len(values.shape) > 1 else None)
+
+    def weighted(self, weights, mask, *args, **kwargs):
+        """`per_example` of the other arguments, times the `weights`, `None` or `(batch,)` or `(batch, time)`."""
+        values = self.per_example(*args, **kwargs)
+        if weights is None:
+            return values
+        return (weights if len(values.shape) > 1 else mean_over_positions(weights, mask)) * values
+
+    def heard(self, teacher, temperature):
+        """The endpoints that this loss listens to, of one teacher or of several by name.
+
+        Args:
+            teacher: Dict of endpoints, or a dict of names to such.
+            temperature: Positive float, at which the probabilities of several are averaged.
+
+        Returns:
+            Dict of endpoints.
+        """
+        if not teacher or not isinstance(next(iter(teacher.values())), dict):
+            return teacher
+        shares = self.shares(teacher)
+        if len(shares) == 1:
+            return teacher[next(iter(shares))]
+        logits = [teacher[name]["logits"] for name in shares]
+        return {"logits": log_mean_softmax(logits, list(shares.values()), temperature)}
+
+    def shares(self, names):
+        """The weights, which add up to 1, of the teachers of these `names` that it listens to: a dict.
+
+        Raises:
+            ValueError: If it names a teacher that is not there, or needs inner endpoints and does not name one teacher.
+        """
+        wanted = self.teacher
+        if wanted is None:
+            wanted = dict.fromkeys(names, 1.0)
+        elif isinstance(wanted, str):
+            wanted = {wanted: 1.0}
+        if missing := sorted(set(wanted) - set(names)):
+            raise ValueError(f"{self.name} listens to {missing}. The distiller's teachers are {sorted(names)}.")
+        if self.teacher_endpoints and len(wanted) > 1:
+            raise ValueError(
+                f"{self.name} needs {self.teacher_endpoints} of one teacher. Say of which: teacher='{min(wanted)}'."
+            )
+        total = sum(wanted.values())
+        return {name: share / total for name, share in wanted.items()}
 
     def compute_mask(self, *args, **kwargs):
         """None: what comes out is a value an example."""
@@ -68,7 +143,8 @@ class DistillationLoss(keras.layers.Layer):
         weighting = self.weighting
         if callable(weighting):
             weighting = keras.saving.serialize_keras_object(weighting)
-        return {"weight": self.weight, "weighting": weighting, "name": self.name}
+        teacher = dict(self.teacher) if isinstance(self.teacher, dict) else self.teacher
+        return {"weight": self.weight, "weighting": weighting, "teacher": teacher, "name": self.name}
 
     @classmethod
     def from_config(cls, config):
@@ -84,28 +160,146 @@ class SoftLabelLoss(DistillationLoss):
 
     Args:
         temperature: Positive float, by which both networks' logits are divided.
+        standardize: Whether both networks' logits are first standardized, example by example: `ops.standardized`.
         **kwargs: As of `DistillationLoss`.
 
     Raises:
         ValueError: When it is built on student and teacher logits of different shapes.
     """
 
-    def __init__(self, *, temperature=4.0, **kwargs):
+    sequences = True  # Whether it compares positions one by one, so that the logits of a sequence will do.
+
+    def __init__(self, *, temperature=4.0, standardize=False, **kwargs):
         self.temperature = check_temperature(temperature)
         super().__init__(**kwargs)
+        self.standardize = bool(standardize)
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks that both networks tell the same classes apart."""
-        student_classes, teacher_classes = student_shape["logits"][-1], teacher_shape["logits"][-1]
-        if student_classes != teacher_classes:
+        check_same_classes(self.name, student_shape, teacher_shape)
+        if not self.sequences and len(student_shape["logits"]) != 2:
             raise ValueError(
-                f"{self.name} compares logits class by class. Received: a student of {student_classes} classes and a "
-                f"teacher of {teacher_classes}. Build both with the same `classes`."
+                f"{self.name} compares the examples of a batch, with one row of logits each. Received: logits of shape "
+                f"{student_shape['logits']}. Use a loss that goes position by position, such as KD, WSL or DKD."
             )
+
+    def logits(self, student, teacher):
+        """Both networks' logits as the loss compares them, before the temperature: `(student, teacher)`."""
+        student, teacher = student["logits"], teacher["logits"]
+        return (standardized(student), standardized(teacher)) if self.standardize else (student, teacher)
 
     def get_config(self):
         """The constructor's arguments."""
-        return {**super().get_config(), "temperature": self.temperature}
+        return {**super().get_config(), "temperature": self.temperature, "standardize": self.standardize}
+
+
+class FeatureLoss(DistillationLoss):
+    """Base class of the losses on inner endpoints, pair by pair.
+
+    Args:
+        layers: Layers' names that both networks have, or pairs `(student's, teacher's)`; `"pooled.input"` is what the
+            layer `pooled` is given. The class's `default_layers` by default.
+        **kwargs: As of `DistillationLoss`.
+
+    Raises:
+        ValueError: If `layers` are no such names; or, when it is built, an endpoint has another rank than `rank`.
+    """
+
+    default_layers = ("block1", "block2", "block3")
+    rank = 4  # Of the endpoints: maps `(batch, height, width, channels)`, or vectors `(batch, channels)`.
+    pools = False  # Whether the larger map of a pair is pooled to the smaller one's size.
+
+    def __init__(self, *, layers=None, **kwargs):
+        super().__init__(**kwargs)
+        layers = self.default_layers if layers is None else layers
+        if isinstance(layers, str):
+            raise ValueError(f"`layers` must be a list of names or of pairs of names. Received: layers={layers!r}.")
+        pairs = [(name, name) if isinstance(name, str) else tuple(name) for name in layers]
+        if not pairs or any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in pairs):
+            raise ValueError(f"`layers` must be names, or pairs (student's, teacher's). Received: layers={layers!r}.")
+        self.student_endpoints, self.teacher_endpoints = (tuple(names) for names in zip(*pairs))
+
+    def build(self, labels_shape, student_shape, teacher_shape):
+        """Checks that the endpoints are maps, or vectors; and that maps can be pooled to each other's size."""
+        for role, names, shapes in (
+            ("student", self.student_endpoints, student_shape),
+            ("teacher", self.teacher_endpoints, teacher_shape),
+        ):
+            for name in names:
+                if len(shapes[name]) != self.rank:
+                    wanted = {2: "a vector, (batch, channels)", 3: "states, (batch, time, channels)"}
+                    raise ValueError(
+                        f"{self.name} wants {wanted.get(self.rank, 'a map, (batch, height, width, channels)')}. "
+                        f"Received: the {role}'s {name!r} of shape {tuple(shapes[name])}. Name another layer in "
+                        "`layers`, such as one before or after the pooling."
+                    )
+        if self.pools:
+            for pair in self.pairs(student_shape, teacher_shape):
+                smaller_size(*pair)
+
+    def pairs(self, student, teacher):
+        """The pairs `(student's, teacher's)` of what two dicts hold for the layers: endpoints, or their shapes."""
+        return [(student[own], teacher[other]) for own, other in zip(self.student_endpoints, self.teacher_endpoints)]
+
+    def get_config(self):
+        """The constructor's arguments."""
+        pairs = zip(self.student_endpoints, self.teacher_endpoints)
+        return {**super().get_config(), "layers": [list(pair) for pair in pairs]}
+
+
+class RelationLoss(FeatureLoss):
+    r"""Base class of the losses on relations between the examples of a batch, such as distances.
+
+    A subclass writes `relations(student, teacher)`. An example's value is its row's mean, so that the mean over
+    examples is the mean over pairs or triples. A weighting gives each pair or triple the mean of its examples' weights:
+    Zhou et al., ICLR 2021, appendix A.3.
+    """
+
+    default_layers = ("pooled",)
+    rank = 2
+
+    def relations(self, student, teacher):
+        """What the loss takes the mean of: a list of floats `(batch, batch)` or `(batch, batch, batch)`, to be added.
+
+        Args:
+            student: Dict of endpoints.
+            teacher: Dict of endpoints.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not implement `relations`.")
+
+    def weighted(self, weights, mask, labels, student, teacher):
+        """The rows' means, shape `(batch,)`, each pair or triple times the mean of its examples' `weights`."""
+        total = 0.0
+        for values in self.relations(student, teacher):
+            rank = len(values.shape)
+            if weights is not None:
+                each = mean_over_positions(weights, mask)
+                shapes = [[-1 if axis == own else 1 for axis in range(rank)] for own in range(rank)]
+                values = values * (sum(ops.reshape(each, shape) for shape in shapes) / rank)
+            total = total + ops.mean(values, axis=tuple(range(1, rank)))
+        return total
+
+
+def check_same_classes(name, student_shape, teacher_shape):
+    """Raises `ValueError` unless the two dicts of shapes have as many classes in their `"logits"`."""
+    student_classes, teacher_classes = student_shape["logits"][-1], teacher_shape["logits"][-1]
+    if student_classes != teacher_classes:
+        raise ValueError(
+            f"{name} compares logits class by class. Received: a student of {student_classes} classes and a "
+            f"teacher of {teacher_classes}. Build both with the same `classes`."
+        )
+
+
+def _checked_shares(teacher):
+    """`teacher` as it is. Raises `ValueError` unless it is a name, a dict of names to positive numbers, or `None`."""
+    if isinstance(teacher, dict):
+        if teacher and all(isinstance(share, (int, float)) and 0 < share < float("inf") for share in teacher.values()):
+            return teacher
+    elif teacher is None or isinstance(teacher, str):
+        return teacher
+    raise ValueError(
+        f"`teacher` must be a teacher's name, or a dict of names to positive weights. Received: teacher={teacher!r}."
+    )
 
 
 def snake_case(name):

@@ -40,19 +40,20 @@ class KerasLoss(DistillationLoss):
     Args:
         loss: The `keras.distillation.DistillationLoss`.
         weight: Float, the factor in the total.
+        teacher: As of `DistillationLoss`.
         name: Its name in the logs; the class's in snake case by default.
 
     Raises:
         ValueError: If asked to weigh examples, which a number for the whole batch does not allow.
     """
 
-    def __init__(self, loss, *, weight=1.0, weighting=None, name=None):
+    def __init__(self, loss, *, weight=1.0, weighting=None, teacher=None, name=None):
         if weighting is not None:
             raise ValueError(
                 f"{type(loss).__name__} gives one number for a batch, so its examples have no weights. "
                 f"Received: weighting={weighting!r}. Use one of `keras_wsl.losses`, or leave it out."
             )
-        super().__init__(weight=weight, name=name or snake_case(type(loss).__name__))
+        super().__init__(weight=weight, teacher=teacher, name=name or snake_case(type(loss).__name__))
         self.loss = loss
         self.student_layer = getattr(loss, "student_layer_name", None)
         self.teacher_layer = getattr(loss, "teacher_layer_name", None)

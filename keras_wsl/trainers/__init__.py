@@ -18,9 +18,9 @@ class KerasStep:
     def _check_devices(self):
         """Nothing: what differs between devices is TensorFlow's."""
 
-    def _check_labels(self, labels, classes):
-        """`labels` as they are; the loss of one out of range is NaN."""
-        return labels
+    def _check_range(self, what, values, limit):
+        """`values` as they are; the loss of an example out of range is NaN."""
+        return values
 
 
 __all__ = ["KerasStep", "step"]

@@ -22,7 +22,7 @@ class TensorFlowStep:
         with tf.GradientTape() as tape:
             student = self(x, training=True)
             labels = self.checked_labels(y, student["logits"])
-            rows, total = self.loss_rows(labels, student, teacher, sample_weight)
+            rows, total = self.loss_rows(y, labels, student, teacher, sample_weight)
             examples = tf.cast(tf.shape(total)[0], "float32")
             if replica.num_replicas_in_sync > 1:
                 examples = replica.all_reduce("SUM", examples)
@@ -32,7 +32,7 @@ class TensorFlowStep:
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
-        self.update_trackers(labels, student, teacher, rows)
+        self.update_trackers(y, labels, student, teacher, rows)
         self._loss_tracker.update_state(total + penalty)
         return self.compute_metrics(x, y, student, sample_weight)
 
@@ -40,7 +40,7 @@ class TensorFlowStep:
         """The student's loss and metrics on a batch; returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         logits = self(x, training=False)
-        rows = self.hard_rows(self.checked_labels(y, logits), logits, sample_weight)
+        rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)
         self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
         return self.compute_metrics(x, y, logits, sample_weight)
 
@@ -52,11 +52,9 @@ class TensorFlowStep:
                 f"{type(self.distribute_strategy).__name__}. Make both inside the same `strategy.scope()`."
             )
 
-    def _check_labels(self, labels, classes):
-        """`labels`, once it is known that all are in range. XLA drops the check: the loss is NaN there."""
-        in_range = tf.reduce_all((labels >= 0) & (tf.cast(labels, "int64") < classes))
-        said = tf.debugging.Assert(
-            in_range, [f"Labels must be in [0, {classes}), the student's number of classes. Received:", labels], 16
-        )
+    def _check_range(self, what, values, limit):
+        """`values`, once it is known that all are in [0, limit). XLA drops the check."""
+        in_range = tf.reduce_all((values >= 0) & (values < limit))
+        said = tf.debugging.Assert(in_range, [f"{what} must be in [0, {limit}). Received:", values], 16)
         with tf.control_dependencies([said] if said is not None else []):
-            return tf.identity(labels)
+            return tf.identity(values)

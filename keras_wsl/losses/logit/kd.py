@@ -43,22 +43,27 @@ class KD(SoftLabelLoss):
         temperature: Positive float, $\tau$.
         weight: Float, the factor of the mean in the total.
         form: `"kl"` or `"cross_entropy"`, as of `soft_label_loss`: the same gradient, another value in the logs.
-        **kwargs: As of `DistillationLoss`: `weighting`, `name`.
+        mean_over_classes: Whether to divide by the number of classes too, as PyTorch's `KLDivLoss()` does by default
+            and with it the code of Tf-KD and of PKD.
+        **kwargs: As of `SoftLabelLoss`: `standardize`, `weighting`, `teacher`, `name`.
 
     Raises:
         ValueError: For a setting out of its range, or networks with different numbers of classes.
     """
 
-    def __init__(self, *, temperature=4.0, weight=0.9, form="kl", **kwargs):
+    def __init__(self, *, temperature=4.0, weight=0.9, form="kl", mean_over_classes=False, **kwargs):
         if form not in FORMS:
             raise ValueError(f"`form` must be one of {FORMS}. Received: form={form!r}.")
         super().__init__(temperature=temperature, weight=weight, **kwargs)
         self.form = form
+        self.mean_over_classes = bool(mean_over_classes)
 
     def per_example(self, labels, student, teacher):
         """`soft_label_loss` of the two logits."""
-        return soft_label_loss(student["logits"], teacher["logits"], temperature=self.temperature, form=self.form)
+        student_logits, teacher_logits = self.logits(student, teacher)
+        loss = soft_label_loss(student_logits, teacher_logits, temperature=self.temperature, form=self.form)
+        return loss / student_logits.shape[-1] if self.mean_over_classes else loss
 
     def get_config(self):
         """The constructor's arguments."""
-        return {**super().get_config(), "form": self.form}
+        return {**super().get_config(), "form": self.form, "mean_over_classes": self.mean_over_classes}

@@ -1,0 +1,1 @@
+"""Losses on inner endpoints, pair by pair."""

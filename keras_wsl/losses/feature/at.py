@@ -1,0 +1,48 @@
+"""Attention transfer: Zagoruyko and Komodakis, ICLR 2017, https://arxiv.org/abs/1612.03928."""
+
+import keras
+from keras import ops
+
+from keras_wsl.losses.base import FeatureLoss
+from keras_wsl.ops import l2_normalized, pooled_alike
+
+
+def attention(maps):
+    r"""$v / \lVert v \rVert_2$, where $v$ are the means over the channels of $f^2$: `(batch, height * width)`."""
+    return l2_normalized(ops.reshape(ops.mean(maps**2, axis=-1), (-1, maps.shape[1] * maps.shape[2])))
+
+
+def attention_loss(student_map, teacher_map):
+    r"""$\ell_i = \frac{1}{h w} \lVert a(s_i) - a(t_i) \rVert^2$, the larger map pooled to the smaller one's size.
+
+    Args:
+        student_map: Floats, shape `(batch, height, width, channels)`.
+        teacher_map: Floats, likewise, of any size and channels.
+
+    Returns:
+        Floats, shape `(batch,)`.
+    """
+    student_map, teacher_map = pooled_alike(student_map, teacher_map)
+    return ops.mean((attention(student_map) - attention(teacher_map)) ** 2, axis=-1)
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class AT(FeatureLoss):
+    """Attention transfer: the sum of `attention_loss` over the layers.
+
+    The mean of squares, as in the comparison of CRD, where the paper has the norm; hence the weight.
+
+    Args:
+        layers: Names or pairs of names of maps.
+        weight: Float, the factor of the mean in the total.
+        **kwargs: As of `FeatureLoss`.
+    """
+
+    pools = True
+
+    def __init__(self, *, weight=1000.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+
+    def per_example(self, labels, student, teacher):
+        """The sum over the layers."""
+        return sum(attention_loss(*pair) for pair in self.pairs(student, teacher))

@@ -1,0 +1,53 @@
+"""Neuron selectivity transfer: Huang and Wang, 2017, https://arxiv.org/abs/1707.01219."""
+
+import keras
+from keras import ops
+
+from keras_wsl.losses.base import FeatureLoss
+from keras_wsl.ops import l2_normalized, pooled_alike
+
+
+def selectivity_loss(student_map, teacher_map):
+    r"""Squared maximum mean discrepancy of the channels' maps, by the kernel $k(a, b) = (a^\top b)^2$.
+
+    $$\ell_i = \overline{k(t, t')} + \overline{k(s, s')} - 2 \, \overline{k(s, t)}$$
+
+    The means are over pairs of channels, each flattened and of length 1. The larger map is pooled to the smaller one's
+    size. The first term is a constant of the teacher.
+
+    Args:
+        student_map: Floats, shape `(batch, height, width, channels)`.
+        teacher_map: Floats, likewise, of any size and channels.
+
+    Returns:
+        Floats, shape `(batch,)`.
+    """
+    student, teacher = (
+        l2_normalized(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2], maps.shape[3])), axis=1)
+        for maps in pooled_alike(student_map, teacher_map)
+    )
+
+    def mean_kernel(a, b):
+        return ops.mean(ops.matmul(ops.transpose(a, (0, 2, 1)), b) ** 2, axis=(1, 2))
+
+    return mean_kernel(teacher, teacher) + mean_kernel(student, student) - 2 * mean_kernel(student, teacher)
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class NST(FeatureLoss):
+    """Neuron selectivity transfer: the sum of `selectivity_loss` over the layers.
+
+    Args:
+        layers: Names or pairs of names of maps.
+        weight: Float, the factor of the mean in the total.
+        **kwargs: As of `FeatureLoss`.
+    """
+
+    pools = True
+
+    def __init__(self, *, weight=50.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+
+    def per_example(self, labels, student, teacher):
+        """The sum over the layers."""
+        return sum(selectivity_loss(*pair) for pair in self.pairs(student, teacher))

@@ -1,0 +1,76 @@
+"""Variational information distillation: Ahn et al., CVPR 2019, https://arxiv.org/abs/1904.05835."""
+
+import math
+
+import keras
+from keras import ops
+
+from keras_wsl.connectors import convolution
+from keras_wsl.losses.base import FeatureLoss
+from keras_wsl.ops import pooled_alike, smaller_size
+
+VARIANCE = 5.0  # At the start.
+EPSILON = 1e-5
+
+
+def information_loss(mean, teacher_map, variance):
+    r"""$\ell_i = \frac{1}{h w c} \sum \frac12 \left( \frac{(\mu - t)^2}{\sigma_c^2} + \log \sigma_c^2 \right)$.
+
+    The negative log-likelihood of the teacher's map, but for a constant, where the student predicts $\mu$.
+
+    Args:
+        mean: Floats $\mu$, shape `(batch, height, width, channels)`.
+        teacher_map: Floats $t$ of the same shape.
+        variance: Positive floats $\sigma^2$, shape `(channels,)`.
+
+    Returns:
+        Floats, shape `(batch,)`.
+    """
+    return ops.mean(0.5 * ((mean - teacher_map) ** 2 / variance + ops.log(variance)), axis=(1, 2, 3))
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class VID(FeatureLoss):
+    r"""Variational information distillation: the sum of `information_loss` over the layers.
+
+    $\mu$ is of the student's map by three 1x1 convolutions with ReLUs between them, and
+    $\sigma_c^2 = \mathrm{softplus}(s_c) + 10^{-5}$ is learned, from 5 on. The larger map is pooled to the smaller one's
+    size.
+
+    Args:
+        layers: Names or pairs of names of maps.
+        weight: Float, the factor of the mean in the total.
+        **kwargs: As of `FeatureLoss`.
+    """
+
+    pools = True
+
+    def __init__(self, *, weight=1.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+
+    def build(self, labels_shape, student_shape, teacher_shape):
+        """Makes the convolutions and the variances."""
+        super().build(labels_shape, student_shape, teacher_shape)
+        self.regressors, self.scales = [], []
+        start = math.log(math.expm1(VARIANCE - EPSILON))
+        for i, (own, other) in enumerate(self.pairs(student_shape, teacher_shape)):
+            size, filters = smaller_size(own, other), (own[-1], *[other[-1]] * 3)
+            regressor = [
+                convolution(filters[k + 1], 1, filters[k], use_bias=False, name=f"regressor{i}_{k}") for k in range(3)
+            ]
+            for layer, channels in zip(regressor, filters):
+                layer.build((None, *size, channels))
+            self.regressors.append(regressor)
+            self.scales.append(
+                self.add_weight(shape=(other[-1],), initializer=keras.initializers.Constant(start), name=f"scale{i}")
+            )
+
+    def per_example(self, labels, student, teacher):
+        """The sum over the layers."""
+        total = 0.0
+        for regressor, scale, pair in zip(self.regressors, self.scales, self.pairs(student, teacher)):
+            mean, teacher_map = pooled_alike(*pair)
+            for layer in regressor[:-1]:
+                mean = ops.relu(layer(mean))
+            total = total + information_loss(regressor[-1](mean), teacher_map, ops.softplus(scale) + EPSILON)
+        return total

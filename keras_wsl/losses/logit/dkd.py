@@ -1,0 +1,72 @@
+"""Decoupled knowledge distillation: Zhao et al., CVPR 2022, https://arxiv.org/abs/2203.08679."""
+
+import keras
+
+from keras_wsl.losses.base import SoftLabelLoss
+from keras_wsl.ops import binary_kl_divergence, kl_divergence, label_classes, label_margin, without_label
+
+
+def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
+    r"""TCKD: $\tau^2 \mathrm{KL}([p_y, 1 - p_y] \Vert [q_y, 1 - q_y])$, how sure both are of the label.
+
+    Args:
+        labels: Integers, shape `(...)`.
+        student_logits: Floats, shape `(..., classes)`.
+        teacher_logits: Floats, shape `(..., classes)`.
+        temperature: Positive float, $\tau$.
+
+    Returns:
+        Floats, shape `(...)`.
+    """
+    student, teacher = (label_margin(labels, logits / temperature) for logits in (student_logits, teacher_logits))
+    return temperature**2 * binary_kl_divergence(teacher, student)
+
+
+def other_classes_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
+    r"""NCKD: $\tau^2 \mathrm{KL}$ of the softmaxes over all classes but the label.
+
+    Args:
+        labels: Integers, shape `(...)`.
+        student_logits: Floats, shape `(..., classes)`.
+        teacher_logits: Floats, shape `(..., classes)`.
+        temperature: Positive float, $\tau$.
+
+    Returns:
+        Floats, shape `(...)`.
+    """
+    student, teacher = (without_label(labels, logits / temperature) for logits in (student_logits, teacher_logits))
+    return temperature**2 * kl_divergence(teacher, student)
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class DKD(SoftLabelLoss):
+    r"""$\ell_i = \alpha \, \mathrm{TCKD}_i + \beta \, \mathrm{NCKD}_i$: the two parts of KD, each with its own weight.
+
+    KD itself has $\alpha = 1$ and $\beta = 1 - p_y$. Published beside the whole cross-entropy, with the weight ramped
+    up over 20 epochs: `callbacks.WarmUp(20)`. $\beta$ is 8 for most pairs, 6 for WRN-40-2 to WRN, 2 for ResNet-56 to
+    ResNet-20. Labels that are distributions count as their likeliest class.
+
+    Args:
+        temperature: Positive float, $\tau$.
+        alpha: Float, the weight of `target_class_loss`.
+        beta: Float, the weight of `other_classes_loss`.
+        **kwargs: As of `SoftLabelLoss`.
+
+    Raises:
+        ValueError: For a setting out of its range, or networks with different numbers of classes.
+    """
+
+    def __init__(self, *, temperature=4.0, alpha=1.0, beta=8.0, **kwargs):
+        super().__init__(temperature=temperature, **kwargs)
+        self.alpha, self.beta = float(alpha), float(beta)
+
+    def per_example(self, labels, student, teacher):
+        """The weighted sum of the two parts."""
+        logits = self.logits(student, teacher)
+        labels = label_classes(labels, logits[0])
+        target = target_class_loss(labels, *logits, temperature=self.temperature)
+        return self.alpha * target + self.beta * other_classes_loss(labels, *logits, temperature=self.temperature)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "alpha": self.alpha, "beta": self.beta}

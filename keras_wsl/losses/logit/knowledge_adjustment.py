@@ -1,0 +1,41 @@
+"""Knowledge adjustment: Wen et al., 2019, https://arxiv.org/abs/1911.07471."""
+
+import keras
+from keras import ops
+
+from keras_wsl.losses.logit.kd import KD
+from keras_wsl.ops import expected_at_label, label_classes
+
+
+def probability_shift(labels, teacher_logits):
+    """Teacher's logits in which the likeliest class and the label have changed places; as they are where they agree.
+
+    Args:
+        labels: Integers, shape `(...)`.
+        teacher_logits: Floats, shape `(..., classes)`.
+
+    Returns:
+        Floats, shape `(..., classes)`.
+    """
+    classes = ops.arange(teacher_logits.shape[-1])
+    is_label = ops.equal(classes, labels[..., None])
+    is_likeliest = ops.equal(classes, ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)[..., None])
+    at_label = expected_at_label(labels, teacher_logits)[..., None]
+    shifted = ops.where(is_likeliest, at_label, teacher_logits)
+    return ops.where(is_label, ops.max(teacher_logits, axis=-1, keepdims=True), shifted)
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class KnowledgeAdjustment(KD):
+    """`KD` from a teacher that is always right: `probability_shift` puts its largest probability on the label.
+
+    A weighting judges the teacher as it was.
+
+    Args:
+        **kwargs: As of `KD`.
+    """
+
+    def per_example(self, labels, student, teacher):
+        """`soft_label_loss` of the student's and the shifted logits."""
+        labels = label_classes(labels, teacher["logits"])
+        return super().per_example(labels, student, {"logits": probability_shift(labels, teacher["logits"])})

@@ -1,0 +1,70 @@
+"""KD without the label's logit: Zhou et al., ICLR 2021, section 3.3 and table 2, https://arxiv.org/abs/2102.00650."""
+
+import keras
+from keras import ops
+
+from keras_wsl.losses.base import SoftLabelLoss
+from keras_wsl.losses.logit.dkd import other_classes_loss
+from keras_wsl.ops import expected_at_label, label_classes
+
+READINGS = ("literal", "stop_gradient", "renormalized")
+
+
+def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperature=4.0, reading="literal"):
+    r"""The soft labels' loss where the label's class is masked: $L^*_{kd} = \sum_{k \ne y} p_k \log q_k$.
+
+    The paper prints neither sign nor $\tau^2$, and says that $\partial L^*_{kd} / \partial z_y = 0$, which that sum has
+    not: it has $\tau q_y \sum_{k \ne y} p_k$. There are three readings:
+
+    - `"literal"`: $-\tau^2 \sum_{k \ne y} p_k \log q_k$;
+    - `"stop_gradient"`: the same value, with no gradient to $z_y$;
+    - `"renormalized"`: $\tau^2 \mathrm{KL}$ over the classes but the label, DKD's `other_classes_loss`.
+
+    Args:
+        labels: Integers, shape `(...)`.
+        student_logits: Floats, shape `(..., classes)`; $q$ is their softmax at $\tau$.
+        teacher_logits: Floats, shape `(..., classes)`; $p$ likewise.
+        temperature: Positive float, $\tau$.
+        reading: One of the three.
+
+    Returns:
+        Floats, shape `(...)`.
+    """
+    if reading == "renormalized":
+        return other_classes_loss(labels, student_logits, teacher_logits, temperature=temperature)
+    if reading == "stop_gradient":
+        is_label = ops.equal(ops.arange(student_logits.shape[-1]), labels[..., None])
+        student_logits = ops.where(is_label, ops.stop_gradient(student_logits), student_logits)
+    terms = -ops.softmax(teacher_logits / temperature) * ops.log_softmax(student_logits / temperature)
+    return temperature**2 * (ops.sum(terms, axis=-1) - expected_at_label(labels, terms))
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class MaskedKD(SoftLabelLoss):
+    """`masked_soft_label_loss` of the logits: table 2's evidence that the label's logit carries the soft labels' worth.
+
+    Args:
+        reading: `"literal"`, `"stop_gradient"` or `"renormalized"`.
+        temperature: Positive float.
+        weight: Float, the factor of the mean in the total; the paper's KD has 0.9 beside 0.1 of the cross-entropy.
+        **kwargs: As of `SoftLabelLoss`.
+
+    Raises:
+        ValueError: For a setting out of its range, or networks with different numbers of classes.
+    """
+
+    def __init__(self, *, reading="literal", temperature=4.0, weight=0.9, name="masked_kd", **kwargs):
+        if reading not in READINGS:
+            raise ValueError(f"`reading` must be one of {READINGS}. Received: reading={reading!r}.")
+        super().__init__(temperature=temperature, weight=weight, name=name, **kwargs)
+        self.reading = reading
+
+    def per_example(self, labels, student, teacher):
+        """`masked_soft_label_loss` of the two logits."""
+        logits = self.logits(student, teacher)
+        labels = label_classes(labels, logits[0])
+        return masked_soft_label_loss(labels, *logits, temperature=self.temperature, reading=self.reading)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "reading": self.reading}

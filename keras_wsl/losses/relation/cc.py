@@ -1,0 +1,71 @@
+"""Correlation congruence: Peng et al., ICCV 2019, https://arxiv.org/abs/1904.01802."""
+
+import keras
+from keras import ops
+
+from keras_wsl.connectors import dense
+from keras_wsl.losses.base import FeatureLoss
+from keras_wsl.ops import mean_over_positions
+
+
+def neighbour_products(student_vectors, teacher_vectors):
+    r"""$\sum_d \Delta_{id} \Delta_{i+1,d}$ with $\Delta = |s - t|$, of each example and the next one in the batch.
+
+    Args:
+        student_vectors: Floats, shape `(batch, channels)`.
+        teacher_vectors: Floats of the same shape.
+
+    Returns:
+        Floats, shape `(batch - 1,)`.
+    """
+    gaps = ops.abs(student_vectors - teacher_vectors)
+    return ops.sum(gaps[:-1] * gaps[1:], axis=-1)
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class CC(FeatureLoss):
+    r"""Correlation congruence, as in the comparison of CRD: the mean of `neighbour_products` of two linear embeddings.
+
+    $$\ell = \frac{1}{n - 1} \sum_{i < n} \sum_d \Delta_{id} \Delta_{i+1,d}, \qquad \Delta = |W_s s - W_t t|$$
+
+    Both embeddings train, the teacher's too. The value depends on the order of the batch: each pair's product is
+    divided between its two examples. A weighting gives each pair the mean of the two weights. A batch of one has no
+    pair, and gives 0.
+
+    Args:
+        layers: The vectors' layer, or a pair, in a list of one.
+        dimensions: Integer, of the embeddings.
+        weight: Float, the factor of the mean in the total.
+        **kwargs: As of `FeatureLoss`.
+    """
+
+    default_layers = ("pooled",)
+    rank = 2
+
+    def __init__(self, *, weight=0.02, dimensions=128, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+        self.dimensions = dimensions
+
+    def build(self, labels_shape, student_shape, teacher_shape):
+        """Makes the embeddings."""
+        super().build(labels_shape, student_shape, teacher_shape)
+        ((own, other),) = self.pairs(student_shape, teacher_shape)
+        self.student_embedding = dense(self.dimensions, own[-1], name="student_embedding")
+        self.teacher_embedding = dense(self.dimensions, other[-1], name="teacher_embedding")
+        self.student_embedding.build(own)
+        self.teacher_embedding.build(other)
+
+    def weighted(self, weights, mask, labels, student, teacher):
+        """Each example's share of the mean over pairs, shape `(batch,)`."""
+        ((own, other),) = self.pairs(student, teacher)
+        values = neighbour_products(self.student_embedding(own), self.teacher_embedding(other))
+        if weights is not None:
+            weights = mean_over_positions(weights, mask)
+            values = values * (weights[:-1] + weights[1:]) / 2
+        examples = ops.cast(ops.shape(own)[0], values.dtype)
+        shares = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]])) / 2
+        return shares * examples / ops.maximum(examples - 1, 1)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "dimensions": self.dimensions}

@@ -1,0 +1,57 @@
+"""Relational knowledge distillation: Park et al., CVPR 2019, https://arxiv.org/abs/1904.05068."""
+
+import keras
+from keras import ops
+
+from keras_wsl.losses.base import RelationLoss
+from keras_wsl.ops import l2_normalized, smooth_l1
+
+
+def distances(vectors):
+    """Euclidean distances of each two examples, divided by the mean of those that are not 0: `(batch, batch)`."""
+    squares = ops.sum(vectors**2, axis=-1)
+    squared = squares[:, None] + squares[None] - 2 * ops.matmul(vectors, ops.transpose(vectors))
+    values = ops.sqrt(ops.maximum(squared, 1e-12)) * (1 - ops.eye(ops.shape(vectors)[0], dtype=vectors.dtype))
+    positive = ops.cast(values > 0, values.dtype)
+    # A batch of one has no distance.
+    return values * ops.maximum(ops.sum(positive), 1) / ops.maximum(ops.sum(values), 1e-12)
+
+
+def angles(vectors):
+    r"""$u_{ij} \cdot u_{ik}$ with $u_{ij} = (e_j - e_i) / \lVert e_j - e_i \rVert$: `(batch, batch, batch)`."""
+    directions = l2_normalized(vectors[None] - vectors[:, None])
+    return ops.matmul(directions, ops.transpose(directions, (0, 2, 1)))
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class RKD(RelationLoss):
+    r"""Relational distillation: distances of pairs and angles of triples, each by the smooth L1 difference $h$.
+
+    $$\ell = \frac{w_d}{n^2} \sum_{ij} h(d^s_{ij} - d^t_{ij}) + \frac{w_a}{n^3} \sum_{ijk} h(A^s_{ijk} - A^t_{ijk})$$
+
+    With `weighting="wsl"`, pairs and triples have the mean of their examples' weights: WSL + RKD of Zhou et al., ICLR
+    2021, appendix A.3.
+
+    Args:
+        layers: Names or pairs of names of vectors.
+        distance_weight: Float, $w_d$.
+        angle_weight: Float, $w_a$.
+        weight: Float, the factor of the mean in the total.
+        **kwargs: As of `FeatureLoss`.
+    """
+
+    def __init__(self, *, weight=1.0, distance_weight=25.0, angle_weight=50.0, **kwargs):
+        super().__init__(weight=weight, **kwargs)
+        self.distance_weight, self.angle_weight = float(distance_weight), float(angle_weight)
+
+    def relations(self, student, teacher):
+        """Weighted differences: `(batch, batch)` of distances and `(batch, batch, batch)` of angles, for each layer."""
+        relations = []
+        for own, other in self.pairs(student, teacher):
+            relations.append(self.distance_weight * smooth_l1(distances(own) - distances(other)))
+            relations.append(self.angle_weight * smooth_l1(angles(own) - angles(other)))
+        return relations
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {**super().get_config(), "distance_weight": self.distance_weight, "angle_weight": self.angle_weight}
