@@ -11,6 +11,7 @@ from keras_wsl.endpoints import Endpoints, frozen, mask_of, output_layer, symbol
 from keras_wsl.ops import labels_are_distributions, mean_over_positions
 from keras_wsl.trainers import step
 
+MASK = "logits.mask"  # Where the student's endpoints have Keras's mask of the logits.
 COUNTS = ("regularization_samples", "regularization_share", "wsl_weight_mean")
 
 
@@ -217,7 +218,10 @@ class Distiller(step(), keras.Model):
         """The student's logits; in training a dict of its endpoints."""
         inputs = _selected(self.student_inputs, inputs)
         if training:
-            return self._student_endpoints(inputs, training=True)
+            outputs = self._student_endpoints(inputs, training=True)
+            mask = mask_of(outputs["logits"])
+            # An entry of its own: on JAX, what Keras keeps beside a tensor does not leave the gradient's trace.
+            return outputs if mask is None else {**outputs, MASK: mask}
         return _logits(self.student(inputs, training=False))
 
     def teacher_outputs(self, inputs, training=None):
@@ -275,7 +279,7 @@ class Distiller(step(), keras.Model):
         Returns:
             `(rows, total)`: a dict of the terms by their names in the logs, and their weighted sum, all `(batch,)`.
         """
-        mask = self.position_mask(y, student["logits"])
+        mask = self.position_mask(y, student)
         rows = {"student_loss": self.hard_rows(labels, student["logits"], mask)}
         distillation = []
         for loss in self.distillation_losses:
@@ -307,20 +311,23 @@ class Distiller(step(), keras.Model):
         rows = mean_over_positions(values, mask if len(values.shape) > 1 else None)
         return rows if sample_weight is None else rows * _example_weights(sample_weight)
 
-    def position_mask(self, y, logits):
+    def position_mask(self, y, student):
         """Which positions of a sequence count: of the targets, or Keras's own of the logits.
 
         Args:
             y: A batch's targets, labels or a dict that has them.
-            logits: Floats, shape `(batch, classes)` or `(batch, time, classes)`.
+            student: The student's endpoints, or its logits: `(batch, classes)` or `(batch, time, classes)`.
 
         Returns:
             `None`, or a mask of shape `(batch, time)`.
         """
+        logits = _logits(student)
         if len(logits.shape) < 3:
             return None
-        mask = y.get("mask") if isinstance(y, dict) else None
-        return mask_of(logits) if mask is None else mask
+        for holder, key in ((y, "mask"), (student, MASK)):
+            if isinstance(holder, dict) and holder.get(key) is not None:
+                return holder[key]
+        return mask_of(logits)
 
     def _index(self, y, loss):
         """The examples' numbers in the targets, checked as far as the backend can; `None` where there are none."""
@@ -336,7 +343,7 @@ class Distiller(step(), keras.Model):
         if not self.distillation_losses or not self._comparable:
             return
         logits = ops.cast(student["logits"], "float32")
-        mask = self.position_mask(y, logits)  # Of a sequence, positions are counted.
+        mask = self.position_mask(y, student)  # Of a sequence, positions are counted.
         counted = None if mask is None else ops.cast(mask, "float32")
         softened, plain = (self.heard_logits(teacher, temperature) for temperature in (self.temperature, 1.0))
         samples = ops.cast(regularization.mask(labels, logits, softened, self.temperature), "float32")
@@ -359,7 +366,7 @@ class Distiller(step(), keras.Model):
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The compiled metrics, of labels and student's logits; weighted ones leave out masked positions."""
         logits = _logits(y_pred)
-        mask = self.position_mask(y, logits)
+        mask = self.position_mask(y, y_pred)
         if mask is not None:
             weight = 1.0 if sample_weight is None else _example_weights(sample_weight)[:, None]
             sample_weight = weight * ops.cast(mask, "float32")

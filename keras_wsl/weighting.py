@@ -151,6 +151,17 @@ NAMES = {
 }
 
 
+def takes(name):
+    """The settings of the weighting of that name: a set of strings.
+
+    Raises:
+        ValueError: If there is no weighting of that name.
+    """
+    if name not in NAMES:
+        raise ValueError(f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.")
+    return {p.name for p in inspect.signature(NAMES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+
+
 def get(spec, *, temperature=None, seed=None):
     """The weighting that `spec` describes, as a function of `(labels, student_logits, teacher_logits)`.
 
@@ -166,15 +177,13 @@ def get(spec, *, temperature=None, seed=None):
         return spec
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = settings.pop("name", None)
-    if name not in NAMES:
-        raise ValueError(f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.")
-    takes = {p.name for p in inspect.signature(NAMES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
-    if unknown := sorted(set(settings) - takes):
-        raise ValueError(f"The weighting {name!r} has no settings {unknown}. It takes {sorted(takes)}.")
+    known = takes(name)
+    if unknown := sorted(set(settings) - known):
+        raise ValueError(f"The weighting {name!r} has no settings {unknown}. It takes {sorted(known)}.")
     for setting, value in (("temperature", temperature), ("seed", seed)):
-        if setting in takes and value is not None:
+        if setting in known and value is not None:
             settings.setdefault(setting, value)
-    if "temperature" in takes - set(settings):
+    if "temperature" in known - set(settings):
         raise ValueError(
             f"The weighting {name!r} needs the temperature at which it judges; this loss has none of its own. "
             f"Pass weighting={{'name': {name!r}, 'temperature': 4.0}}."

@@ -17,8 +17,16 @@ class Settings:
     teacher_weights: str = _field("", "A .weights.h5 or .keras file of the teacher.")
     student: str = _field("wrn_16_2", "The student's network.")
     method: str = _field("wsl", "How to train: one of recipes.METHODS; none is labels alone.")
-    temperature: float = _field(4.0, "Temperature of the soft labels.")
+    temperature: float | None = _field(None, "Temperature of the soft labels; the method's published one by default.")
     alpha: float | None = _field(None, "Weight of the distillation loss; the method's published one by default.")
+    student_loss_weight: float | None = _field(None, "Weight of the labels' loss; the published one by default.")
+    weighting: str = _field("", "Weights of examples in the distillation loss, such as wsl; its own by default.")
+    weighting_probability: float = _field(0.0, "With which exclude_ and only_regularization keep what they drop.")
+    loss_settings: tuple = _field((), "Other settings of the loss: name=value, such as beta=8,standardize=True.")
+    warm_up_epochs: int | None = _field(
+        None, "Epochs over which the loss's weight grows; the published ones by default."
+    )
+    stage_epochs: int = _field(30, "Epochs of the stage that some methods have before the main one.", lower_bound=1)
     epochs: int = _field(240, "Epochs.", lower_bound=1)
     batch_size: int = _field(64, "Examples in a step; the last batch of an epoch may be smaller.", lower_bound=1)
     learning_rate: float = _field(0.05, "Learning rate of the first epoch.", lower_bound=0.0)
@@ -45,12 +53,12 @@ def define_flags(flag_values=flags.FLAGS):
         options = {key: value for key, value in field.metadata.items() if key != "help"}
         options["flag_values"] = flag_values
         if isinstance(default, tuple):
-            flags.DEFINE_list(field.name, [str(epoch) for epoch in default], text, **options)
+            flags.DEFINE_list(field.name, [str(item) for item in default], text, **options)
         elif isinstance(default, bool):
             flags.DEFINE_bool(field.name, default, text, **options)
         elif isinstance(default, str):
             flags.DEFINE_string(field.name, default, text, **options)
-        elif isinstance(default, int):
+        elif field.type in (int, int | None):
             flags.DEFINE_integer(field.name, default, text, **options)
         else:
             flags.DEFINE_float(field.name, default, text, **options)
@@ -69,6 +77,7 @@ def from_flags(values):
         settings["decay_epochs"] = tuple(int(epoch) for epoch in settings["decay_epochs"])
     except ValueError as error:
         raise ValueError(f"--decay_epochs={','.join(settings['decay_epochs'])} must be whole numbers.") from error
+    settings["loss_settings"] = tuple(settings["loss_settings"])
     return Settings(**settings)
 
 

@@ -1,6 +1,8 @@
 """One run from its settings: what every script of this folder shares."""
 
+import dataclasses
 import math
+import resource
 import sys
 
 import keras
@@ -23,7 +25,7 @@ def run(settings, splits, out, *, resume=False, verbose=None):
         settings: `Settings`.
         splits: `data.Splits`.
         out: Folder of the results: `run.flags`, `epochs.csv`, `result.json`, `curves.png`, `student.keras`,
-            `saved_model/`, `tensorboard/`, `backups/`.
+            `saved_model/`, `tensorboard/`, `backups/`; `first_stage.csv` of a method that has one.
         resume: Whether to go on with the run that is there, which then ends in the same bits.
         verbose: As of `fit`; a progress bar on a terminal, a line an epoch elsewhere.
 
@@ -39,43 +41,36 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     if settings.deterministic:
         _be_deterministic()
     train, validation, test = _parts(splits, settings)
+    recipe = recipes.get(settings.method)
     with distribute.scope(settings.strategy):
-        distiller = _distiller(settings, train)
+        teacher, student = _networks(settings, train)
+        losses = recipes.main_losses(settings, train)
+        before = [recipes.stage_loss(settings)] if recipe.stage else []
+        distiller = _distiller(settings, recipe, teacher if losses else None, student, losses, train)
         out = record.open_run(out, settings, resume=resume)
-        steps = train.steps_per_epoch(settings.batch_size)
-        epochs = record.Epochs(out / "epochs.csv")
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
-        backup = epochs.backup = callbacks.Backup(
-            out / "backups",
-            steps,
-            every=settings.backup_steps or None,
-            watch=[epochs],
-            identity={"teacher": teacher_hash},
-        )
+        for loss in before:
+            _first_stage(settings, recipe, teacher, student, loss, losses, train, out, teacher_hash, verbose)
         one_hot = settings.label_smoothing > 0
-        # With no epoch left, `fit` restores the finished run and trains nothing.
-        distiller.fit(
-            data.train_batches(
-                train,
-                seed=settings.seed,
-                batch_size=settings.batch_size,
-                start=backup.position,
-                one_hot=one_hot,
-                **_augmentation(train),
-            ),
-            initial_epoch=backup.position[0],
+        epochs, backup = _fit(
+            distiller,
+            settings,
+            train,
+            out / "epochs.csv",
+            out / "backups",
+            teacher_hash,
             epochs=settings.epochs,
-            steps_per_epoch=steps,
-            shuffle=False,  # The batches are, by their seed.
+            verbose=verbose,
+            observers=_observers(distiller, settings, recipe, train, out),
             validation_data=data.eval_batches(validation or test, 500, one_hot=one_hot),
-            callbacks=[backup, *_observers(distiller, train, out), epochs],
-            verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
         )
-        result = _result(settings, distiller, backup, epochs, train, test, one_hot)
+        result = _result(settings, recipe, distiller, backup, epochs, train, test, one_hot)
         result["teacher_sha256"] = teacher_hash
-    export.keras_file(distiller.student, out / "student.keras")
+        if teacher is not None:
+            result["teacher_accuracy"] = _accuracy(teacher, test)
+    export.keras_file(student, out / "student.keras")
     try:
-        export.saved_model(distiller.student, out / "saved_model", overwrite=True)
+        export.saved_model(student, out / "saved_model", overwrite=True)
     except ImportError as error:
         print(error)
     curves.plot({settings.student: record.history_rows(backup.history)}, out / "curves.png", _title(settings, result))
@@ -83,17 +78,84 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     return result
 
 
+def _first_stage(settings, recipe, teacher, student, loss, losses, train, out, teacher_hash, verbose):
+    """Trains what the method's first stage trains, and hands it over; a finished one is only restored."""
+    stage = recipe.stage
+    last = loss.student_endpoints[-1].removesuffix("_preact")
+    learning = keras.Model(student.inputs, student.get_layer(last).output).layers if stage.trains == "features" else []
+    frozen = [layer for layer in student.layers if layer.trainable and layer not in learning]
+    for layer in frozen:
+        layer.trainable = False
+    distiller = Distiller(
+        teacher,
+        student,
+        loss,
+        student_loss_weight=0.0,
+        teacher_training=settings.teacher_training or recipe.teacher_training,
+        name="first_stage",
+    )
+    constant = dataclasses.replace(
+        settings, learning_rate=stage.learning_rate or settings.learning_rate, decay_epochs=()
+    )
+    _compile(distiller, constant, train)
+    _fit(
+        distiller,
+        settings,
+        train,
+        out / "first_stage.csv",
+        out / "backups" / "first_stage",
+        teacher_hash,
+        epochs=settings.stage_epochs,
+        verbose=verbose,
+        observers=[callbacks.FiniteLoss()],
+    )
+    for layer in frozen:
+        layer.trainable = True
+    if stage.hand_over:
+        stage.hand_over(loss, losses[0])
+
+
+def _fit(distiller, settings, train, table, backups, teacher_hash, *, epochs, verbose, observers, **kwargs):
+    """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
+    steps = train.steps_per_epoch(settings.batch_size)
+    rows = record.Epochs(table)
+    backup = rows.backup = callbacks.Backup(
+        backups, steps, every=settings.backup_steps or None, watch=[rows], identity={"teacher": teacher_hash}
+    )
+    # With no epoch left, `fit` restores the finished run and trains nothing.
+    distiller.fit(
+        data.train_batches(
+            train,
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            start=backup.position,
+            one_hot=settings.label_smoothing > 0,
+            **_augmentation(train),
+        ),
+        initial_epoch=backup.position[0],
+        epochs=epochs,
+        steps_per_epoch=steps,
+        shuffle=False,  # The batches are, by their seed.
+        callbacks=[backup, *observers, rows],
+        verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
+        **kwargs,
+    )
+    return rows, backup
+
+
 def _check(settings):
-    if settings.method not in recipes.METHODS:
-        recipes.build(settings.method, temperature=settings.temperature)
-    distils = recipes.METHODS[settings.method].loss is not None
-    if distils and not (settings.teacher and settings.teacher_weights):
+    recipe = recipes.get(settings.method)
+    if recipe.needs_teacher and not (settings.teacher and settings.teacher_weights):
         raise ValueError(
             f"--method={settings.method} needs a trained teacher: pass --teacher and --teacher_weights. Train one with "
             "--method=none; its student.keras is such a file."
         )
-    if not distils and (settings.teacher or settings.teacher_weights):
-        raise ValueError("--method=none learns from labels alone: leave --teacher and --teacher_weights out.")
+    if not recipe.needs_teacher and (settings.teacher or settings.teacher_weights):
+        raise ValueError(f"--method={settings.method} has no teacher: leave --teacher and --teacher_weights out.")
+    if settings.weighting and not recipe.needs_teacher:
+        raise ValueError(
+            f"--weighting={settings.weighting} compares with a teacher, and --method={settings.method} has none."
+        )
     if settings.strategy != "none" and settings.steps_per_execution > 1:
         raise ValueError(
             f"--steps_per_execution={settings.steps_per_execution} fails in Keras under a strategy. Use 1 with "
@@ -123,23 +185,32 @@ def _parts(splits, settings):
     return train, validation, test
 
 
-def _distiller(settings, train):
-    """The student and its teacher in a compiled Distiller."""
+def _networks(settings, train):
+    """The teacher, or `None`, and the student."""
     options = {"classes": len(train.classes), "input_shape": train.images.shape[1:], "dtype": settings.precision}
     teacher = None
     if settings.teacher:
         teacher = models.build(settings.teacher, weights=settings.teacher_weights, **options)
     # After the teacher, which draws initial weights too: the student's depend on the seed alone.
     keras.utils.set_random_seed(settings.seed)
-    student = models.build(settings.student, **options)
-    losses, student_loss_weight = recipes.build(settings.method, temperature=settings.temperature, alpha=settings.alpha)
+    return teacher, models.build(settings.student, **options)
+
+
+def _distiller(settings, recipe, teacher, student, losses, train):
+    """Student and teacher in a compiled Distiller."""
+    weight = settings.student_loss_weight
     distiller = Distiller(
         teacher,
         student,
         losses,
-        student_loss_weight=student_loss_weight,
-        teacher_training=settings.teacher_training,
+        student_loss_weight=recipe.student_loss_weight if weight is None else weight,
+        teacher_training=settings.teacher_training or recipe.teacher_training,
     )
+    _compile(distiller, settings, train)
+    return distiller
+
+
+def _compile(distiller, settings, train):
     steps = train.steps_per_epoch(settings.batch_size)
     smoothing = settings.label_smoothing
     distiller.compile(
@@ -155,7 +226,6 @@ def _distiller(settings, train):
         metrics=["accuracy"],
         steps_per_execution=settings.steps_per_execution,
     )
-    return distiller
 
 
 def _learning_rate(settings, steps):
@@ -170,16 +240,19 @@ def _augmentation(train):
     return {} if train.images.shape[-1] == 3 else {"padding": 1, "flip": False}
 
 
-def _observers(distiller, train, out):
+def _observers(distiller, settings, recipe, train, out):
     observers = [callbacks.FiniteLoss()]
-    if distiller.distillation_losses:
+    warm_up = recipe.warm_up if settings.warm_up_epochs is None else settings.warm_up_epochs
+    if warm_up:
+        observers.append(callbacks.WarmUp(warm_up))
+    if recipe.counted:
         probe = data.eval_batches(train.take(min(PROBE, len(train))), 500, framework="numpy")
         batches = [probe[i] for i in range(len(probe))]
         observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
     return [*observers, callbacks.Scalars(out / "tensorboard")]
 
 
-def _result(settings, distiller, backup, epochs, train, test, one_hot):
+def _result(settings, recipe, distiller, backup, epochs, train, test, one_hot):
     """The content of `result.json`."""
     batches = data.eval_batches(test, 500, one_hot=one_hot)
     final = distiller.evaluate(batches, verbose=0, return_dict=True)
@@ -187,10 +260,12 @@ def _result(settings, distiller, backup, epochs, train, test, one_hot):
     last, best = rows[-1], max(rows, key=lambda row: row["val_accuracy"])
     result = {
         "method": settings.method,
+        "weighting": settings.weighting or None,
         "student": settings.student,
         "teacher": settings.teacher or None,
         "seed": settings.seed,
         "epochs": len(rows),
+        "first_stage_epochs": settings.stage_epochs if recipe.stage else 0,
         "train_examples": len(train),
         "test_examples": len(test),
         "judged_on": f"{settings.holdout} held-out training examples" if settings.holdout else "the test set",
@@ -199,16 +274,20 @@ def _result(settings, distiller, backup, epochs, train, test, one_hot):
         "best_accuracy": best["val_accuracy"],
         "best_epoch": best["epoch"],
         "parameters": sum(math.prod(variable.shape) for variable in distiller.student.trainable_variables),
+        "adapter_parameters": sum(
+            math.prod(variable.shape) for loss in distiller.distillation_losses for variable in loss.trainable_variables
+        ),
         "seconds": round(epochs.seconds, 1),
+        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,  # Linux counts KiB.
     }
-    if distiller.distillation_losses:
-        result["teacher_accuracy"] = _accuracy(distiller.teacher, test, batches)
+    if recipe.counted:
         result["last_epoch"] = {name: last[name] for name in last if "regularization" in name or "wsl_weight" in name}
     return {**result, **record.environment(), "settings": to_lines(settings)}
 
 
-def _accuracy(model, examples, batches):
-    return float(np.mean(model.predict(batches, verbose=0).argmax(-1) == examples.labels))
+def _accuracy(model, examples):
+    logits = model.predict(data.eval_batches(examples, 500), verbose=0)
+    return float(np.mean(logits.argmax(-1) == examples.labels))
 
 
 def _title(settings, result):

@@ -29,8 +29,9 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     Args:
         log_dir: Folder, made if it is missing.
-        probe: `None`, or `(inputs, labels)`: arrays, the inputs as the networks take them; or an iterable of batches
-            `(inputs, labels)` in a fixed order, where labels may be a dict `{"labels": ...}`.
+        probe: `None`, or `(inputs, labels)`: arrays, or dicts of such, as `fit` takes them; or an iterable of batches
+            `(inputs, labels)` in a fixed order. Labels may be a dict `{"labels": ..., "mask": ...}`; of sequences,
+            unmasked positions count.
         temperature: Positive float, at which to judge; the Distiller's own by default.
         batch_size: Integer, the examples in a forward pass of a probe of arrays.
 
@@ -46,7 +47,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         self.events = Events(log_dir)
         self.probe, self.temperature, self.batch_size = probe, temperature, batch_size
         self._rows = []
-        self._plain = self._softened = None
+        self._plain = self._softened = self._counted = None
 
     def on_train_begin(self, logs=None):
         """Checks what it is to watch, asks the teacher once, and reads the rows of epochs before a resumed one."""
@@ -59,6 +60,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         if self.probe is not None:
             self._plain, self._softened = (self._logits(self._heard_at(value)) for value in (1.0, self._judged_at()))
             self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
+            self._counted = self._position_masks() if self._plain.ndim > 2 else None
         if self.path.exists():
             with open(self.path, newline="") as file:
                 self._rows = [{**row, "epoch": int(row["epoch"])} for row in csv.DictReader(file)]
@@ -90,6 +92,8 @@ class RegularizationSamples(keras.callbacks.Callback):
         mask = to_numpy(regularization.mask(self._labels, student, self._softened, self._judged_at()))
         weights = to_numpy(weighting.wsl(self._labels, student, self._plain))
         classes = to_numpy(label_classes(self._labels, student))
+        if self._counted is not None:
+            mask, weights, classes = (values[self._counted] for values in (mask, weights, classes))
         by_class = np.bincount(classes[mask], minlength=student.shape[-1])
         row = {
             "examples": len(mask),
@@ -107,15 +111,25 @@ class RegularizationSamples(keras.callbacks.Callback):
     def _batches(self):
         if not isinstance(self.probe, tuple):
             return iter(self.probe)
-        inputs, labels = self.probe
-        starts = range(0, len(inputs), self.batch_size)
-        return ((inputs[i : i + self.batch_size], labels[i : i + self.batch_size]) for i in starts)
+        starts = range(0, len(_labels(self.probe[1])), self.batch_size)
+        parts = (slice(i, i + self.batch_size) for i in starts)
+        return (keras.tree.map_structure(lambda array, part=part: array[part], self.probe) for part in parts)
 
     def _logits(self, forward):
         logits = [np.asarray(forward(inputs), "float32") for inputs, _ in self._batches()]
         if not logits:
             raise ValueError("The probe of RegularizationSamples is empty. Pass at least one batch, or probe=None.")
         return np.concatenate(logits)
+
+    def _position_masks(self):
+        """Which positions of the probe's sequences count: booleans, `(examples, time)`; `None` where all do."""
+        masks = []
+        for inputs, labels in self._batches():
+            logits = self.model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
+            masks.append(self.model.position_mask(labels, logits))
+        if masks[0] is None:
+            return None
+        return np.concatenate([np.asarray(keras.ops.convert_to_numpy(mask), "bool") for mask in masks])
 
     def _student_batch(self, inputs):
         # Not `predict`: on Torch its loader draws from the generator that shuffles the training.

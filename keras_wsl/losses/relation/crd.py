@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_wsl.connectors import MemoryBank, dense
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import l2_normalized
+from keras_wsl.ops import check_temperature, l2_normalized
 
 EPSILON = 1e-7  # The reference code's, in the denominators.
 
@@ -49,7 +49,7 @@ class CRD(FeatureLoss):
             none of that index.
         negatives: Integer $K$.
         dimensions: Integer, of the embeddings.
-        temperature: Positive float $T$.
+        contrast_temperature: Positive float $T$.
         momentum: Float in [0, 1], of the memories.
         layers: The vectors' layer, or a pair, in a list of one.
         weight: Float, the factor of the mean in the total.
@@ -64,7 +64,7 @@ class CRD(FeatureLoss):
     needs_index = True
 
     def __init__(
-        self, labels, *, weight=0.8, negatives=16384, dimensions=128, temperature=0.07, momentum=0.5, **kwargs
+        self, labels, *, weight=0.8, negatives=16384, dimensions=128, contrast_temperature=0.07, momentum=0.5, **kwargs
     ):
         super().__init__(weight=weight, **kwargs)
         labels = np.asarray(labels)
@@ -82,7 +82,7 @@ class CRD(FeatureLoss):
                 f"{self.members - self.largest_class} of {self.members} examples. Pass `negatives` of at most that."
             )
         self.negatives, self.dimensions = negatives, dimensions
-        self.contrast_temperature, self.momentum = float(temperature), float(momentum)
+        self.contrast_temperature, self.momentum = check_temperature(contrast_temperature), float(momentum)
         self.seed = keras.random.SeedGenerator()
 
     def build(self, labels_shape, student_shape, teacher_shape):
@@ -160,4 +160,5 @@ class CRD(FeatureLoss):
     def get_config(self):
         """The constructor's arguments."""
         config = {"labels": self.labels.tolist(), "negatives": self.negatives, "dimensions": self.dimensions}
-        return {**super().get_config(), **config, "temperature": self.contrast_temperature, "momentum": self.momentum}
+        rest = {"contrast_temperature": self.contrast_temperature, "momentum": self.momentum}
+        return {**super().get_config(), **config, **rest}
