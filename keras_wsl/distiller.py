@@ -147,6 +147,10 @@ class Distiller(step(), keras.Model):
             _check_network(name, model)
             if model is self.student:
                 raise ValueError("Teacher and student are one model. Clone it: a student needs weights of its own.")
+        if teachers and isinstance(self.teacher_inputs, dict) and (unknown := set(self.teacher_inputs) - set(teachers)):
+            raise ValueError(
+                f"`teacher_inputs` is for teachers {sorted(unknown)}. The distiller's teachers are {sorted(teachers)}."
+            )
         heard = [loss.shares(teachers) if teachers else {} for loss in self.distillation_losses]
         endpoints = {}
         for name, model in teachers.items():
@@ -259,12 +263,20 @@ class Distiller(step(), keras.Model):
         """
         return ops.cast(self.distillation_losses[0].heard(teacher, temperature)["logits"], "float32")
 
-    def checked_labels(self, y, logits):
-        """The labels in `y`; where they are integers, int32 and checked as far as the backend can."""
-        labels = _labels(y)
+    def checked_labels(self, y, student):
+        """The labels in `y`; where they are integers, int32 and checked as far as the backend can.
+
+        Args:
+            y: A batch's targets, labels or a dict that has them.
+            student: The student's endpoints, or its logits.
+        """
+        labels, logits = _labels(y), _logits(student)
         if labels_are_distributions(labels, logits):
             return labels
-        return self._check_range("Labels", ops.cast(labels, "int32"), logits.shape[-1])
+        labels, mask = ops.cast(labels, "int32"), self.position_mask(y, student)
+        if mask is not None:  # What stands in padding, often -1 or -100, is no label.
+            labels = ops.where(ops.cast(mask, "bool"), ops.reshape(labels, ops.shape(mask)), 0)
+        return self._check_range("Labels", labels, logits.shape[-1])
 
     def loss_rows(self, y, labels, student, teacher, sample_weight=None):
         """Every term of the objective, example by example.
@@ -353,7 +365,7 @@ class Distiller(step(), keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective, a scalar; where not training, the student's own loss and no teacher."""
-        labels = self.checked_labels(y, _logits(y_pred))
+        labels = self.checked_labels(y, y_pred)
         penalty = sum(self.losses, ops.zeros(()))
         if not training:
             logits = _logits(y_pred)
@@ -500,7 +512,12 @@ def _selected(choice, inputs):
     """What a network is given of a batch's inputs: one key's, or what a function makes of them."""
     if choice is None:
         return inputs
-    return inputs[choice] if isinstance(choice, str) else choice(inputs)
+    if not isinstance(choice, str):
+        return choice(inputs)
+    if not isinstance(inputs, dict) or choice not in inputs:
+        came = f"a dict of {sorted(inputs)}" if isinstance(inputs, dict) else type(inputs).__name__
+        raise ValueError(f"A network is to be given the inputs' {choice!r}. Received inputs: {came}.")
+    return inputs[choice]
 
 
 def _logits(outputs):

@@ -173,15 +173,16 @@ def normalization_before(model, endpoint, name=None):
     """
     layer = find(model, name or endpoint)
     while not isinstance(layer, keras.layers.BatchNormalization):
-        node = layer._inbound_nodes[-1] if layer._inbound_nodes else None
-        before = node.arguments.keras_tensors if node else ()
-        # Of a sum, the first summand is the residual branch, here and in the networks of Keras.
-        layer = before[0]._keras_history.operation if before and (len(before) == 1 or _is_sum(layer)) else None
+        # What a convolution gives is not normalized, though what it is given may be.
         if layer is None or isinstance(layer, (keras.layers.Conv2D, keras.Model, keras.layers.InputLayer)):
             raise ValueError(
                 f"{model.name} has no batch normalization just before {endpoint!r} that its graph shows. Name those of "
                 "all layers in `normalizations`."
             )
+        node = layer._inbound_nodes[-1] if layer._inbound_nodes else None
+        before = node.arguments.keras_tensors if node else ()
+        # Of a sum, the first summand is the residual branch, here and in the networks of Keras.
+        layer = before[0]._keras_history.operation if before and (len(before) == 1 or _is_sum(layer)) else None
     return layer
 
 

@@ -1,10 +1,15 @@
-"""What tests of several files share: golden files, gradients on any backend, small networks."""
+"""What tests of several files share: golden files, gradients on any backend, small networks, losses with endpoints."""
 
+import dataclasses
+import functools
 import json
 import pathlib
 
 import keras
 import numpy as np
+
+from keras_wsl import losses
+from keras_wsl.endpoints import Endpoints
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 
@@ -66,3 +71,114 @@ def hard_loss():
 def arrays(model):
     """Copies of all variables of a model."""
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
+
+
+def image_network(name, filters=(4, 4, 6, 8), classes=5, size=8):
+    """A small classifier of images, `(size, size, 3)`, with the endpoints of `keras_wsl.models`."""
+    x = inputs = keras.Input((size, size, 3))
+    for stage, channels in enumerate(filters):
+        end = f"block{stage}" if stage else "stem"
+        strides = 2 if stage > 1 else 1
+        x = keras.layers.Conv2D(channels, 3, strides=strides, padding="same", name=f"{end}_conv")(x)
+        x = keras.layers.BatchNormalization(name=f"{end}_preact")(x)
+        x = keras.layers.ReLU(name=end)(x)
+    x = keras.layers.GlobalAveragePooling2D(name="pooled")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(x), name=name)
+
+
+def text_network(name, depth, width=4, classes=5):
+    """A small classifier of sequences, `(6, 3)`, whose layers give states as a transformer's do."""
+    x = inputs = keras.Input((6, 3))
+    for i in range(depth):
+        x = keras.layers.Dense(width, activation="tanh", name=f"transformer_layer_{i}")(x)
+    x = keras.layers.GlobalAveragePooling1D(name="pooled")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(x), name=name)
+
+
+def networks(name):
+    """A new student and a new teacher that have the endpoints which the loss of that name asks for."""
+    if name == "pkd":
+        return text_network("student", 2), text_network("teacher", 8)
+    # FSP alone wants equal channels.
+    return image_network("student"), image_network("teacher", (4, 4, 6, 8) if name == "fsp" else (6, 6, 8, 12))
+
+
+@functools.cache
+def _known_networks(name):
+    """The same two at every call, and the shapes of their endpoints: for tests that train neither."""
+    loss, models = make_loss(name), networks(name)
+    names = loss.student_endpoints, loss.teacher_endpoints
+    return models, [Endpoints(model, wanted).shapes() for model, wanted in zip(models, names)]
+
+
+def make_loss(name, /, **settings):
+    """The loss of that name; CRD's data set has 40 examples of 5 classes."""
+    if name == "crd":
+        settings = {"labels": np.arange(40) % 5, "negatives": 8, "dimensions": 6, **settings}
+    return losses.get(name, **settings)
+
+
+def built_loss(name, /, *, alike=False, **settings):
+    """`make_loss`, built for and shown the networks of `networks(name)`; `alike` for two teachers."""
+    return built(make_loss(name, **settings), name, alike=alike)
+
+
+def built(loss, name, *, alike=False):
+    """The loss of that name, built for and shown the same networks."""
+    (student, teacher), (student_shapes, teacher_shapes) = _known_networks(name)
+    if alike:
+        student, student_shapes = teacher, _alike(loss, teacher_shapes)
+    if not loss.built:  # From a file it is. This is what `Distiller` does.
+        loss.build((None,), student_shapes, teacher_shapes)
+        loss.built = True
+    loss.meet(student, teacher)
+    return loss
+
+
+@dataclasses.dataclass
+class Batch:
+    """What a loss is given: NumPy arrays, and dicts of them."""
+
+    labels: np.ndarray
+    student: dict
+    teacher: dict
+    index: np.ndarray
+
+    def map(self, function):
+        """A batch of what `function` makes of each endpoint."""
+        ends = ({name: function(values) for name, values in end.items()} for end in (self.student, self.teacher))
+        return Batch(self.labels, *ends, self.index)
+
+    def take(self, rows):
+        """A batch of these examples."""
+        ends = self.map(lambda values: values[rows])
+        return Batch(self.labels[rows], ends.student, ends.teacher, self.index[rows])
+
+
+def random_batch(name, count=4, seed=0):
+    """Random endpoints of the networks of `networks(name)`, examples of the data set of `make_loss`."""
+    generator = np.random.default_rng(seed)
+    ends = (
+        {end: generator.normal(size=(count, *shape[1:])).astype("float32") for end, shape in shapes.items()}
+        for shapes in _known_networks(name)[1]
+    )
+    index = generator.permutation(40)[:count].astype("int32")
+    return Batch(index % 5, *ends, index)
+
+
+def agreeing_batch(name, count=4, seed=0):
+    """`random_batch` of a student that gives what the teacher gives, for `built_loss(name, alike=True)`."""
+    batch = random_batch(name, count, seed)
+    return Batch(batch.labels, _alike(make_loss(name), batch.teacher), batch.teacher, batch.index)
+
+
+def _alike(loss, teacher):
+    """What a dict holds for the teacher's endpoints, under the student's names."""
+    pairs = zip(loss.student_endpoints, loss.teacher_endpoints)
+    return {"logits": teacher["logits"], **{own: teacher[other] for own, other in pairs}}
+
+
+def loss_rows(loss, batch, **settings):
+    """What a built loss gives for a batch: floats, shape `(batch,)`. Its state, such as memories and seeds, stays."""
+    with keras.StatelessScope():
+        return loss(batch.labels, batch.student, batch.teacher, index=batch.index, **settings)

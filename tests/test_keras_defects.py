@@ -281,10 +281,11 @@ def test_k06_no_teacher_in_files(ending, tmp_path):
         name for name in found if name.startswith("distillation_losses/hint")
     }
     networks = [name for name in found if not name.startswith(("distillation_losses/", "optimizer/"))]
-    assert len(networks) == 8
+    assert "vars/0" in networks and found["vars/0"] == ()  # The Distiller's own: its ramp.
+    assert len(networks) == 1 + 8
     if ending == ".keras":
         config = zipfile.ZipFile(path).read("config.json").decode()
-        assert '"teacher"' not in config
+        assert '"name": "student"' in config and '"name": "teacher"' not in config
 
     _, found = write(KerasDistiller, LogitsDistillation())
     assert [name for name, shape in found.items() if 13 in shape]
@@ -432,7 +433,7 @@ def test_k11_mixed_precision():
         np.testing.assert_allclose(mixed[name], full[name], rtol=0.03, atol=0.01, err_msg=name)
     student, taught = distiller(x, training=True), distiller.teacher_outputs(x)
     assert keras.backend.standardize_dtype(student["hidden"].dtype) == policy.removeprefix("mixed_")
-    rows, total = distiller.loss_rows(y, student, taught)
+    rows, total = distiller.loss_rows(y, distiller.checked_labels(y, student["logits"]), student, taught)
     for values in (*rows.values(), total):
         assert keras.backend.standardize_dtype(values.dtype) == "float32"
     with pytest.raises(ValueError, match="dtypes must match"):
@@ -581,7 +582,9 @@ def test_k19_means_are_over_examples():
     soft = divergences(logits(teacher, x), logits(student, x), 4.0)
     np.testing.assert_allclose(logs["student_loss"][0], hard.mean(), rtol=1e-5)
     np.testing.assert_allclose(logs["kd"][0], soft.mean(), rtol=1e-4)
-    rows, total = distiller.loss_rows(y, distiller(x, training=True), distiller.teacher_outputs(x))
+    outputs = distiller(x, training=True)
+    labels = distiller.checked_labels(y, outputs["logits"])
+    rows, total = distiller.loss_rows(y, labels, outputs, distiller.teacher_outputs(x))
     for name, values in {**rows, "loss": total}.items():
         np.testing.assert_allclose(logs[name][0], ops.convert_to_numpy(values).mean(), rtol=1e-4, err_msg=name)
     share = logs["regularization_samples"][0] / 33

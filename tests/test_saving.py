@@ -274,7 +274,8 @@ def test_checkpoints_hold_no_teacher(ending, tmp_path):
         name for name in found if name.startswith("distillation_losses/hint")
     }
     own = [name for name in found if not name.startswith("optimizer")]
-    assert len(own) == len(distiller.student.variables) + len(distiller.distillation_losses[1].variables)
+    kept = [distiller.ramp, *distiller.student.variables, *distiller.distillation_losses[1].variables]
+    assert len(own) == len(kept)
 
 
 # Ways to run a step.
@@ -415,7 +416,7 @@ def test_networks_of_probabilities_are_refused(role, make):
         ({"teacher": "resnet"}, r"The teacher must be a keras.Model. Received: 'resnet'"),
         ({"student": None}, r"The student must be a keras.Model. Received: None"),
         ({"student": keras.layers.Dense}, r"The student must be a keras.Model"),
-        ({"distillation_losses": "wls"}, r"no distillation loss 'wls'. Expected one of \['kd', .*'wsl'"),
+        ({"distillation_losses": "wls"}, r"no distillation loss 'wls'. Expected one of \['ab', .*'kd', .*'wsl'"),
         ({"distillation_losses": ["kd", "kd"]}, r"names \['kd'\] stand in the logs twice"),
         ({"distillation_losses": losses.KD(name="student_loss")}, r"names \['student_loss'\] stand in the logs twice"),
         ({"distillation_losses": losses.KD(name="loss")}, r"names \['loss'\] stand in the logs twice"),

@@ -70,10 +70,15 @@ def write_csv(path, rows):
     write_text(path, text.getvalue())
 
 
+def read_texts(path):
+    """The rows of a CSV file: dicts of strings."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def read_csv(path):
     """The rows of a CSV file of numbers: dicts, without the cells that are empty."""
-    with open(path, newline="") as file:
-        return [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    return [{name: float(value) for name, value in row.items() if value} for row in read_texts(path)]
 
 
 def history_rows(history):

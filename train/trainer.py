@@ -46,25 +46,27 @@ def run(settings, splits, out, *, resume=False, verbose=None):
         teacher, student = _networks(settings, train)
         losses = recipes.main_losses(settings, train)
         before = [recipes.stage_loss(settings)] if recipe.stage else []
-        distiller = _distiller(settings, recipe, teacher if losses else None, student, losses, train)
+        main_stage = distiller(settings, recipe, teacher if losses else None, student, losses, train)
         out = record.open_run(out, settings, resume=resume)
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
         for loss in before:
-            _first_stage(settings, recipe, teacher, student, loss, losses, train, out, teacher_hash, verbose)
+            _train_first_stage(
+                settings, recipe, teacher, student, loss, losses, train, out, teacher_hash=teacher_hash, verbose=verbose
+            )
         one_hot = settings.label_smoothing > 0
         epochs, backup = _fit(
-            distiller,
+            main_stage,
             settings,
             train,
             out / "epochs.csv",
             out / "backups",
-            teacher_hash,
+            teacher_hash=teacher_hash,
             epochs=settings.epochs,
             verbose=verbose,
-            observers=_observers(distiller, settings, recipe, train, out),
+            observers=_observers(settings, recipe, train, out),
             validation_data=data.eval_batches(validation or test, 500, one_hot=one_hot),
         )
-        result = _result(settings, recipe, distiller, backup, epochs, train, test, one_hot)
+        result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
         result["teacher_sha256"] = teacher_hash
         if teacher is not None:
             result["teacher_accuracy"] = _accuracy(teacher, test)
@@ -78,44 +80,37 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     return result
 
 
-def _first_stage(settings, recipe, teacher, student, loss, losses, train, out, teacher_hash, verbose):
+def _train_first_stage(settings, recipe, teacher, student, loss, losses, train, out, **kwargs):
     """Trains what the method's first stage trains, and hands it over; a finished one is only restored."""
-    stage = recipe.stage
-    last = loss.student_endpoints[-1].removesuffix("_preact")
-    learning = keras.Model(student.inputs, student.get_layer(last).output).layers if stage.trains == "features" else []
-    frozen = [layer for layer in student.layers if layer.trainable and layer not in learning]
+    frozen = _frozen(student, loss, recipe.stage)
     for layer in frozen:
         layer.trainable = False
-    distiller = Distiller(
-        teacher,
-        student,
-        loss,
-        student_loss_weight=0.0,
-        teacher_training=settings.teacher_training or recipe.teacher_training,
-        name="first_stage",
-    )
-    constant = dataclasses.replace(
-        settings, learning_rate=stage.learning_rate or settings.learning_rate, decay_epochs=()
-    )
-    _compile(distiller, constant, train)
     _fit(
-        distiller,
+        first_stage(settings, recipe, teacher, student, loss, train),
         settings,
         train,
         out / "first_stage.csv",
         out / "backups" / "first_stage",
-        teacher_hash,
         epochs=settings.stage_epochs,
-        verbose=verbose,
         observers=[callbacks.FiniteLoss()],
+        **kwargs,
     )
     for layer in frozen:
         layer.trainable = True
-    if stage.hand_over:
-        stage.hand_over(loss, losses[0])
+    if recipe.stage.hand_over:
+        recipe.stage.hand_over(loss, losses[0])
 
 
-def _fit(distiller, settings, train, table, backups, teacher_hash, *, epochs, verbose, observers, **kwargs):
+def _frozen(student, loss, stage):
+    """The student's layers that do not learn in a first stage."""
+    learning = []
+    if stage.trains == "features":
+        last = loss.student_endpoints[-1].removesuffix("_preact")
+        learning = keras.Model(student.inputs, student.get_layer(last).output).layers
+    return [layer for layer in student.layers if layer.trainable and layer not in learning]
+
+
+def _fit(distiller, settings, train, table, backups, *, teacher_hash, epochs, verbose, observers, **kwargs):
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
     steps = train.steps_per_epoch(settings.batch_size)
     rows = record.Epochs(table)
@@ -196,18 +191,27 @@ def _networks(settings, train):
     return teacher, models.build(settings.student, **options)
 
 
-def _distiller(settings, recipe, teacher, student, losses, train):
-    """Student and teacher in a compiled Distiller."""
+def distiller(settings, recipe, teacher, student, losses, train):
+    """Student and teacher in a compiled Distiller, for the main stage of a method."""
     weight = settings.student_loss_weight
-    distiller = Distiller(
+    model = Distiller(
         teacher,
         student,
         losses,
         student_loss_weight=recipe.student_loss_weight if weight is None else weight,
         teacher_training=settings.teacher_training or recipe.teacher_training,
     )
-    _compile(distiller, settings, train)
-    return distiller
+    _compile(model, settings, train)
+    return model
+
+
+def first_stage(settings, recipe, teacher, student, loss, train):
+    """Likewise for the stage before, in which the loss is alone and the learning rate does not decay."""
+    training = settings.teacher_training or recipe.teacher_training
+    model = Distiller(teacher, student, loss, student_loss_weight=0.0, teacher_training=training, name="first_stage")
+    rate = recipe.stage.learning_rate or settings.learning_rate
+    _compile(model, dataclasses.replace(settings, learning_rate=rate, decay_epochs=()), train)
+    return model
 
 
 def _compile(distiller, settings, train):
@@ -240,7 +244,7 @@ def _augmentation(train):
     return {} if train.images.shape[-1] == 3 else {"padding": 1, "flip": False}
 
 
-def _observers(distiller, settings, recipe, train, out):
+def _observers(settings, recipe, train, out):
     observers = [callbacks.FiniteLoss()]
     warm_up = recipe.warm_up if settings.warm_up_epochs is None else settings.warm_up_epochs
     if warm_up:
@@ -252,12 +256,14 @@ def _observers(distiller, settings, recipe, train, out):
     return [*observers, callbacks.Scalars(out / "tensorboard")]
 
 
-def _result(settings, recipe, distiller, backup, epochs, train, test, one_hot):
+def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
     """The content of `result.json`."""
-    batches = data.eval_batches(test, 500, one_hot=one_hot)
-    final = distiller.evaluate(batches, verbose=0, return_dict=True)
     rows = record.history_rows(backup.history)
     last, best = rows[-1], max(rows, key=lambda row: row["val_accuracy"])
+    final = last["val_accuracy"]
+    if settings.holdout:  # Else each epoch was judged on the test set.
+        batches = data.eval_batches(test, 500, one_hot=one_hot)
+        final = main_stage.evaluate(batches, verbose=0, return_dict=True)["accuracy"]
     result = {
         "method": settings.method,
         "weighting": settings.weighting or None,
@@ -269,13 +275,15 @@ def _result(settings, recipe, distiller, backup, epochs, train, test, one_hot):
         "train_examples": len(train),
         "test_examples": len(test),
         "judged_on": f"{settings.holdout} held-out training examples" if settings.holdout else "the test set",
-        "test_accuracy": final["accuracy"],
+        "test_accuracy": final,
         "last_accuracy": last["val_accuracy"],
         "best_accuracy": best["val_accuracy"],
         "best_epoch": best["epoch"],
-        "parameters": sum(math.prod(variable.shape) for variable in distiller.student.trainable_variables),
+        "parameters": sum(math.prod(variable.shape) for variable in main_stage.student.trainable_variables),
         "adapter_parameters": sum(
-            math.prod(variable.shape) for loss in distiller.distillation_losses for variable in loss.trainable_variables
+            math.prod(variable.shape)
+            for loss in main_stage.distillation_losses
+            for variable in loss.trainable_variables
         ),
         "seconds": round(epochs.seconds, 1),
         "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,  # Linux counts KiB.

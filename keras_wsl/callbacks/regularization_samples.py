@@ -58,7 +58,8 @@ class RegularizationSamples(keras.callbacks.Callback):
                 "Distiller that has a teacher and a distillation loss."
             )
         if self.probe is not None:
-            self._plain, self._softened = (self._logits(self._heard_at(value)) for value in (1.0, self._judged_at()))
+            both = self._logits(self._teacher_batch)
+            self._plain, self._softened = np.split(both, 2, axis=-1)
             self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
             self._counted = self._position_masks() if self._plain.ndim > 2 else None
         if self.path.exists():
@@ -138,15 +139,12 @@ class RegularizationSamples(keras.callbacks.Callback):
     def _judged_at(self):
         return self.temperature or self.model.temperature
 
-    def _heard_at(self, temperature):
-        """A function of inputs to the teacher's logits; of several, the mean of probabilities at a temperature."""
-
-        def forward(inputs):
-            inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-            outputs = self.model.teacher_outputs(inputs, training=False)
-            return keras.ops.convert_to_numpy(self.model.heard_logits(outputs, temperature))
-
-        return forward
+    def _teacher_batch(self, inputs):
+        """What the loss hears at temperature 1, for weights, and where samples are judged: side by side."""
+        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+        outputs = self.model.teacher_outputs(inputs, training=False)
+        heard = [self.model.heard_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
+        return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in heard], axis=-1)
 
     def _write(self):
         text = io.StringIO()

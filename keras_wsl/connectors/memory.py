@@ -38,7 +38,9 @@ class MemoryBank(keras.layers.Layer):
 
     def scores(self, vectors):
         """The product of each vector with each row: `(batch, dimensions)` to `(batch, examples)`."""
-        return ops.matmul(vectors, ops.transpose(ops.stop_gradient(self.rows.value)))
+        # A copy: on Torch `update` writes into the rows that the gradient still needs.
+        rows = ops.copy(ops.stop_gradient(self.rows.value))
+        return ops.matmul(vectors, ops.transpose(rows))
 
     def update(self, index, vectors):
         """Moves the rows `index`, integers of shape `(batch,)`, towards `vectors`, `(batch, dimensions)`."""

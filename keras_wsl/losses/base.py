@@ -44,7 +44,18 @@ class DistillationLoss(keras.layers.Layer):
         self._seed = None  # Of a weighting that draws at random: its state is saved with the loss.
         if isinstance(weighting, dict) and weighting.get("probability"):
             self._seed = keras.random.SeedGenerator()
+            self._seed_state = self._seed.state  # Else in no file: Keras writes variables there, and no generators.
         self._weigh = weighting and weightings.get(weighting, temperature=self.temperature, seed=self._seed)
+
+    def __call__(self, labels, student, teacher, *args, **kwargs):
+        """As `call`; the first one builds the loss, on the shapes of the teacher that it listens to."""
+        if not self.built and _are_several(teacher):
+            own, other = (
+                {name: tuple(x.shape) for name, x in ends.items()} for ends in (student, self.heard(teacher, 1.0))
+            )
+            self.build(tuple(labels.shape), own, other)
+            self.built = True
+        return super().__call__(labels, student, teacher, *args, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Nothing; a loss with adapters creates them here, from dicts of the endpoints' shapes."""
@@ -107,7 +118,7 @@ class DistillationLoss(keras.layers.Layer):
         Returns:
             Dict of endpoints.
         """
-        if not teacher or not isinstance(next(iter(teacher.values())), dict):
+        if not _are_several(teacher):
             return teacher
         shares = self.shares(teacher)
         if len(shares) == 1:
@@ -208,15 +219,24 @@ class FeatureLoss(DistillationLoss):
     default_layers = ("block1", "block2", "block3")
     rank = 4  # Of the endpoints: maps `(batch, height, width, channels)`, or vectors `(batch, channels)`.
     pools = False  # Whether the larger map of a pair is pooled to the smaller one's size.
+    one_pair = False  # Whether it compares one layer alone.
 
     def __init__(self, *, layers=None, **kwargs):
         super().__init__(**kwargs)
         layers = self.default_layers if layers is None else layers
         if isinstance(layers, str):
             raise ValueError(f"`layers` must be a list of names or of pairs of names. Received: layers={layers!r}.")
-        pairs = [(name, name) if isinstance(name, str) else tuple(name) for name in layers]
-        if not pairs or any(len(pair) != 2 or not all(isinstance(name, str) for name in pair) for pair in pairs):
+        pairs = [(name, name) if isinstance(name, str) else name for name in layers]
+        if not pairs or not all(
+            isinstance(pair, (list, tuple)) and len(pair) == 2 and all(isinstance(name, str) for name in pair)
+            for pair in pairs
+        ):
             raise ValueError(f"`layers` must be names, or pairs (student's, teacher's). Received: layers={layers!r}.")
+        if self.one_pair and len(pairs) > 1:
+            raise ValueError(
+                f"{self.name} compares one layer. Received: layers={layers!r}. Make one loss a layer, each with a "
+                "`name` of its own."
+            )
         self.student_endpoints, self.teacher_endpoints = (tuple(names) for names in zip(*pairs))
 
     def build(self, labels_shape, student_shape, teacher_shape):
@@ -288,6 +308,11 @@ def check_same_classes(name, student_shape, teacher_shape):
             f"{name} compares logits class by class. Received: a student of {student_classes} classes and a "
             f"teacher of {teacher_classes}. Build both with the same `classes`."
         )
+
+
+def _are_several(teacher):
+    """Whether this is a dict of teachers' endpoints by name, and not one teacher's."""
+    return any(isinstance(value, dict) for value in teacher.values())
 
 
 def _checked_shares(teacher):

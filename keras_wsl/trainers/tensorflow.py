@@ -21,7 +21,7 @@ class TensorFlowStep:
         replica = tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
             student = self(x, training=True)
-            labels = self.checked_labels(y, student["logits"])
+            labels = self.checked_labels(y, student)
             rows, total = self.loss_rows(y, labels, student, teacher, sample_weight)
             examples = tf.cast(tf.shape(total)[0], "float32")
             if replica.num_replicas_in_sync > 1:

@@ -51,6 +51,7 @@ class CATKD(FeatureLoss):
     """
 
     default_layers = ("pooled.input",)
+    one_pair = True
 
     def __init__(self, *, weight=15.0, head="logits", size=2, normalize=False, name="catkd", **kwargs):
         super().__init__(weight=weight, name=name, **kwargs)
@@ -74,7 +75,10 @@ class CATKD(FeatureLoss):
         heads = [find(model, name) for model, name in zip((student, teacher), self.head)]
         for model, head in zip((student, teacher), heads):
             if not isinstance(head, keras.layers.Dense):
-                raise ValueError(f"{self.name} needs a Dense as {model.name}'s classifier. Received: {head}.")
+                raise ValueError(
+                    f"{self.name} needs a Dense as {model.name}'s classifier. Received: {head.name!r}, a "
+                    f"{type(head).__name__}. Name the classifiers in `head`."
+                )
         self.__dict__["_heads"] = lambda: heads  # A closure: they are the networks', and not tracked here.
 
     def per_example(self, labels, student, teacher):

@@ -40,6 +40,7 @@ class Paraphrase(FeatureLoss):
     """
 
     default_layers = ("block3",)
+    one_pair = True
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Makes the paraphraser."""
@@ -68,6 +69,7 @@ class FT(FeatureLoss):
 
     default_layers = ("block3",)
     pools = True
+    one_pair = True
 
     def __init__(self, *, weight=200.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -40,7 +40,7 @@ class PKD(FeatureLoss):
         **kwargs: As of `FeatureLoss`.
 
     Raises:
-        ValueError: When it is built, if the states are not equally wide.
+        ValueError: When it is built, if the states are not equally wide, or have no such token.
     """
 
     rank = 3
@@ -51,7 +51,7 @@ class PKD(FeatureLoss):
         self.position, self.normalize = position, bool(normalize)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Checks that the states are equally wide."""
+        """Checks that the states are equally wide, and long enough."""
         super().build(labels_shape, student_shape, teacher_shape)
         for own, other in self.pairs(student_shape, teacher_shape):
             if own[-1] != other[-1]:
@@ -59,6 +59,12 @@ class PKD(FeatureLoss):
                     f"{self.name} compares states of equal width. Received: a student's of {own[-1]} and a teacher's "
                     f"of {other[-1]}. Choose networks of one hidden size."
                 )
+            for shape in (own, other):
+                if shape[1] is not None and not -shape[1] <= self.position < shape[1]:
+                    raise ValueError(
+                        f"{self.name} compares the token at `position`. Received: position={self.position} and states "
+                        f"of {shape[1]} tokens."
+                    )
 
     def per_example(self, labels, student, teacher):
         """The mean over the layers."""

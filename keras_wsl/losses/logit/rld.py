@@ -37,7 +37,7 @@ class RLD(SoftLabelLoss):
 
     def __init__(self, *, temperature=4.0, sample_temperature=None, alpha=1.0, beta=8.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        self.sample_temperature = check_temperature(sample_temperature or temperature)
+        self.sample_temperature = check_temperature(temperature if sample_temperature is None else sample_temperature)
         self.alpha, self.beta = float(alpha), float(beta)
 
     def per_example(self, labels, student, teacher):

@@ -41,6 +41,7 @@ class CC(FeatureLoss):
 
     default_layers = ("pooled",)
     rank = 2
+    one_pair = True
 
     def __init__(self, *, weight=0.02, dimensions=128, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -56,17 +56,20 @@ class CRD(FeatureLoss):
         **kwargs: As of `FeatureLoss`.
 
     Raises:
-        ValueError: If a class has fewer than `negatives` examples of other classes.
+        ValueError: If a class has fewer than `negatives` examples of other classes, or a setting is out of its range.
     """
 
     default_layers = ("pooled",)
     rank = 2
+    one_pair = True
     needs_index = True
 
     def __init__(
         self, labels, *, weight=0.8, negatives=16384, dimensions=128, contrast_temperature=0.07, momentum=0.5, **kwargs
     ):
         super().__init__(weight=weight, **kwargs)
+        if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
+            raise ValueError(f"`momentum` must be a number in [0, 1]. Received: momentum={momentum!r}.")
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not (labels >= 0).any():
             raise ValueError(
@@ -84,6 +87,7 @@ class CRD(FeatureLoss):
         self.negatives, self.dimensions = negatives, dimensions
         self.contrast_temperature, self.momentum = check_temperature(contrast_temperature), float(momentum)
         self.seed = keras.random.SeedGenerator()
+        self.seed_state = self.seed.state  # Else in no file: Keras writes variables there, and no generators.
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Makes embeddings and memories."""

@@ -1,0 +1,168 @@
+"""WarmUp: what it ramps up and what not, and that a resumed run is where it was."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_wsl import Distiller, losses
+from keras_wsl.callbacks import Backup, WarmUp
+from tests.callbacks import backup_child
+from tests.callbacks.test_backup import InterruptAfter, Interrupted
+from tests.common import arrays, examples, hard_loss, network
+from tests.test_keras_defects import BACKEND, changed, log_softmax, logits
+
+STEPS, BATCH = 3, 8
+
+
+class Ramps(keras.callbacks.Callback):
+    """Notes the ramp of every epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if not batch:
+            self.seen.append(float(ops.convert_to_numpy(self.model.ramp)))
+
+
+def made(learning_rate=0.0, **settings):
+    """The same at every call."""
+    keras.utils.set_random_seed(1)
+    several = [losses.DKD(weight=0.5), losses.KD(weight=2.0)]
+    distiller = Distiller(network("teacher", width=13), network("student"), several, **settings)
+    distiller.compile(keras.optimizers.SGD(learning_rate, momentum=0.9), hard_loss())
+    return distiller
+
+
+def fit(distiller, observers=(), epochs=5, **settings):
+    x, y = examples(STEPS * BATCH)
+    return distiller.fit(
+        x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0, callbacks=[*observers], **settings
+    ).history
+
+
+@pytest.mark.parametrize(
+    ("epochs", "expected"),
+    [(4, [0.25, 0.5, 0.75, 1, 1]), (1, [1] * 5), (2.5, [0.4, 0.8, 1, 1, 1]), (20, [0.05, 0.1, 0.15, 0.2, 0.25])],
+)
+def test_the_ramp_of_each_epoch(epochs, expected):
+    """It counts in the sum of the distillation losses, and not in their own entries nor in the student's loss."""
+    ramps = Ramps()
+    history = fit(made(student_loss_weight=0.3), [WarmUp(epochs), ramps])
+    np.testing.assert_allclose(ramps.seen, expected, rtol=1e-6)
+    plain = fit(made(student_loss_weight=0.3))
+    for name in ("student_loss", "dkd", "kd"):
+        np.testing.assert_allclose(history[name], plain[name], rtol=1e-6)
+    np.testing.assert_allclose(
+        history["distillation_loss"], np.multiply(expected, plain["distillation_loss"]), rtol=1e-5
+    )
+    weighted = 0.5 * np.array(plain["dkd"]) + 2 * np.array(plain["kd"])
+    np.testing.assert_allclose(plain["distillation_loss"], weighted, rtol=1e-5)
+    total = 0.3 * np.array(plain["student_loss"]) + expected * weighted
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
+
+
+def test_the_gradient_is_ramped():
+    """One step of a linear student, in closed form: the same on every backend."""
+    x, y = examples(16)
+    teacher = network("teacher")
+    student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, use_bias=False)], name="student")
+    kernel = np.asarray(arrays(student)[0], "float64")
+    s, t = logits(student, x), logits(teacher, x)
+    distiller = Distiller(teacher, student, losses.KD(temperature=2.0, weight=3.0))
+    distiller.compile(keras.optimizers.SGD(0.5), hard_loss())
+    distiller.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[WarmUp(5)])
+    q, q2, p2 = (np.exp(log_softmax(z)) for z in (s, s / 2, t / 2))
+    of_logits = (q - np.eye(5)[y]) + (1 / 5) * 3.0 * 2.0 * (q2 - p2)
+    np.testing.assert_allclose(arrays(student)[0], kernel - 0.5 * x.T @ of_logits / 16, atol=1e-5)
+
+
+def test_without_it_the_ramp_stays():
+    distiller = made(0.1)
+    ramps = Ramps()
+    fit(distiller, [ramps], epochs=2)
+    assert ramps.seen == [1, 1]
+    assert not distiller.ramp.trainable
+
+
+def test_it_counts_epochs_of_the_run_and_not_of_the_fit():
+    ramps = Ramps()
+    fit(made(), [WarmUp(4), ramps], epochs=3, initial_epoch=1)
+    np.testing.assert_allclose(ramps.seen, [0.5, 0.75])
+
+
+@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+def test_files_keep_the_ramp(ending, tmp_path):
+    """A run continued from a file ends in the same bits as one that was not interrupted."""
+    whole, distiller = made(0.05), made(0.05)
+    fit(whole, [WarmUp(4)], epochs=3)
+    fit(distiller, [WarmUp(4)], epochs=2)
+    path = tmp_path / f"distiller{ending}"
+    if ending == ".keras":
+        distiller.save(path)
+        loaded = keras.saving.load_model(path)
+        loaded.teacher = distiller.teacher
+    else:
+        distiller.save_weights(path)
+        loaded = made(0.05)
+        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
+        loaded.load_weights(path)
+    assert float(ops.convert_to_numpy(loaded.ramp)) == 0.5
+    fit(loaded, [WarmUp(4)], epochs=3, initial_epoch=2)
+    assert not changed(arrays(whole), arrays(loaded))
+
+
+def batches(start):
+    """Endless batches from a step on."""
+    x, y = (array.reshape(STEPS, BATCH, *array.shape[1:]) for array in examples(STEPS * BATCH))
+    first = start[0] * STEPS + start[1]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return tf.data.Dataset.from_tensor_slices((x, y)).repeat().skip(first)
+    return ((x[i % STEPS], y[i % STEPS]) for i in range(first, 10**6))
+
+
+def resumable(directory, cut=()):
+    """What two equal runs share: the ramps are those of the epochs that this fit trained."""
+    backup, ramps = Backup(directory, STEPS, every=1), Ramps()
+    distiller = made(0.05)
+    distiller.fit(
+        batches(backup.position),
+        initial_epoch=backup.position[0],
+        steps_per_epoch=STEPS,
+        epochs=4,
+        verbose=0,
+        shuffle=False,
+        callbacks=[backup, WarmUp(4), ramps, *cut],
+    )
+    return arrays(distiller) + arrays(distiller.optimizer), backup.history, ramps.seen
+
+
+@pytest.mark.parametrize("steps", [STEPS, STEPS + 2])  # At the end of an epoch and inside one.
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, steps, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
+    backup_child.make_deterministic()
+    weights, history, ramps = resumable(tmp_path / "whole")
+    np.testing.assert_allclose(ramps, [0.25, 0.5, 0.75, 1])
+    with pytest.raises(Interrupted):
+        resumable(tmp_path / "cut", [InterruptAfter(steps)])
+    resumed, resumed_history, resumed_ramps = resumable(tmp_path / "cut")
+    assert resumed_ramps == ramps[-len(resumed_ramps) :]
+    assert resumed_history == history
+    assert not changed(weights, resumed)
+
+
+@pytest.mark.parametrize("epochs", [0, -1, float("nan"), float("inf"), "3", None])
+def test_epochs_out_of_range(epochs):
+    with pytest.raises(ValueError, match="`epochs` must be a positive number. Received"):
+        WarmUp(epochs)
+
+
+def test_other_models_are_refused():
+    model = network("student")
+    model.compile("sgd", hard_loss())
+    with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
+        model.fit(*examples(8), verbose=0, callbacks=[WarmUp()])

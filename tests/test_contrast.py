@@ -1,0 +1,300 @@
+"""CRD through `fit`: its negatives, its memories, files, resumed runs and two replicas."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_wsl import Distiller, losses
+from keras_wsl.callbacks import Backup
+from tests.callbacks import backup_child
+from tests.callbacks.test_backup import InterruptAfter, Interrupted
+from tests.common import arrays, examples, hard_loss, network
+from tests.test_keras_defects import BACKEND, changed
+
+COUNT, NEGATIVES, BATCH = 24, 6, 8
+STEPS = COUNT // BATCH
+
+
+def made(labels, seed=1, **settings):
+    """The same at every call."""
+    keras.utils.set_random_seed(seed)
+    crd = losses.CRD(labels, layers=["hidden"], negatives=NEGATIVES, dimensions=4)
+    distiller = Distiller(network("teacher", width=13), network("student"), [losses.KD(), crd])
+    distiller.compile(keras.optimizers.SGD(0.05, momentum=0.9), hard_loss(), **settings)
+    return distiller, crd
+
+
+def data():
+    x, y = examples(COUNT)
+    return x, {"labels": y, "index": np.arange(COUNT)}
+
+
+def fit(distiller, epochs=1):
+    x, y = data()
+    return distiller.fit(x, y, batch_size=BATCH, epochs=epochs, shuffle=False, verbose=0).history
+
+
+def memories(crd):
+    return [np.array(ops.convert_to_numpy(bank.rows)) for bank in (crd.student_memory, crd.teacher_memory)]
+
+
+def test_negatives_are_of_other_classes_and_never_twice():
+    """Exactly as many as asked for in each row, even where classes are of different sizes and some rows are empty."""
+    generator = np.random.default_rng(0)
+    labels = generator.choice([-1, 0, 1, 2], size=60, p=[0.2, 0.5, 0.2, 0.1])
+    members = np.bincount(labels[labels >= 0])
+    loss = losses.CRD(labels, layers=["hidden"], negatives=int(members.sum() - members.max()))  # As many as there are.
+    fewer = losses.CRD(labels, layers=["hidden"], negatives=5)
+    index = np.flatnonzero(labels >= 0)[:20].astype("int32")
+    for crd in (loss, fewer):
+        for _ in range(3):
+            pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.draw(ops.convert_to_tensor(index)))
+            assert (pairs[:, 0] == index).all() and chosen[:, 0].all()
+            assert (chosen[:, 1:].sum(axis=1) == crd.negatives).all()
+            for row, kept, own in zip(pairs[:, 1:], chosen[:, 1:], index):
+                drawn = row[kept]
+                assert len(set(drawn)) == crd.negatives
+                assert (labels[drawn] >= 0).all() and (labels[drawn] != labels[own]).all()
+
+
+def test_negatives_are_drawn_evenly():
+    """Each candidate is as likely as any other: 5 standard deviations of a binomial count around its mean."""
+    keras.utils.set_random_seed(0)
+    labels = np.arange(24) % 4
+    crd = losses.CRD(labels, layers=["hidden"], negatives=6)
+    counts = np.zeros(24)
+    draws = 400
+    for _ in range(draws):
+        pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.draw(np.array([5], "int32")))
+        counts[pairs[0, 1:][chosen[0, 1:]]] += 1
+    others = labels != labels[5]
+    assert not counts[~others].any() and counts.sum() == 6 * draws
+    chance = 6 / others.sum()
+    assert np.abs(counts[others] - draws * chance).max() < 5 * np.sqrt(draws * chance * (1 - chance))
+
+
+def test_steps_draw_anew():
+    """A compiled step draws other negatives each time, from a state that is saved."""
+    _, y = data()
+    distiller, crd = made(y["labels"])
+    state = np.array(ops.convert_to_numpy(crd.seed.state))
+    fit(distiller)
+    assert (state != ops.convert_to_numpy(crd.seed.state)).any()
+    assert id(crd.seed.state) in {id(variable) for variable in distiller.variables}
+
+
+def test_memories_of_seen_rows():
+    """Rows of the batches have length 1 after them; all others are as they began. The normalizers stay."""
+    x, y = data()
+    distiller, crd = made(y["labels"])
+    before = memories(crd)
+    seen = np.array([0, 3, 4, 7, 9, 11, 20, 23])
+    part = {name: values[seen] for name, values in y.items()}
+    history = distiller.fit(x[seen], part, batch_size=4, epochs=1, verbose=0).history
+    assert np.isfinite(history["crd"]).all()
+    for old, new in zip(before, memories(crd)):
+        others = np.setdiff1d(np.arange(COUNT), seen)
+        np.testing.assert_array_equal(old[others], new[others])
+        np.testing.assert_allclose(np.linalg.norm(new[seen], axis=-1), 1, atol=1e-5)
+        assert (old[seen] != new[seen]).any(axis=-1).all()
+    normalizers = ops.convert_to_numpy(crd.normalizers).copy()
+    assert (normalizers > 0).all()
+    fit(distiller)
+    np.testing.assert_array_equal(normalizers, ops.convert_to_numpy(crd.normalizers))
+
+
+def test_evaluation_moves_no_memory():
+    x, y = data()
+    distiller, _ = made(y["labels"])
+    fit(distiller)
+    before = arrays(distiller)
+    distiller.evaluate(x, y, verbose=0)
+    distiller.predict(x, verbose=0)
+    assert not changed(before, arrays(distiller))
+
+
+def test_it_learns_and_trains_both_embeddings():
+    _, y = data()
+    distiller, crd = made(y["labels"])
+    before = [arrays(layer) for layer in (crd.student_embedding, crd.teacher_embedding, distiller.teacher)]
+    history = fit(distiller, epochs=15)
+    after = [arrays(layer) for layer in (crd.student_embedding, crd.teacher_embedding, distiller.teacher)]
+    assert [changed(one, other) for one, other in zip(before, after)] == [True, True, False]
+    assert history["crd"][-1] < 0.9 * history["crd"][0]
+
+
+@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+def test_continued_from_a_file_to_the_same_bits(ending, tmp_path):
+    """Memories, normalizers and the state of the draws are in the file, and the data set's labels in the settings."""
+    _, y = data()
+    whole, distiller = (made(y["labels"])[0] for _ in range(2))
+    fit(whole)
+    fit(distiller)
+    path = tmp_path / f"distiller{ending}"
+    if ending == ".keras":
+        distiller.save(path)
+        loaded = keras.saving.load_model(path)
+        np.testing.assert_array_equal(loaded.distillation_losses[1].labels, y["labels"])
+        loaded.teacher = distiller.teacher
+    else:
+        distiller.save_weights(path)
+        loaded = made(y["labels"], seed=8)[0]
+        loaded.teacher = distiller.teacher
+        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
+        loaded.load_weights(path)
+    assert fit(whole) == fit(loaded)
+    assert not changed(arrays(whole), arrays(loaded))
+
+
+def batches(start):
+    """Endless batches from a step on."""
+    x, y = data()
+    x, labels, index = (array.reshape(STEPS, BATCH, *array.shape[1:]) for array in (x, y["labels"], y["index"]))
+    first = start[0] * STEPS + start[1]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        dataset = tf.data.Dataset.from_tensor_slices((x, {"labels": labels, "index": index}))
+        return dataset.repeat().skip(first)
+    steps = (i % STEPS for i in range(first, 10**6))
+    return ((x[i], {"labels": labels[i], "index": index[i]}) for i in steps)
+
+
+def resumable(directory, cut=()):
+    """What two equal runs share."""
+    backup = Backup(directory, STEPS, every=1)
+    distiller, _ = made(data()[1]["labels"])
+    distiller.fit(
+        batches(backup.position),
+        initial_epoch=backup.position[0],
+        steps_per_epoch=STEPS,
+        epochs=3,
+        verbose=0,
+        shuffle=False,
+        callbacks=[backup, *cut],
+    )
+    return arrays(distiller) + arrays(distiller.optimizer), backup.history
+
+
+def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
+    backup_child.make_deterministic()
+    weights, history = resumable(tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        resumable(tmp_path / "cut", [InterruptAfter(STEPS + 2)])
+    resumed, resumed_history = resumable(tmp_path / "cut")
+    assert resumed_history == history
+    assert not changed(weights, resumed)
+
+
+def test_labels_without_an_index_are_refused():
+    x, y = data()
+    distiller, _ = made(y["labels"], run_eagerly=True)
+    with pytest.raises(ValueError, match=r"crd keeps a memory of every example.*\"index\""):
+        distiller.fit(x, y["labels"], verbose=0)
+
+
+@pytest.mark.parametrize("index", [-1, COUNT])
+def test_an_index_out_of_range(index):
+    """It stops TensorFlow, and is a loss of NaN elsewhere: never a number."""
+    x, y = data()
+    distiller, _ = made(y["labels"])
+    y["index"][3] = index
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"The index of an example must be in \[0, 24\)"):
+            distiller.fit(x, y, batch_size=BATCH, verbose=0)
+    else:
+        assert np.isnan(distiller.fit(x, y, batch_size=BATCH, verbose=0).history["crd"]).all()
+
+
+@pytest.mark.tensorflow
+def test_each_replica_keeps_its_own_memory(tmp_path):
+    """Of two replicas each refreshes the rows that it was given, and no row has moved in both."""
+    path = tmp_path / "result.json"
+    command = [sys.executable, "-m", "tests.contrast_child", str(path)]
+    ran = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr[-3000:]
+    result = json.loads(path.read_text())
+    before, after = np.array(result["before"]), np.array(result["after"])
+    assert before.shape == after.shape == (2, 24, 4)
+    moved = (before != after).any(axis=-1)
+    first = np.isin(np.arange(24), [0, 1, 2, 3, 8, 9, 10, 11])  # Of batches of 8, each replica has 4.
+    np.testing.assert_array_equal(moved, [first, ~first & (np.arange(24) < 16)])
+    np.testing.assert_allclose(np.linalg.norm(after[moved], axis=-1), 1, atol=1e-5)
+    assert np.isfinite(result["history"]["crd"]).all()
+
+
+@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
+    """Keras writes no generators into files, such as those of its own dropout; a run of ours goes on as it was."""
+    weighting = {"name": "exclude_regularization", "probability": 0.5}
+
+    def start():
+        keras.utils.set_random_seed(1)
+        distiller = Distiller(network("teacher", width=13), network("student"), losses.KD(weighting=weighting))
+        distiller.compile(keras.optimizers.SGD(0.05), hard_loss())
+        return distiller
+
+    whole, distiller = start(), start()
+    fit(whole)
+    fit(distiller)
+    path = tmp_path / f"distiller{ending}"
+    if ending == ".keras":
+        distiller.save(path)
+        loaded = keras.saving.load_model(path)
+        loaded.teacher = distiller.teacher
+    else:
+        distiller.save_weights(path)
+        loaded = start()
+        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
+        loaded.load_weights(path)
+    assert fit(whole) == fit(loaded)
+    assert not changed(arrays(whole), arrays(loaded))
+
+
+# Teacher-free, which needs no teacher at all.
+
+
+def test_a_virtual_teacher_is_enough(tmp_path):
+    """`TfKDReg` without a teacher fits, counts no regularization samples, and goes on from a file."""
+
+    def fitted(distiller):
+        x, y = examples(COUNT)
+        return distiller.fit(x, y, batch_size=BATCH, epochs=2, shuffle=False, verbose=0, validation_data=(x, y)).history
+
+    def start():
+        keras.utils.set_random_seed(1)
+        distiller = Distiller(None, network("student"), losses.TfKDReg(weight=0.95), student_loss_weight=0.05)
+        distiller.compile(keras.optimizers.SGD(0.1, momentum=0.9), hard_loss())
+        return distiller
+
+    whole, distiller = start(), start()
+    history = fitted(whole)
+    assert set(history) == {"loss", "student_loss", "tf_kd_reg", "distillation_loss", "val_loss"}
+    np.testing.assert_allclose(
+        history["loss"],
+        0.05 * np.array(history["student_loss"]) + 0.95 * np.array(history["tf_kd_reg"]),
+        rtol=1e-5,
+    )
+    fitted(distiller)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert loaded.teacher is None
+    assert fitted(whole) == fitted(loaded)
+    assert not changed(arrays(whole), arrays(loaded))
+
+
+def test_a_weighting_still_needs_a_teacher():
+    x, y = examples(BATCH)
+    distiller = Distiller(None, network("student"), losses.TfKDReg(weighting="wsl"))
+    distiller.compile("sgd", hard_loss())
+    with pytest.raises(ValueError, match="The distiller has no teacher"):
+        distiller.fit(x, y, verbose=0)

@@ -1,0 +1,123 @@
+"""What a step of each method costs, relative to KD's: time in turns with it, and the most memory.
+
+    python train/benchmarks/methods.py --out=train/results/methods_cost.csv
+
+Random images of CIFAR's size. Each method has a process of its own, so that its peak of memory is its own: first the
+method alone takes some steps, then it and KD take turns, and the median of the ratios of neighbouring steps counts.
+"""
+
+import csv
+import dataclasses
+import pathlib
+import resource
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
+
+import numpy as np
+from absl import app, flags
+
+import recipes
+import settings
+import trainer
+from keras_wsl import data, models
+
+COLUMNS = ("method", "stage", "milliseconds", "relative", "peak_memory_mib", "adapter_parameters")
+CLASSES = 100
+
+
+def examples(count):
+    """Random images."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (count, 32, 32, 3)).astype("uint8")
+    names = tuple(map(str, range(CLASSES)))
+    return data.Examples(images, np.arange(count) % CLASSES, names, (0.5,) * 3, (0.25,) * 3)
+
+
+def distiller_of(wanted, train, stage=""):
+    """A compiled Distiller of a method's main stage, or of its first one."""
+    recipe = recipes.get(wanted.method)
+    teacher = models.build(wanted.teacher, CLASSES) if wanted.teacher else None
+    student = models.build(wanted.student, CLASSES)
+    if stage:
+        return trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
+    losses = recipes.main_losses(wanted, train)
+    return trainer.distiller(wanted, recipe, teacher if losses else None, student, losses, train)
+
+
+def measure(wanted, stage, steps, negatives):
+    """The row of one method, in this process."""
+    train = examples(50_000 if recipes.get(wanted.method).from_data else 640)
+    if recipes.get(wanted.method).from_data:
+        wanted = dataclasses.replace(wanted, loss_settings=(f"negatives={negatives}",))
+    batch = next(iter(data.train_batches(train, seed=0, batch_size=wanted.batch_size)))
+
+    def step(distiller):
+        start = time.perf_counter()
+        distiller.train_on_batch(*batch)
+        return time.perf_counter() - start
+
+    own = distiller_of(wanted, train, stage)
+    for _ in range(5):
+        step(own)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    kd = distiller_of(dataclasses.replace(wanted, method="kd", loss_settings=()), train)
+    for distiller in (own, kd):  # The first steps compile.
+        step(distiller), step(distiller)
+    pairs = [(step(own), step(kd)) for _ in range(steps)]
+    return {
+        "method": wanted.method,
+        "stage": stage,
+        "milliseconds": round(1000 * float(np.median([one for one, _ in pairs])), 1),
+        "relative": round(float(np.median([one / other for one, other in pairs])), 3),
+        "peak_memory_mib": peak,
+        "adapter_parameters": sum(
+            int(np.prod(v.shape)) for loss in own.distillation_losses for v in loss.trainable_variables
+        ),
+    }
+
+
+def main(argv):
+    """Measures the one method that is named, or all, each in a process of its own."""
+    values = flags.FLAGS
+    wanted = dataclasses.replace(settings.Settings(), teacher=values.teacher, student=values.student)
+    if values.method:
+        if not recipes.get(values.method).needs_teacher:
+            wanted = dataclasses.replace(wanted, teacher="")
+        row = measure(dataclasses.replace(wanted, method=values.method), values.stage, values.steps, values.negatives)
+        csv.DictWriter(sys.stdout, COLUMNS).writerow(row)
+        return 0
+    rows = []
+    for method, recipe in recipes.METHODS.items():
+        for stage in ["", *(["first"] if recipe.stage else [])]:
+            if method == "none" or (stage == "" and recipe.loss is None):
+                continue
+            arguments = [f"--{name}={getattr(values, name)}" for name in ("teacher", "student", "steps", "negatives")]
+            done = subprocess.run(
+                [sys.executable, __file__, f"--method={method}", f"--stage={stage}", *arguments],
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode:
+                print(f"{method} {stage}: {done.stderr[-500:]}", file=sys.stderr)
+                continue
+            rows.append(dict(zip(COLUMNS, done.stdout.strip().splitlines()[-1].split(","))))
+            print(rows[-1], flush=True)
+    with open(values.out, "w", newline="") as file:
+        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(rows)
+    return 0
+
+
+if __name__ == "__main__":
+    flags.DEFINE_string("out", None, "The table; a .csv file.")
+    flags.DEFINE_string("method", "", "One method; all by default.")
+    flags.DEFINE_string("stage", "", "first: the stage before the main one.")
+    flags.DEFINE_string("teacher", "resnet20", "The teacher's network.")
+    flags.DEFINE_string("student", "resnet8", "The student's network.")
+    flags.DEFINE_integer("steps", 30, "Steps that are timed.", lower_bound=1)
+    flags.DEFINE_integer("negatives", 16384, "CRD's negatives, among 50,000 examples.", lower_bound=1)
+    app.run(main)
