@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_wsl import losses, regularization, weighting
 from keras_wsl.endpoints import Endpoints, frozen, mask_of, output_layer, symbolic_inputs
-from keras_wsl.ops import labels_are_distributions, mean_over_positions
+from keras_wsl.ops import check_weight, labels_are_distributions, mean_over_positions
 from keras_wsl.trainers import step
 
 MASK = "logits.mask"  # Where the student's endpoints have Keras's mask of the logits.
@@ -85,15 +85,11 @@ class Distiller(step(), keras.Model):
         _check_network("student", student)
         # Keras scales the loss by the policy here. What the inputs are cast to is for the student's layers to say.
         super().__init__(name=name, dtype=_policy(student), autocast=False)
-        if not isinstance(student_loss_weight, (int, float)) or not 0 <= student_loss_weight < float("inf"):
-            raise ValueError(
-                f"`student_loss_weight` must be a number that is not negative. Received: {student_loss_weight!r}."
-            )
         if not isinstance(distillation_losses, (list, tuple)):
             distillation_losses = [distillation_losses]
         self.student = student
         self.distillation_losses = [losses.get(loss) for loss in distillation_losses]
-        self.student_loss_weight = float(student_loss_weight)
+        self.student_loss_weight = check_weight(student_loss_weight, "student_loss_weight")
         self.teacher_training = bool(teacher_training)
         self.student_inputs = student_inputs
         self.teacher_inputs = teacher_inputs

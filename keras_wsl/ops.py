@@ -244,8 +244,15 @@ def mean_over_positions(values, mask=None):
     return kept / ops.maximum(ops.sum(mask, axis=-1), 1.0)
 
 
-def check_temperature(temperature):
+def check_temperature(temperature, name="temperature"):
     """`temperature` as a float. Raises `ValueError` unless it is a positive number."""
     if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
-        raise ValueError(f"`temperature` must be a positive number. Received: temperature={temperature!r}.")
+        raise ValueError(f"`{name}` must be a positive number. Received: {name}={temperature!r}.")
     return float(temperature)
+
+
+def check_weight(weight, name="weight"):
+    """`weight` as a float. Raises `ValueError` unless it is a number that is not negative."""
+    if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
+        raise ValueError(f"`{name}` must be a number that is not negative. Received: {name}={weight!r}.")
+    return float(weight)

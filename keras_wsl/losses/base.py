@@ -6,7 +6,14 @@ import keras
 from keras import ops
 
 from keras_wsl import weighting as weightings
-from keras_wsl.ops import check_temperature, log_mean_softmax, mean_over_positions, smaller_size, standardized
+from keras_wsl.ops import (
+    check_temperature,
+    check_weight,
+    log_mean_softmax,
+    mean_over_positions,
+    smaller_size,
+    standardized,
+)
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -34,11 +41,10 @@ class DistillationLoss(keras.layers.Layer):
     needs_index = False  # Whether `per_example` is also given `index`, the examples' numbers in their data set.
 
     def __init__(self, *, weight=1.0, weighting=None, teacher=None, name=None):
-        if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-            raise ValueError(f"`weight` must be a number that is not negative. Received: weight={weight!r}.")
+        weight = check_weight(weight)
         super().__init__(name=name or snake_case(type(self).__name__), dtype="float32")
         self.supports_masking = True
-        self.weight = float(weight)
+        self.weight = weight
         self.weighting = weighting
         self.teacher = _checked_shares(teacher)
         self._seed = None  # Of a weighting that draws at random: its state is saved with the loss.
@@ -49,11 +55,11 @@ class DistillationLoss(keras.layers.Layer):
 
     def __call__(self, labels, student, teacher, *args, **kwargs):
         """As `call`; the first one builds the loss, on the shapes of the teacher that it listens to."""
-        if not self.built and _are_several(teacher):
-            own, other = (
-                {name: tuple(x.shape) for name, x in ends.items()} for ends in (student, self.heard(teacher, 1.0))
+        if not self.built:
+            heard = self.heard(teacher, 1.0)
+            self.build(
+                tuple(labels.shape), *({name: tuple(x.shape) for name, x in ends.items()} for ends in (student, heard))
             )
-            self.build(tuple(labels.shape), own, other)
             self.built = True
         return super().__call__(labels, student, teacher, *args, **kwargs)
 

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import correlation
+from keras_wsl.ops import check_weight, correlation
 
 
 def inter_class_loss(student_logits, teacher_logits, *, temperature=4.0):
@@ -60,7 +60,7 @@ class DIST(SoftLabelLoss):
 
     def __init__(self, *, temperature=4.0, beta=2.0, gamma=2.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        self.beta, self.gamma = float(beta), float(gamma)
+        self.beta, self.gamma = check_weight(beta, "beta"), check_weight(gamma, "gamma")
 
     def per_example(self, labels, student, teacher):
         """The weighted sum of the two parts."""

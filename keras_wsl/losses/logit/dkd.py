@@ -3,7 +3,7 @@
 import keras
 
 from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import binary_kl_divergence, kl_divergence, label_classes, label_margin, without_label
+from keras_wsl.ops import binary_kl_divergence, check_weight, kl_divergence, label_classes, label_margin, without_label
 
 
 def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
@@ -58,7 +58,7 @@ class DKD(SoftLabelLoss):
 
     def __init__(self, *, temperature=4.0, alpha=1.0, beta=8.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        self.alpha, self.beta = float(alpha), float(beta)
+        self.alpha, self.beta = check_weight(alpha, "alpha"), check_weight(beta, "beta")
 
     def per_example(self, labels, student, teacher):
         """The weighted sum of the two parts."""

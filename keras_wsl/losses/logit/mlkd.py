@@ -65,9 +65,9 @@ class MLKD(SoftLabelLoss):
 
     def __init__(self, *, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), weight=0.9, temperature=4.0, **kwargs):
         super().__init__(temperature=temperature, weight=weight, **kwargs)
-        self.temperatures = tuple(check_temperature(value) for value in temperatures)
-        if not self.temperatures:
-            raise ValueError("`temperatures` is empty. Give at least one, such as (2.0, 3.0, 4.0, 5.0, 6.0).")
+        if not isinstance(temperatures, (list, tuple)) or not temperatures:
+            raise ValueError(f"`temperatures` must be a list of one or more numbers. Received: {temperatures!r}.")
+        self.temperatures = tuple(check_temperature(value, "temperatures") for value in temperatures)
 
     def per_example(self, labels, student, teacher):
         """The sum over temperatures and levels."""

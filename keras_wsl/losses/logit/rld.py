@@ -7,6 +7,7 @@ from keras_wsl.losses.base import SoftLabelLoss
 from keras_wsl.ops import (
     binary_kl_divergence,
     check_temperature,
+    check_weight,
     expected_at_label,
     kl_divergence,
     label_classes,
@@ -37,8 +38,9 @@ class RLD(SoftLabelLoss):
 
     def __init__(self, *, temperature=4.0, sample_temperature=None, alpha=1.0, beta=8.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        self.sample_temperature = check_temperature(temperature if sample_temperature is None else sample_temperature)
-        self.alpha, self.beta = float(alpha), float(beta)
+        own = temperature if sample_temperature is None else sample_temperature
+        self.sample_temperature = check_temperature(own, "sample_temperature")
+        self.alpha, self.beta = check_weight(alpha, "alpha"), check_weight(beta, "beta")
 
     def per_example(self, labels, student, teacher):
         """The weighted sum of the two parts."""

@@ -69,7 +69,8 @@ class TfKDReg(DistillationLoss):
         super().__init__(weight=weight, **kwargs)
         if not 0 < correct < 1:
             raise ValueError(f"`correct` must be between 0 and 1. Received: correct={correct!r}.")
-        self.virtual_temperature, self.correct = check_temperature(virtual_temperature), float(correct)
+        self.virtual_temperature = check_temperature(virtual_temperature, "virtual_temperature")
+        self.correct = float(correct)
         self.needs_teacher = self.weighting is not None
 
     def per_example(self, labels, student, teacher):

@@ -85,7 +85,10 @@ class CRD(FeatureLoss):
                 f"{self.members - self.largest_class} of {self.members} examples. Pass `negatives` of at most that."
             )
         self.negatives, self.dimensions = negatives, dimensions
-        self.contrast_temperature, self.momentum = check_temperature(contrast_temperature), float(momentum)
+        self.contrast_temperature, self.momentum = (
+            check_temperature(contrast_temperature, "contrast_temperature"),
+            float(momentum),
+        )
         self.seed = keras.random.SeedGenerator()
         self.seed_state = self.seed.state  # Else in no file: Keras writes variables there, and no generators.
 

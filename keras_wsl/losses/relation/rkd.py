@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import RelationLoss
-from keras_wsl.ops import l2_normalized, smooth_l1
+from keras_wsl.ops import check_weight, l2_normalized, smooth_l1
 
 
 def distances(vectors):
@@ -42,7 +42,8 @@ class RKD(RelationLoss):
 
     def __init__(self, *, weight=1.0, distance_weight=25.0, angle_weight=50.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        self.distance_weight, self.angle_weight = float(distance_weight), float(angle_weight)
+        self.distance_weight = check_weight(distance_weight, "distance_weight")
+        self.angle_weight = check_weight(angle_weight, "angle_weight")
 
     def relations(self, student, teacher):
         """Weighted differences: `(batch, batch)` of distances and `(batch, batch, batch)` of angles, for each layer."""

@@ -1,0 +1,332 @@
+"""What losses refuse: each error says what came, what was expected and what to do."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_wsl import Distiller, losses
+from keras_wsl.callbacks import WarmUp
+from tests.common import (
+    built_loss,
+    examples,
+    hard_loss,
+    image_network,
+    loss_rows,
+    make_loss,
+    network,
+    networks,
+    random_batch,
+)
+
+BACKEND = keras.backend.backend()
+
+
+def build(loss, student, teacher):
+    """Builds a loss on shapes of endpoints, beside which there are always logits of 5 classes."""
+    loss.build((None,), *({"logits": (None, 5), **shapes} for shapes in (student, teacher)))
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: losses.get("wls"), r"no distillation loss 'wls'. Expected one of \['ab', .*'kd', .*'wsl'"),
+        (lambda: losses.get(None), r"no distillation loss None. Expected one of"),
+        (lambda: losses.get(losses.KD(), weight=2.0), r"kd is a finished loss. Give its settings where it is made"),
+        (lambda: losses.KD(temperature=0.0), r"`temperature` must be a positive number. Received: temperature=0.0"),
+        (lambda: losses.KD(temperature=float("nan")), r"`temperature` must be a positive number. Received: .*nan"),
+        (lambda: losses.KD(temperature="4"), r"`temperature` must be a positive number. Received: temperature='4'"),
+        (
+            lambda: losses.RLD(sample_temperature=0.0),
+            r"`sample_temperature` must be a positive number. Received: .*0.0",
+        ),
+        (lambda: losses.MLKD(temperatures=[4.0, -1.0]), r"`temperatures` must be a positive number. Received: .*-1.0"),
+        (lambda: losses.MLKD(temperatures=[]), r"`temperatures` must be a list of one or more numbers. Received: \[\]"),
+        (lambda: losses.MLKD(temperatures=4.0), r"`temperatures` must be a list of one or more numbers. Received: 4.0"),
+        (lambda: losses.DKD(alpha=-1), r"`alpha` must be a number that is not negative. Received: alpha=-1"),
+        (lambda: losses.TfKDReg(virtual_temperature=0), r"`virtual_temperature` must be a positive number. Received: .*=0"),
+        (lambda: losses.TfKDReg(correct=1.0), r"`correct` must be between 0 and 1. Received: correct=1.0"),
+        (lambda: losses.KD(weight=-1.0), r"`weight` must be a number that is not negative. Received: weight=-1.0"),
+        (lambda: losses.AT(weight=float("inf")), r"`weight` must be a number that is not negative. Received: .*inf"),
+        (lambda: losses.KD(form="ce"), r"`form` must be one of \('kl', 'cross_entropy'\). Received: form='ce'"),
+        (lambda: losses.MaskedKD(reading="strict"), r"`reading` must be one of \('literal', .*Received: .*'strict'"),
+        (lambda: losses.KD(weighting="wls"), r"no weighting 'wls'. Expected a function or one of .*'hard_to_mimic'"),
+        (
+            lambda: losses.KD(weighting={"name": "wsl", "gamma": 1}),
+            r"weighting 'wsl' has no settings \['gamma'\]. It takes \[\]",
+        ),
+        (
+            lambda: losses.AT(weighting="only_regularization"),
+            r"needs the temperature at which it judges; this loss has none of its own. Pass weighting=\{'name': 'only_",
+        ),
+        (lambda: losses.KD(teacher={}), r"`teacher` must be a teacher's name, or a dict of names to positive weights"),
+        (lambda: losses.KD(teacher={"a": 0.0}), r"names to positive weights. Received: teacher=\{'a': 0.0\}"),
+        (lambda: losses.AT(layers="block1"), r"`layers` must be a list of names or of pairs .*Received: .*'block1'"),
+        (lambda: losses.AT(layers=[]), r"`layers` must be names, or pairs \(student's, teacher's\). Received: .*\[\]"),
+        (lambda: losses.AT(layers=[("a", "b", "c")]), r"`layers` must be names, or pairs .*Received: .*'a', 'b', 'c'"),
+        (lambda: losses.AT(layers=[3]), r"`layers` must be names, or pairs .*Received: layers=\[3\]"),
+        (lambda: losses.CC(layers=["pooled", "b"]), r"cc compares one layer. Received: .*'b'\]. Make one loss a layer"),
+        (lambda: losses.FSP(layers=["stem"]), r"FSP compares what lies between layers: name two or more.*'stem'"),
+        (
+            lambda: losses.Overhaul(normalizations=["norm"]),
+            r"`normalizations` names 1 layers, and `layers` 3",
+        ),
+        (
+            lambda: losses.CRD(np.arange(40) % 5, negatives=33),
+            r"CRD draws 33 negatives of other classes, and a class of 8 leaves 32 of 40 examples. Pass `negatives`",
+        ),
+        (lambda: losses.CRD(np.zeros((4, 5))), r"`labels` must be the class of every example.*float64 of shape \(4, 5"),
+        (lambda: make_loss("crd", momentum=1.5), r"`momentum` must be a number in \[0, 1\]. Received: momentum=1.5"),
+        (
+            lambda: make_loss("crd", contrast_temperature=0.0),
+            r"`contrast_temperature` must be a positive number. Received: .*0.0",
+        ),
+        (
+            lambda: losses.from_keras(
+                keras.distillation.FeatureDistillation("mse", student_layer_name="a", teacher_layer_name="b"),
+                weighting="wsl",
+            ),
+            r"FeatureDistillation gives one number for a batch, so its examples have no weights.*Use one of",
+        ),
+        (lambda: WarmUp(0), r"`epochs` must be a positive number. Received: epochs=0"),
+        (lambda: WarmUp("20"), r"`epochs` must be a positive number. Received: epochs='20'"),
+    ],
+)
+def test_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+MAP, VECTOR, STATES = (None, 8, 8, 4), (None, 4), (None, 6, 4)
+
+
+@pytest.mark.parametrize(
+    "loss, student, teacher, message",
+    [
+        (
+            lambda: losses.KD(),
+            {"logits": (None, 10)},
+            {"logits": (None, 100)},
+            r"kd compares logits class by class. Received: a student of 10 classes and a teacher of 100. Build both",
+        ),
+        (
+            lambda: losses.DIST(),
+            {"logits": (None, 6, 5)},
+            {"logits": (None, 6, 5)},
+            r"one row of logits each. Received: logits of shape \(None, 6, 5\). Use a loss that goes position by",
+        ),
+        (
+            lambda: losses.AT(layers=["a"]),
+            {"a": VECTOR},
+            {"a": VECTOR},
+            r"at wants a map, \(batch, height, width, channels\). Received: the student's 'a' of shape \(None, 4\)",
+        ),
+        (
+            lambda: losses.RKD(layers=[("a", "b")]),
+            {"a": VECTOR},
+            {"b": MAP},
+            r"rkd wants a vector, \(batch, channels\). Received: the teacher's 'b' of shape .*8, 8, 4\). Name another",
+        ),
+        (
+            lambda: losses.PKD(layers=["a"]),
+            {"a": VECTOR},
+            {"a": STATES},
+            r"pkd wants states, \(batch, time, channels\). Received: the student's 'a' of shape \(None, 4\)",
+        ),
+        (
+            lambda: losses.PKD(layers=["a"]),
+            {"a": STATES},
+            {"a": (None, 6, 7)},
+            r"pkd compares states of equal width. Received: a student's of 4 and a teacher's of 7. Choose networks",
+        ),
+        (
+            lambda: losses.PKD(layers=["a"], position=6),
+            {"a": (None, None, 4)},
+            {"a": STATES},
+            r"pkd compares the token at `position`. Received: position=6 and states of 6 tokens",
+        ),
+        (
+            lambda: losses.AT(layers=["a"]),
+            {"a": (None, 8, 4, 4)},
+            {"a": (None, 4, 8, 4)},
+            r"Neither map can be pooled to the other's size. Received: a student's of \(8, 4\) and a .*Choose layers",
+        ),
+        (
+            lambda: losses.NST(layers=["a"]),
+            {"a": (None, None, None, 4)},
+            {"a": MAP},
+            r"place by place, which needs their sizes. Received: a student's of \(None, None\).*fixed `input_shape`",
+        ),
+        (
+            lambda: losses.ReviewKD(layers=["a"]),
+            {"a": (None, None, None, 4)},
+            {"a": MAP},
+            r"reviewkd resizes maps, which needs their sizes. Build both networks with fixed ones",
+        ),
+        (
+            lambda: losses.FSP(layers=["a", "b"]),
+            {"a": MAP, "b": (None, 4, 4, 6)},
+            {"a": MAP, "b": (None, 4, 4, 8)},
+            r"fsp needs equal channels in every layer. Received: a student of \[4, 6\] and .* of \[4, 8\]. Choose",
+        ),
+        (
+            lambda: losses.FSP(layers=["a", "b"]),
+            {"a": MAP, "b": (None, 4, 16, 4)},
+            {"a": MAP, "b": MAP},
+            r"Neither map can be pooled to the other's size",
+        ),
+        (
+            lambda: losses.FitNet(layers=["a"]),
+            {"a": MAP},
+            {"a": (None, 20, 20, 4)},
+            r"A regressor cannot bring a map of \(8, 8\) to \(20, 20\): it halves, doubles .*Choose layers",
+        ),
+        (
+            lambda: losses.AB(layers=["a"]),
+            {"a": MAP},
+            {"a": (None, 4, 8, 4)},
+            r"A regressor cannot bring a map of \(8, 8\) to \(4, 8\)",
+        ),
+        (
+            lambda: losses.FitNet(layers=["a"]),
+            {"a": (None, None, None, 4)},
+            {"a": MAP},
+            r"A regressor cannot bring a map of \(None, None\) to \(8, 8\)",
+        ),
+        (
+            lambda: losses.Overhaul(layers=["a"]),
+            {"a": MAP},
+            {"a": (None, 4, 4, 4)},
+            r"overhaul compares maps of equal size. Received: a student's of \(8, 8\) and .* \(4, 4\). Choose",
+        ),
+        (
+            lambda: losses.CATKD(size=4),
+            {"pooled.input": (None, 2, 2, 8)},
+            {"pooled.input": MAP},
+            r"catkd pools maps to 4 x 4. Received: a map of \(2, 2\). Choose a smaller `size`, or other `layers`",
+        ),
+        (
+            lambda: losses.CATKD(),
+            {"logits": (None, 5), "pooled.input": MAP},
+            {"logits": (None, 7), "pooled.input": MAP},
+            r"catkd compares logits class by class. Received: a student of 5 classes and a teacher of 7",
+        ),
+    ],
+)
+def test_endpoints_that_do_not_fit(loss, student, teacher, message):
+    with pytest.raises(ValueError, match=message):
+        build(loss(), student, teacher)
+
+
+def _fully_convolutional(name):
+    """A network whose logits are the spatial mean of a convolution's."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(5, 1, name="logits")(keras.layers.Conv2D(4, 3, name="block1")(x))
+    return keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pooled")(x), name=name)
+
+
+@pytest.mark.parametrize(
+    "make, loss, message",
+    [
+        (
+            image_network,
+            lambda: losses.AT(layers=["block9"]),
+            r"student has no layer named 'block9'. Expected the name of one layer, or a path .*'block1', .*'stem'",
+        ),
+        (
+            image_network,
+            lambda: losses.AT(layers=[("block1", "stage1")]),
+            r"teacher has no layer named 'stage1'. Expected .*'block1', .*'stem'",
+        ),
+        (
+            _fully_convolutional,
+            lambda: losses.CATKD(),
+            r"catkd needs a Dense as student's classifier. Received: 'logits', a Conv2D. Name the classifiers",
+        ),
+        (
+            image_network,
+            lambda: losses.CATKD(head="classifier"),
+            r"student has no layer named 'classifier'.*'logits'",
+        ),
+        (
+            image_network,
+            lambda: losses.Overhaul(layers=["block1_conv"]),
+            r"teacher has no batch normalization just before 'block1_conv' that its graph shows. Name those of all",
+        ),
+        (
+            image_network,
+            lambda: losses.Overhaul(layers=["block1_conv"], normalizations=["block3_preact"]),
+            r"the teacher's 'block1_conv' has 4 channels, and its normalization 'block3_preact' has 8. Name the right",
+        ),
+    ],
+)
+def test_networks_that_do_not_fit(make, loss, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(make("teacher"), make("student"), loss())
+
+
+def _two_teachers(**classes):
+    return {name: network(name, classes=count) for name, count in classes.items()}
+
+
+@pytest.mark.parametrize(
+    "teacher, loss, message",
+    [
+        ({"a": 5, "b": 5}, lambda: losses.KD(teacher="c"), r"kd listens to \['c'\]. The .* teachers are \['a', 'b'\]"),
+        (
+            {"a": 5, "b": 5},
+            lambda: losses.KD(teacher={"a": 1.0, "c": 2.0}),
+            r"kd listens to \['c'\]. The distiller's teachers are \['a', 'b'\]",
+        ),
+        (
+            {"a": 5, "b": 5},
+            lambda: losses.RKD(layers=["hidden"]),
+            r"rkd needs \('hidden',\) of one teacher. Say of which: teacher='a'",
+        ),
+        ({"a": 5, "b": 7}, lambda: losses.KD(), r"teachers of different classes: .*'a': 5, 'b': 7.*Choose among them"),
+        ({}, lambda: losses.KD(), r"`teacher` is an empty dict. Give at least one teacher by name, or None"),
+    ],
+)
+def test_several_teachers(teacher, loss, message):
+    with pytest.raises(ValueError, match=message):
+        Distiller(_two_teachers(**teacher), network("student"), loss())
+
+
+def test_a_named_teacher_is_not_the_only_one():
+    with pytest.raises(ValueError, match=r"kd listens to \['large'\]. The distiller's teachers are \['teacher'\]"):
+        Distiller(network("teacher"), network("student"), losses.KD(teacher="large"))
+
+
+def test_warm_up_is_for_a_distiller():
+    x, y = examples(4)
+    model = network("student")
+    model.compile("sgd", hard_loss())
+    with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
+        model.fit(x, y, verbose=0, callbacks=[WarmUp(2)])
+
+
+def test_crd_without_an_index():
+    batch = random_batch("crd")
+    batch.index = None
+    with pytest.raises(
+        ValueError, match=r'must know which ones a batch holds. Give the labels as \{"labels": ..., "in'
+    ):
+        loss_rows(built_loss("crd"), batch)
+
+
+@pytest.mark.parametrize("wrong", [40, -1])
+def test_crd_with_an_index_out_of_range(wrong):
+    """Stops TensorFlow; elsewhere the loss of that example is NaN, never a number."""
+    batch = random_batch("crd")
+    batch.index[2] = wrong
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        student, teacher = networks("crd")
+        distiller = Distiller(teacher, student, make_loss("crd"))
+        distiller.compile("sgd", hard_loss(), run_eagerly=True)
+        x = np.zeros((4, 8, 8, 3), "float32")
+        with pytest.raises(tf.errors.InvalidArgumentError, match=r"The index of an example must be in \[0, 40\)"):
+            distiller.train_on_batch(x, {"labels": batch.labels, "index": batch.index})
+    values = ops.convert_to_numpy(loss_rows(built_loss("crd"), batch))
+    np.testing.assert_array_equal(np.isnan(values), np.arange(4) == 2)
