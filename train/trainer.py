@@ -45,14 +45,14 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     with distribute.scope(settings.strategy):
         teacher, student = _networks(settings, train)
         losses = recipes.main_losses(settings, train)
-        before = [recipes.stage_loss(settings)] if recipe.stage else []
         main_stage = distiller(settings, recipe, teacher if losses else None, student, losses, train)
+        before = None
+        if recipe.stage:
+            before = first_stage(settings, recipe, teacher, student, recipes.stage_loss(settings), train)
         out = record.open_run(out, settings, resume=resume)
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
-        for loss in before:
-            _train_first_stage(
-                settings, recipe, teacher, student, loss, losses, train, out, teacher_hash=teacher_hash, verbose=verbose
-            )
+        if before:
+            _train_first_stage(before, losses, settings, train, out, teacher_hash=teacher_hash, verbose=verbose)
         one_hot = settings.label_smoothing > 0
         epochs, backup = _fit(
             main_stage,
@@ -80,13 +80,14 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     return result
 
 
-def _train_first_stage(settings, recipe, teacher, student, loss, losses, train, out, **kwargs):
+def _train_first_stage(model, losses, settings, train, out, **kwargs):
     """Trains what the method's first stage trains, and hands it over; a finished one is only restored."""
-    frozen = _frozen(student, loss, recipe.stage)
+    stage, (loss,) = recipes.get(settings.method).stage, model.distillation_losses
+    frozen = _frozen(model.student, loss, stage)
     for layer in frozen:
         layer.trainable = False
     _fit(
-        first_stage(settings, recipe, teacher, student, loss, train),
+        model,
         settings,
         train,
         out / "first_stage.csv",
@@ -97,8 +98,8 @@ def _train_first_stage(settings, recipe, teacher, student, loss, losses, train, 
     )
     for layer in frozen:
         layer.trainable = True
-    if recipe.stage.hand_over:
-        recipe.stage.hand_over(loss, losses[0])
+    if stage.hand_over:
+        stage.hand_over(loss, losses[0])
 
 
 def _frozen(student, loss, stage):

@@ -44,7 +44,10 @@ def build(loss, student, teacher):
         (lambda: losses.MLKD(temperatures=[]), r"`temperatures` must be a list of one or more numbers. Received: \[\]"),
         (lambda: losses.MLKD(temperatures=4.0), r"`temperatures` must be a list of one or more numbers. Received: 4.0"),
         (lambda: losses.DKD(alpha=-1), r"`alpha` must be a number that is not negative. Received: alpha=-1"),
-        (lambda: losses.TfKDReg(virtual_temperature=0), r"`virtual_temperature` must be a positive number. Received: .*=0"),
+        (
+            lambda: losses.TfKDReg(virtual_temperature=0),
+            r"`virtual_temperature` must be a positive number. Received: .*=0",
+        ),
         (lambda: losses.TfKDReg(correct=1.0), r"`correct` must be between 0 and 1. Received: correct=1.0"),
         (lambda: losses.KD(weight=-1.0), r"`weight` must be a number that is not negative. Received: weight=-1.0"),
         (lambda: losses.AT(weight=float("inf")), r"`weight` must be a number that is not negative. Received: .*inf"),

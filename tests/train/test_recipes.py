@@ -1,8 +1,10 @@
 """What the methods' names stand for: published weights, adapters, stages; and how all are run and reported."""
 
 import dataclasses
+import importlib.util
 import json
 import math
+import pathlib
 
 import keras
 import numpy as np
@@ -166,18 +168,8 @@ def _stage_weights(wanted, out):
     student = _student(wanted)
     trainable = [layer.trainable for layer in student.layers]
     out.mkdir()
-    trainer._train_first_stage(
-        wanted,
-        recipe,
-        teacher,
-        student,
-        recipes.stage_loss(wanted),
-        recipes.main_losses(wanted, train),
-        train,
-        out,
-        teacher_hash=None,
-        verbose=0,
-    )
+    model = trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
+    trainer._train_first_stage(model, [], wanted, train, out, teacher_hash=None, verbose=0)
     assert [layer.trainable for layer in student.layers] == trainable
     return {v.path: np.array(v) for v in student.variables}
 
@@ -191,9 +183,8 @@ def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     (main,) = recipes.main_losses(wanted, train)
     distiller = trainer.distiller(wanted, recipe, network, student, [main], train)
     loss = recipes.stage_loss(wanted)
-    trainer._train_first_stage(
-        wanted, recipe, network, student, loss, [main], train, tmp_path, teacher_hash=None, verbose=0
-    )
+    model = trainer.first_stage(wanted, recipe, network, student, loss, train)
+    trainer._train_first_stage(model, [main], wanted, train, tmp_path, teacher_hash=None, verbose=0)
     rows = record.read_csv(tmp_path / "first_stage.csv")
     assert rows[1]["paraphrase"] < rows[0]["paraphrase"]
     for one, other in zip(before, student.variables):
@@ -328,3 +319,16 @@ def test_the_report_of_methods(tmp_path):
     assert (results / "methods.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(FileNotFoundError, match="no finished run"):
         methods_report.write(tmp_path, results)
+
+
+def test_the_cost_of_a_step_is_measured():
+    path = pathlib.Path(trainer.__file__).parent / "benchmarks" / "methods.py"
+    spec = importlib.util.spec_from_file_location("benchmark_of_methods", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    small = settings.Settings(method="vid", teacher="resnet8", student="resnet8", batch_size=4)
+    row = benchmark.measure(small, steps=2)
+    assert tuple(row) == benchmark.COLUMNS
+    assert row["milliseconds"] > 0 and 0 < row["relative"] and row["peak_memory_mib"] > 100
+    assert row["adapter_parameters"] == 3 * (16**2 + 32**2 + 64**2) + 16 + 32 + 64
+    assert benchmark.measure(dataclasses.replace(small, method="ab"), stage="first", steps=1)["stage"] == "first"

@@ -39,7 +39,7 @@ def examples(count):
 def distiller_of(wanted, train, stage=""):
     """A compiled Distiller of a method's main stage, or of its first one."""
     recipe = recipes.get(wanted.method)
-    teacher = models.build(wanted.teacher, CLASSES) if wanted.teacher else None
+    teacher = models.build(wanted.teacher, CLASSES) if recipe.needs_teacher else None
     student = models.build(wanted.student, CLASSES)
     if stage:
         return trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
@@ -47,52 +47,59 @@ def distiller_of(wanted, train, stage=""):
     return trainer.distiller(wanted, recipe, teacher if losses else None, student, losses, train)
 
 
-def measure(wanted, stage, steps, negatives):
-    """The row of one method, in this process."""
-    train = examples(50_000 if recipes.get(wanted.method).from_data else 640)
-    if recipes.get(wanted.method).from_data:
-        wanted = dataclasses.replace(wanted, loss_settings=(f"negatives={negatives}",))
+def measure(wanted, *, stage="", steps=30, negatives=16384):
+    """What a step of a method costs, in this process.
+
+    Args:
+        wanted: `Settings`: method, networks, batch size.
+        stage: `"first"` for the stage before the main one.
+        steps: Integer, how many are timed.
+        negatives: Integer, CRD's, among 50,000 examples.
+
+    Returns:
+        Dict of `COLUMNS`.
+    """
+    contrasts = recipes.get(wanted.method).from_data is not None
+    train = examples(50_000 if contrasts else 640)
     batch = next(iter(data.train_batches(train, seed=0, batch_size=wanted.batch_size)))
+    settings_of_loss = (f"negatives={negatives}",) if contrasts else ()
+    own = distiller_of(dataclasses.replace(wanted, loss_settings=settings_of_loss), train, stage)
 
     def step(distiller):
         start = time.perf_counter()
         distiller.train_on_batch(*batch)
         return time.perf_counter() - start
 
-    own = distiller_of(wanted, train, stage)
     for _ in range(5):
         step(own)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
-    kd = distiller_of(dataclasses.replace(wanted, method="kd", loss_settings=()), train)
-    for distiller in (own, kd):  # The first steps compile.
-        step(distiller), step(distiller)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Before there is a second Distiller.
+    kd = distiller_of(dataclasses.replace(wanted, method="kd"), train)
+    for _ in range(3):  # The first one compiles.
+        step(kd)
     pairs = [(step(own), step(kd)) for _ in range(steps)]
+    adapters = [variable for loss in own.distillation_losses for variable in loss.trainable_variables]
     return {
         "method": wanted.method,
         "stage": stage,
         "milliseconds": round(1000 * float(np.median([one for one, _ in pairs])), 1),
         "relative": round(float(np.median([one / other for one, other in pairs])), 3),
         "peak_memory_mib": peak,
-        "adapter_parameters": sum(
-            int(np.prod(v.shape)) for loss in own.distillation_losses for v in loss.trainable_variables
-        ),
+        "adapter_parameters": sum(int(np.prod(variable.shape)) for variable in adapters),
     }
 
 
 def main(argv):
     """Measures the one method that is named, or all, each in a process of its own."""
     values = flags.FLAGS
-    wanted = dataclasses.replace(settings.Settings(), teacher=values.teacher, student=values.student)
     if values.method:
-        if not recipes.get(values.method).needs_teacher:
-            wanted = dataclasses.replace(wanted, teacher="")
-        row = measure(dataclasses.replace(wanted, method=values.method), values.stage, values.steps, values.negatives)
+        wanted = settings.Settings(method=values.method, teacher=values.teacher, student=values.student)
+        row = measure(wanted, stage=values.stage, steps=values.steps, negatives=values.negatives)
         csv.DictWriter(sys.stdout, COLUMNS).writerow(row)
         return 0
     rows = []
     for method, recipe in recipes.METHODS.items():
         for stage in ["", *(["first"] if recipe.stage else [])]:
-            if method == "none" or (stage == "" and recipe.loss is None):
+            if stage == "" and recipe.loss is None and method != "none":
                 continue
             arguments = [f"--{name}={getattr(values, name)}" for name in ("teacher", "student", "steps", "negatives")]
             done = subprocess.run(
