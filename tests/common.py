@@ -8,7 +8,7 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_wsl import losses
+from keras_wsl import data, losses
 from keras_wsl.endpoints import Endpoints
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
@@ -61,6 +61,18 @@ def examples(count=32, classes=5, inputs=6, seed=0):
     generator = np.random.default_rng(seed)
     x = generator.normal(size=(count, inputs)).astype("float32")
     return x, generator.integers(0, classes, count).astype("int32")
+
+
+def bright_splits(train, test=30):
+    """`data.Splits` of so many 8 x 8 images, of three classes that differ in brightness."""
+    generator = np.random.default_rng(0)
+
+    def part(count):
+        labels = np.arange(count) % 3
+        images = generator.integers(0, 80, (count, 8, 8, 3)) + 80 * labels[:, None, None, None]
+        return data.Examples(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
+
+    return data.Splits(part(train), part(test))
 
 
 def hard_loss():
@@ -182,3 +194,22 @@ def loss_rows(loss, batch, **settings):
     """What a built loss gives for a batch: floats, shape `(batch,)`. Its state, such as memories and seeds, stays."""
     with keras.StatelessScope():
         return loss(batch.labels, batch.student, batch.teacher, index=batch.index, **settings)
+
+
+def keras_cv_classifier(blocks, nested=False):
+    """A `ResNetBackbone` from its constructor, as the layer `backbone` or laid open."""
+    import keras_cv
+
+    backbone = keras_cv.models.ResNetBackbone(
+        stackwise_filters=[64, 128],
+        stackwise_blocks=blocks,
+        stackwise_strides=[1, 2],
+        include_rescaling=False,
+        input_shape=(32, 32, 3),
+        block_type="basic_block",
+        name="backbone",
+    )
+    inputs = keras.Input((32, 32, 3)) if nested else backbone.input
+    features = backbone(inputs) if nested else backbone.output
+    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(features)
+    return keras.Model(inputs, keras.layers.Dense(3)(pooled))

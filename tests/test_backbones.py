@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import Distiller, Endpoints, losses
-from tests.common import arrays, hard_loss
+from tests.common import arrays, hard_loss, keras_cv_classifier
 
 
 def _train(teacher, student, x, y):
@@ -19,22 +19,8 @@ def _train(teacher, student, x, y):
 
 @pytest.mark.tensorflow  # keras-cv's image layers need TensorFlow.
 def test_keras_cv():
-    import keras_cv
-
-    def classifier(blocks):
-        backbone = keras_cv.models.ResNetBackbone(
-            stackwise_filters=[64, 128],
-            stackwise_blocks=blocks,
-            stackwise_strides=[1, 2],
-            include_rescaling=False,
-            input_shape=(32, 32, 3),
-            block_type="basic_block",
-        )
-        features = keras.layers.GlobalAveragePooling2D()(backbone.output)
-        return keras.Model(backbone.input, keras.layers.Dense(3)(features))
-
     images = np.random.default_rng(0).normal(size=(8, 32, 32, 3)).astype("float32")
-    _train(classifier([2, 2]), classifier([1, 1]), images, np.arange(8) % 3)
+    _train(keras_cv_classifier([2, 2]), keras_cv_classifier([1, 1]), images, np.arange(8) % 3)
 
 
 @pytest.mark.tensorflow  # keras-nlp's tokenizers bring tensorflow-text.

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_wsl import Distiller, Endpoints, losses, models
 from keras_wsl.endpoints import normalization_before
-from tests.common import arrays, hard_loss
+from tests.common import arrays, hard_loss, keras_cv_classifier
 from tests.test_keras_defects import BACKEND, changed
 
 
@@ -27,25 +27,6 @@ def train(teacher, student, distillation_losses, x, classes=3, epochs=2):
 
 def images(count=8, size=16):
     return np.random.default_rng(0).normal(size=(count, size, size, 3)).astype("float32")
-
-
-def keras_cv_classifier(blocks, nested):
-    """A `ResNetBackbone` from its constructor, as the layer `backbone` or laid open."""
-    import keras_cv
-
-    backbone = keras_cv.models.ResNetBackbone(
-        stackwise_filters=[64, 128],
-        stackwise_blocks=blocks,
-        stackwise_strides=[1, 2],
-        include_rescaling=False,
-        input_shape=(32, 32, 3),
-        block_type="basic_block",
-        name="backbone",
-    )
-    inputs = keras.Input((32, 32, 3)) if nested else backbone.input
-    features = backbone(inputs) if nested else backbone.output
-    pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(features)
-    return keras.Model(inputs, keras.layers.Dense(3)(pooled))
 
 
 @pytest.mark.tensorflow  # keras-cv's image layers need TensorFlow.

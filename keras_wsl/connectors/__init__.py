@@ -2,7 +2,7 @@
 
 from keras_wsl.connectors.factors import Paraphraser, Translator
 from keras_wsl.connectors.fusion import AttentionFusion
-from keras_wsl.connectors.layers import convolution, dense, normalization
+from keras_wsl.connectors.layers import convolution, embeddings, normalization
 from keras_wsl.connectors.memory import MemoryBank
 from keras_wsl.connectors.regressor import Regressor
 
@@ -13,6 +13,6 @@ __all__ = [
     "Regressor",
     "Translator",
     "convolution",
-    "dense",
+    "embeddings",
     "normalization",
 ]

@@ -37,6 +37,15 @@ def dense(units, in_units, **kwargs):
     return layers.Dense(units, kernel_initializer=bound, bias_initializer=bound, **kwargs, **_FLOAT32)
 
 
+def embeddings(dimensions, student_shape, teacher_shape):
+    """Linear layers from a student's and a teacher's vectors of these shapes to `dimensions`, built."""
+    pair = []
+    for role, shape in (("student", student_shape), ("teacher", teacher_shape)):
+        pair.append(dense(dimensions, shape[-1], name=f"{role}_embedding"))
+        pair[-1].build(shape)
+    return pair
+
+
 def normalization(**kwargs):
     """Batch normalization with epsilon 1e-5 and momentum 0.9."""
     return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, **kwargs, **_FLOAT32)

@@ -18,18 +18,11 @@ import settings
 import trainer
 from keras_wsl import callbacks, data, models
 from keras_wsl.endpoints import Endpoints
+from tests.common import bright_splits
 
 
 def _splits():
-    """Images of three classes that differ in brightness."""
-    generator = np.random.default_rng(0)
-
-    def part(count):
-        labels = np.arange(count) % 3
-        images = generator.integers(0, 80, (count, 8, 8, 3)) + 80 * labels[:, None, None, None]
-        return data.Examples(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
-
-    return data.Splits(part(96), part(30))
+    return bright_splits(96)
 
 
 @pytest.fixture(autouse=True)

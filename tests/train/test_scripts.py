@@ -20,6 +20,7 @@ import report
 import settings
 import trainer
 from keras_wsl import callbacks, data, models
+from tests.common import bright_splits
 
 TRAIN = pathlib.Path(trainer.__file__).parent
 OUTPUTS = [
@@ -35,15 +36,7 @@ OUTPUTS = [
 
 
 def _splits():
-    """Images of three classes that differ in brightness."""
-    generator = np.random.default_rng(0)
-
-    def part(count):
-        labels = np.arange(count) % 3
-        images = generator.integers(0, 80, (count, 8, 8, 3)) + 80 * labels[:, None, None, None]
-        return data.Examples(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
-
-    return data.Splits(part(90), part(30))
+    return bright_splits(90)
 
 
 SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_wsl.connectors import dense
+from keras_wsl.connectors import embeddings
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.ops import mean_over_positions
 
@@ -51,10 +51,7 @@ class CC(FeatureLoss):
         """Makes the embeddings."""
         super().build(labels_shape, student_shape, teacher_shape)
         ((own, other),) = self.pairs(student_shape, teacher_shape)
-        self.student_embedding = dense(self.dimensions, own[-1], name="student_embedding")
-        self.teacher_embedding = dense(self.dimensions, other[-1], name="teacher_embedding")
-        self.student_embedding.build(own)
-        self.teacher_embedding.build(other)
+        self.student_embedding, self.teacher_embedding = embeddings(self.dimensions, own, other)
 
     def weighted(self, weights, mask, labels, student, teacher):
         """Each example's share of the mean over pairs, shape `(batch,)`."""

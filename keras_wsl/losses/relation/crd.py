@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wsl.connectors import MemoryBank, dense
+from keras_wsl.connectors import MemoryBank, embeddings
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.ops import check_temperature, l2_normalized
 
@@ -96,10 +96,7 @@ class CRD(FeatureLoss):
         """Makes embeddings and memories."""
         super().build(labels_shape, student_shape, teacher_shape)
         ((own, other),) = self.pairs(student_shape, teacher_shape)
-        self.student_embedding = dense(self.dimensions, own[-1], name="student_embedding")
-        self.teacher_embedding = dense(self.dimensions, other[-1], name="teacher_embedding")
-        self.student_embedding.build(own)
-        self.teacher_embedding.build(other)
+        self.student_embedding, self.teacher_embedding = embeddings(self.dimensions, own, other)
         settings = {"momentum": self.momentum}
         self.student_memory = MemoryBank(len(self.labels), self.dimensions, name="student_memory", **settings)
         self.teacher_memory = MemoryBank(len(self.labels), self.dimensions, name="teacher_memory", **settings)
