@@ -4,8 +4,9 @@
         --data_dir=cifar100.npz --out=runs/methods
 
 Each run is `train/cifar100.py` in a process of its own, two at a time by default. Stopped and started again it goes on:
-finished runs are kept, the others resume. Then the costs are measured, `train/benchmarks/methods.py`, and
-`methods.csv`, `methods.md` and `methods.png` are written to --results. Two hours on two CPU cores.
+finished runs are kept, the others resume. Then `methods.csv`, `methods.md` and `methods.png` are written to --results,
+with the costs that `train/benchmarks/methods.py --out=train/results/methods_cost.csv` has measured there. About two hours
+on two CPU cores.
 """
 
 import concurrent.futures
@@ -78,10 +79,12 @@ def train_one(wanted, method, weighting, values):
 
 
 def main(argv):
-    """Trains what is left, measures, writes the report; exit status 1 if a run failed."""
+    """Trains what is left and writes the report; exit status 1 if a run failed."""
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     values = flags.FLAGS
+    if not values.out:
+        raise app.UsageError("--out is missing: name a folder for the runs, such as --out=runs/methods.")
     wanted = settings.from_flags(values)
     methods = values.methods or list(recipes.METHODS)
     runs = plan(methods)
