@@ -3,7 +3,6 @@
 python train/methods_report.py runs/methods
 """
 
-import json
 import pathlib
 
 import matplotlib
@@ -11,43 +10,16 @@ from absl import app, flags
 
 import recipes
 import record
+import report
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-COLUMNS = (
-    "run",
-    "method",
-    "weighting",
-    "student",
-    "teacher",
-    "seed",
-    "epochs",
-    "first_stage_epochs",
-    "train_examples",
-    "last_accuracy",
-    "best_accuracy",
-    "best_epoch",
-    "teacher_accuracy",
-    "regularization_share",
-    "seconds",
-    "peak_memory_mib",
-    "device",
-    "backend",
-    "commit",
-    "flags",
-)
-
 
 def rows_of(folder):
     """A row for each finished run in a folder of runs, in the order of `recipes.METHODS`."""
-    rows = []
-    for path in sorted(pathlib.Path(folder).glob("*/result.json")):
-        result = json.loads(path.read_text())
-        settings = " ".join((path.parent / "run.flags").read_text().splitlines())
-        found = {**result, **result.get("last_epoch", {}), "run": path.parent.name, "flags": settings}
-        rows.append({column: found.get(column) for column in COLUMNS})
+    rows = [report.read(path.parent)[0] for path in sorted(pathlib.Path(folder).glob("*/result.json"))]
     order = list(recipes.METHODS)
     return sorted(rows, key=lambda row: (order.index(row["method"]), row["weighting"] or "", row["seed"]))
 
@@ -96,13 +68,6 @@ def _share(rows):
     return f"{100 * sum(shares) / len(shares):.1f} %" if shares else ""
 
 
-def markdown(lines):
-    """Dicts of equal keys as a table."""
-    header = list(lines[0])
-    body = [header, ["---"] * len(header), *([str(line[name]) for name in header] for line in lines)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in body) + "\n"
-
-
 def plot(lines, path):
     """Accuracy of each method, plain and weighted, best at the top."""
     lines = sorted(lines, key=lambda line: float(line["accuracy"]))
@@ -137,6 +102,7 @@ def write(runs, results):
     record.write_csv(results / "methods.csv", rows)
     costs = results / "methods_cost.csv"
     lines = table(rows, record.read_texts(costs) if costs.exists() else [])
+    shown = report.markdown(lines, tuple(lines[0]))
     notes = results / "methods_notes.md"
     text = notes.read_text() if notes.exists() else ""
     shared = sorted(set.intersection(*(set(row["flags"].split()) for row in rows)))
@@ -144,8 +110,8 @@ def write(runs, results):
         results / "methods.md",
         "# Every method on one small setting\n\n"
         "Made by `train/methods.py`; `methods.csv` has the rows, with flags and commit of each run.\n\n"
-        + text.replace("TABLE", markdown(lines))
-        + (f"\n{markdown(lines)}" if "TABLE" not in text else "")
+        + text.replace("TABLE", shown)
+        + (f"\n{shown}" if "TABLE" not in text else "")
         + f"\nFlags that all runs share: `{' '.join(shared)}`\n\n![Accuracy by method](methods.png)\n",
     )
     plot(lines, results / "methods.png")

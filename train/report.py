@@ -19,8 +19,10 @@ COLUMNS = (
     "student",
     "teacher",
     "method",
+    "weighting",
     "seed",
     "epochs",
+    "first_stage_epochs",
     "train_examples",
     "last_accuracy",
     "best_accuracy",
@@ -31,12 +33,14 @@ COLUMNS = (
     "wsl_weight_mean",
     "probe_regularization_share",
     "seconds",
+    "peak_memory_mib",
     "device",
     "backend",
     "commit",
     "flags",
 )
-SHOWN = COLUMNS[:6] + COLUMNS[7:13] + ("seconds",)
+HIDDEN = ("first_stage_epochs", "train_examples", "wsl_weight_mean", "probe_regularization_share", "peak_memory_mib")
+SHOWN = tuple(name for name in COLUMNS[: COLUMNS.index("device")] if name not in HIDDEN)
 
 
 def read(folder):

@@ -46,14 +46,15 @@ class AttentionFusion(keras.layers.Layer):
             deeper: `None`, or floats, shape `(batch, lower height, lower width, filters)`.
 
         Returns:
-            Floats of shape `(batch, *shape[1:])`, and of shape `(batch, height, width, filters)`.
+            Floats of shape `(batch, *shape[1:])`, and of shape `(batch, *shape[1:3], filters)`.
         """
         maps = self.entry_norm(self.entry(maps))
         if self.fuse:
             deeper = nearest(deeper, maps.shape[1:3])
             share = ops.sigmoid(self.attention(ops.concatenate([maps, deeper], axis=-1)))
             maps = maps * share[..., :1] + deeper * share[..., 1:]
-        return self.exit_norm(self.exit(nearest(maps, self.shape[1:3]))), maps
+        maps = nearest(maps, self.shape[1:3])
+        return self.exit_norm(self.exit(maps)), maps
 
     def get_config(self):
         """The constructor's arguments."""

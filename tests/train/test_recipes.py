@@ -290,6 +290,7 @@ def test_the_report_of_methods(tmp_path):
     def finished(method, weighting, seed, accuracy):
         folder = tmp_path / "runs" / f"{method}-{weighting}-{seed}"
         folder.mkdir(parents=True)
+        (folder / "epochs.csv").write_text(f"epoch,val_accuracy\n1,{accuracy}\n")
         (folder / "run.flags").write_text(f"--epochs=4\n--method={method}\n--seed={seed}\n")
         found = {"method": method, "weighting": weighting or None, "seed": seed, "last_accuracy": accuracy}
         (folder / "result.json").write_text(json.dumps({**found, "last_epoch": {"regularization_share": 0.25}}))
