@@ -1,6 +1,7 @@
 """Residual networks for CIFAR: He et al., CVPR 2016, https://arxiv.org/abs/1512.03385, section 4.2.
 
-With 1x1 convolutions in the shortcuts, as in https://github.com/HobbitLong/RepDistiller (`models/resnet.py`).
+With 1x1 convolutions in the shortcuts, as in https://github.com/HobbitLong/RepDistiller (`models/resnet.py`, and
+`models/resnetv2.py` for the bottlenecks).
 """
 
 import keras
@@ -49,18 +50,56 @@ def resnet(*, depth, stem_filters, filters, classes, input_shape, dtype=None, na
                 output_name=end,
                 dtype=dtype,
             )
-    bound = filters[-1] ** -0.5
-    bias_initializer = keras.initializers.RandomUniform(-bound, bound)
-    logits = blocks.head(x, classes, bias_initializer=bias_initializer, dtype=dtype)
+    logits = blocks.head(x, classes, bias_initializer=blocks.uniform(filters[-1]), dtype=dtype)
+    return keras.Model(inputs, logits, name=name)
+
+
+def bottleneck_resnet(*, units, classes, input_shape, dtype=None, name):
+    r"""A network of four stages of bottlenecks, with 256, 512, 1024 and 2048 channels.
+
+    $$y = \mathrm{ReLU}(\mathrm{BN}(W_3 * a_2) + s(x)), \qquad a_2 = \mathrm{ReLU}(\mathrm{BN}(W_2 * a_1)), \qquad
+      a_1 = \mathrm{ReLU}(\mathrm{BN}(W_1 * x))$$
+
+    $W_1$ and $W_3$ are 1x1 convolutions, $W_2$ is a 3x3 one with a quarter of the channels and the strides of the unit.
+    The shortcut $s$ is a 1x1 convolution with batch normalization where the shape changes, else the identity. The
+    stages are those of the networks for ImageNet; the stem is for small images, 3x3 without strides or pool.
+
+    Endpoints: `stem` and `block1` to `block4` are what the last ReLU of their stage gives, `block1_preact` to
+    `block4_preact` the sums before it; `pooled`, `logits`.
+
+    Args:
+        units: The number of units of the four stages; (3, 4, 6, 3) makes 50 layers.
+        classes: Integer.
+        input_shape: `(height, width, channels)`; the inputs are normalized floats.
+        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        name: The model's name.
+
+    Returns:
+        A `keras.Model` that maps `(batch, height, width, channels)` to logits, `(batch, classes)`.
+    """
+    inputs = keras.Input(input_shape, name="image")
+    x = blocks.convolution(inputs, 64, 3, name="stem_conv", dtype=dtype)
+    x = blocks.normalization(x, name="stem_bn", dtype=dtype)
+    x = blocks.relu(x, name="stem", dtype=dtype)
+    for stage, stage_units in enumerate(units, start=1):
+        for index in range(stage_units):
+            end = f"block{stage}" if index == stage_units - 1 else None
+            x = _bottleneck(
+                x,
+                32 * 2**stage,
+                strides=2 if stage > 1 and index == 0 else 1,
+                name=f"block{stage}_unit{index}",
+                sum_name=f"{end}_preact" if end else None,
+                output_name=end,
+                dtype=dtype,
+            )
+    logits = blocks.head(x, classes, bias_initializer=blocks.uniform(x.shape[-1]), dtype=dtype)
     return keras.Model(inputs, logits, name=name)
 
 
 def _unit(x, filters, *, strides, name, sum_name, output_name, dtype):
     """Two convolutions and their shortcut; the ReLU is after the sum."""
-    shortcut = x
-    if strides > 1 or x.shape[-1] != filters:
-        shortcut = blocks.convolution(x, filters, 1, strides=strides, name=f"{name}_shortcut_conv", dtype=dtype)
-        shortcut = blocks.normalization(shortcut, name=f"{name}_shortcut_bn", dtype=dtype)
+    shortcut = _shortcut(x, filters, strides=strides, name=name, dtype=dtype)
     x = blocks.convolution(x, filters, 3, strides=strides, name=f"{name}_conv1", dtype=dtype)
     x = blocks.normalization(x, name=f"{name}_bn1", dtype=dtype)
     x = blocks.relu(x, name=f"{name}_relu1", dtype=dtype)
@@ -68,3 +107,26 @@ def _unit(x, filters, *, strides, name, sum_name, output_name, dtype):
     x = blocks.normalization(x, name=f"{name}_bn2", dtype=dtype)
     x = layers.Add(name=sum_name or f"{name}_sum", dtype=dtype)([x, shortcut])
     return blocks.relu(x, name=output_name or f"{name}_relu2", dtype=dtype)
+
+
+def _bottleneck(x, filters, *, strides, name, sum_name, output_name, dtype):
+    """Three convolutions and their shortcut; the last has four times the filters, and the ReLU is after the sum."""
+    shortcut = _shortcut(x, 4 * filters, strides=strides, name=name, dtype=dtype)
+    x = blocks.convolution(x, filters, 1, name=f"{name}_conv1", dtype=dtype)
+    x = blocks.normalization(x, name=f"{name}_bn1", dtype=dtype)
+    x = blocks.relu(x, name=f"{name}_relu1", dtype=dtype)
+    x = blocks.convolution(x, filters, 3, strides=strides, name=f"{name}_conv2", dtype=dtype)
+    x = blocks.normalization(x, name=f"{name}_bn2", dtype=dtype)
+    x = blocks.relu(x, name=f"{name}_relu2", dtype=dtype)
+    x = blocks.convolution(x, 4 * filters, 1, name=f"{name}_conv3", dtype=dtype)
+    x = blocks.normalization(x, name=f"{name}_bn3", dtype=dtype)
+    x = layers.Add(name=sum_name or f"{name}_sum", dtype=dtype)([x, shortcut])
+    return blocks.relu(x, name=output_name or f"{name}_relu3", dtype=dtype)
+
+
+def _shortcut(x, filters, *, strides, name, dtype):
+    """A 1x1 convolution with batch normalization where the shape changes, else the identity."""
+    if strides == 1 and x.shape[-1] == filters:
+        return x
+    x = blocks.convolution(x, filters, 1, strides=strides, name=f"{name}_shortcut_conv", dtype=dtype)
+    return blocks.normalization(x, name=f"{name}_shortcut_bn", dtype=dtype)

@@ -3,7 +3,12 @@
 import functools
 import operator
 
-from keras_wsl.models.resnet import resnet
+from keras_wsl.models.lenet import lenet
+from keras_wsl.models.mobilenet_v2 import mobilenet_v2
+from keras_wsl.models.resnet import bottleneck_resnet, resnet
+from keras_wsl.models.shufflenet_v1 import shufflenet_v1
+from keras_wsl.models.shufflenet_v2 import shufflenet_v2
+from keras_wsl.models.vgg import vgg
 from keras_wsl.models.weights import load_weights
 from keras_wsl.models.wide_resnet import wide_resnet
 
@@ -24,6 +29,13 @@ _NETWORKS = {
     "resnet110": functools.partial(_small, depth=110),
     "resnet8x4": functools.partial(_fourfold, depth=8),
     "resnet32x4": functools.partial(_fourfold, depth=32),
+    "resnet50": functools.partial(bottleneck_resnet, units=(3, 4, 6, 3)),
+    "vgg8": functools.partial(vgg, convolutions=1),
+    "vgg13": functools.partial(vgg, convolutions=2),
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
+    "mobilenet_v2": mobilenet_v2,
+    "lenet5x8": functools.partial(lenet, width=8),
 }
 
 
@@ -37,14 +49,16 @@ def build(name, classes=100, weights=None, *, input_shape=(32, 32, 3), dtype=Non
 
     Layers, initial weights and endpoints are those of https://github.com/HobbitLong/RepDistiller. The endpoints are
     layers' names: `stem`, `block1`, `block2`, `block3`, `block1_preact`, `block2_preact`, `block3_preact`, `pooled`
-    and `logits`.
+    and `logits`. resnet50, vgg8, vgg13 and mobilenet_v2 have `block4` and `block4_preact` too. lenet5x8, which is of
+    https://arxiv.org/abs/2301.12245, has `block1`, `block2`, `hidden1`, `hidden2`, `pooled` and `logits`.
 
     Args:
         name: One of `names()`; "wrn_40_2" has depth 40 and width 2.
         classes: Integer, the number of logits.
         weights: Path of a `.weights.h5` file (of `save_weights`, or of Keras) or of a `.keras` file, of the same
             network; `None` for new weights, which `keras.utils.set_random_seed` decides.
-        input_shape: `(height, width, channels)`; height and width may be `None`. Inputs are normalized floats.
+        input_shape: `(height, width, channels)`; height and width may be `None`, but not of the
+            ShuffleNets and lenet5x8. Inputs are normalized floats.
         dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
 
     Returns:

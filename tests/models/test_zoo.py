@@ -1,5 +1,7 @@
 """Networks by name: the reference's counts and shapes, their arithmetic in NumPy, first weights, weight files."""
 
+import functools
+
 import h5py
 import keras
 import numpy as np
@@ -7,11 +9,16 @@ import pytest
 from keras import layers
 
 from keras_wsl import models
+from keras_wsl.endpoints import normalization_before
 from keras_wsl.models.weights import load_weights
 from tests.common import arrays, golden
 
 NETWORKS = golden("architectures")["networks"]
 STAGES = ("block1", "block2", "block3")
+FOUR_STAGES = (*STAGES, "block4")
+# Neither residual networks of two convolutions a unit nor wide ones.
+OTHERS = ("resnet50", "vgg8", "vgg13", "shufflenet_v1", "shufflenet_v2", "mobilenet_v2", "lenet5x8")
+CONVOLUTIONS = (layers.Conv2D, layers.DepthwiseConv2D, layers.EinsumDense)
 
 
 def small(name="resnet8", classes=10, **settings):
@@ -40,6 +47,12 @@ def shake(model, seed=0):
     return model
 
 
+@functools.cache
+def shaken(name):
+    """A small shaken network, made once for all the tests that only read it."""
+    return shake(small(name))
+
+
 def test_names_are_the_golden_ones():
     assert set(models.names()) == set(NETWORKS)
 
@@ -48,26 +61,40 @@ def test_names_are_the_golden_ones():
 def test_counts_and_shapes_are_the_references(name):
     expected = NETWORKS[name]
     model = models.build(name)
-    convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
+    convolutions = [layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)]
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     assert sum(int(np.prod(v.shape)) for v in model.trainable_variables) == expected["params"]
     assert len(convolutions) == expected["convs"]
     assert len(norms) == expected["bn_layers"]
     assert all(norm.epsilon == 1e-5 and norm.momentum == 0.9 for norm in norms)
     assert sum(int(np.prod(v.shape)) for v in model.non_trainable_variables) == expected["bn_running_stats"]
-    macs = sum(
-        layer.output.shape[1] * layer.output.shape[2] * int(np.prod(layer.kernel.shape)) for layer in convolutions
+    dense = [layer for layer in model.layers if isinstance(layer, layers.Dense)]
+    assert (
+        sum(positions(layer) * int(np.prod(layer.kernel.shape)) for layer in convolutions + dense)
+        == (expected["macs_32x32"])
     )
-    assert macs + int(np.prod(model.get_layer("logits").kernel.shape)) == expected["macs_32x32"]
 
     def shapes(*names):
         return [model.get_layer(name).output.shape[1:] for name in names]
 
     channels_last = [tuple((*shape[1:], shape[0])) for shape in expected["feats_chw"]]
-    assert shapes("stem", *STAGES, "pooled") == channels_last
-    assert shapes(*(f"{stage}_preact" for stage in STAGES)) == channels_last[1:4]
+    if name == "lenet5x8":
+        assert shapes("block1", "block2", "pooled") == channels_last
+    else:
+        stages = FOUR_STAGES[: len(channels_last) - 2]
+        assert shapes("stem", *stages, "pooled") == channels_last
+        assert shapes(*(f"{stage}_preact" for stage in stages)) == channels_last[1:-1]
     assert model.output is model.get_layer("logits").output and model.output.shape == (None, 100)
     assert model.name == name
+    # Who has a student need not have this package.
+    assert all(type(layer).__module__.startswith("keras.src.layers.") for layer in model.layers)
+
+
+def positions(layer):
+    """How often a kernel is applied to one example: at every pixel, or once where there are none."""
+    if isinstance(layer, layers.EinsumDense):
+        return layer.output.shape[1]
+    return int(np.prod(layer.output.shape[1:-1]))
 
 
 def convolve(x, kernel, strides=1):
@@ -127,6 +154,103 @@ class Reference:
                 x = y + (x if y.shape == x.shape else self.conv(activated, f"{name}_shortcut_conv", strides))
         return self.logits(np.maximum(self.norm(x, "block3_preact"), 0))
 
+    def conv_norm(self, x, name, norm, strides=1):
+        return self.norm(self.conv(x, name, strides), norm)
+
+    def grouped(self, x, name):
+        """A 1x1 convolution in groups, whose kernel is `(groups, channels, filters)`; or in one."""
+        (kernel,) = self.weights(name)
+        if kernel.ndim == 4:
+            return x @ kernel[0, 0]
+        return np.concatenate([part @ matrix for part, matrix in zip(np.split(x, len(kernel), -1), kernel)], -1)
+
+    def depthwise(self, x, name, strides=1):
+        (kernel,) = self.weights(name)
+        return convolve(x, kernel[..., 0, None] * np.eye(x.shape[-1]), strides)
+
+    def bottleneck_resnet(self, x, _):
+        x = np.maximum(self.conv_norm(x, "stem_conv", "stem_bn"), 0)
+        for stage, units in enumerate((3, 4, 6, 3), start=1):
+            for unit in range(units):
+                name, strides = f"block{stage}_unit{unit}", 2 if stage > 1 and unit == 0 else 1
+                y = np.maximum(self.conv_norm(x, f"{name}_conv1", f"{name}_bn1"), 0)
+                y = np.maximum(self.conv_norm(y, f"{name}_conv2", f"{name}_bn2", strides), 0)
+                y = self.conv_norm(y, f"{name}_conv3", f"{name}_bn3")
+                if unit == 0:
+                    x = self.conv_norm(x, f"{name}_shortcut_conv", f"{name}_shortcut_bn", strides)
+                x = np.maximum(x + y, 0)
+        return self.logits(x)
+
+    def vgg(self, x, convolutions):
+        for block, end in enumerate(("stem", *FOUR_STAGES)):
+            for unit in range(convolutions):
+                kernel, bias = self.weights(f"{end}_unit{unit}_conv")
+                last = unit == convolutions - 1
+                norm = f"{end}_preact" if last and block else f"{end}_unit{unit}_bn"
+                x = np.maximum(self.norm(convolve(x, kernel) + bias, norm), 0)
+            if block < 3:
+                x = maxima(x)
+        return self.logits(x)
+
+    def shufflenet_v1(self, x, _):
+        x = np.maximum(self.conv_norm(x, "stem_conv", "stem_bn"), 0)
+        for stage, units in enumerate((4, 8, 4), start=1):
+            for unit in range(units):
+                name, strides = f"block{stage}_unit{unit}", 1 if unit else 2
+                y = np.maximum(self.norm(self.grouped(x, f"{name}_conv1"), f"{name}_bn1"), 0)
+                y = shuffled(y, 1 if (stage, unit) == (1, 0) else 3)
+                y = np.maximum(self.norm(self.depthwise(y, f"{name}_depthwise", strides), f"{name}_bn2"), 0)
+                y = self.norm(self.grouped(y, f"{name}_conv2"), f"{name}_bn3")
+                if unit:
+                    y = y + x
+                else:
+                    mean = np.ones((3, 3, 1, 1)) / 9 * np.eye(x.shape[-1])
+                    y = np.concatenate([y, convolve(x, mean, 2)], -1)
+                x = np.maximum(y, 0)
+        return self.logits(x)
+
+    def shufflenet_v2(self, x, _):
+        x = np.maximum(self.conv_norm(x, "stem_conv", "stem_bn"), 0)
+        for stage, units in enumerate((4, 8, 4), start=1):
+            for unit in range(units):
+                name, strides = f"block{stage}_unit{unit}", 1 if unit else 2
+                if unit:
+                    left, right = np.split(x, 2, -1)
+                else:
+                    left, right = x, x
+                    left = self.norm(self.depthwise(left, f"{name}_left_depthwise", 2), f"{name}_left_depthwise_bn")
+                    left = np.maximum(self.conv_norm(left, f"{name}_left_conv", f"{name}_left_bn"), 0)
+                right = np.maximum(self.conv_norm(right, f"{name}_conv1", f"{name}_bn1"), 0)
+                right = self.norm(self.depthwise(right, f"{name}_depthwise", strides), f"{name}_depthwise_bn")
+                right = np.maximum(self.conv_norm(right, f"{name}_conv2", f"{name}_bn2"), 0)
+                x = shuffled(np.concatenate([left, right], -1), 2)
+        return self.logits(np.maximum(self.conv_norm(x, "final_conv", "final_bn"), 0))
+
+    def mobilenet_v2(self, x, _):
+        x = np.maximum(self.conv_norm(x, "stem_conv", "stem_bn", 2), 0)
+        last = {(1, 1): "block1", (2, 2): "block2", (4, 2): "block3", (6, 0): "block4"}
+        for stage, (units, first) in enumerate([(1, 1), (2, 1), (3, 2), (4, 2), (3, 1), (3, 2), (1, 1)]):
+            for unit in range(units):
+                name, strides = f"stage{stage}_unit{unit}", 1 if unit else first
+                y = np.maximum(self.conv_norm(x, f"{name}_expansion_conv", f"{name}_expansion_bn"), 0)
+                y = np.maximum(self.norm(self.depthwise(y, f"{name}_depthwise", strides), f"{name}_depthwise_bn"), 0)
+                end = f"{last[stage, unit]}_preact" if (stage, unit) in last else f"{name}_output"
+                y = self.conv_norm(y, f"{name}_conv", f"{name}_bn" if unit else end)
+                x = x + y if unit else y
+        return self.logits(np.maximum(self.conv_norm(x, "final_conv", "final_bn"), 0))
+
+
+def shuffled(x, groups):
+    """Channel `g n + i` goes to `i groups + g`, where every group has `n`."""
+    n = x.shape[-1] // groups
+    return x[..., [g * n + i for i in range(n) for g in range(groups)]]
+
+
+def maxima(x):
+    """The greatest of every 2x2 values."""
+    height, width = (side // 2 * 2 for side in x.shape[1:3])
+    return np.maximum.reduce([x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
+
 
 @pytest.mark.parametrize(
     "name, family, units",
@@ -136,13 +260,73 @@ class Reference:
         ("resnet8x4", "resnet", 1),
         ("wrn_16_1", "wide_resnet", 2),
         ("wrn_16_2", "wide_resnet", 2),
+        ("resnet50", "bottleneck_resnet", None),
+        ("vgg8", "vgg", 1),
+        ("vgg13", "vgg", 2),
+        ("shufflenet_v1", "shufflenet_v1", None),
+        ("shufflenet_v2", "shufflenet_v2", None),
+        ("mobilenet_v2", "mobilenet_v2", None),
     ],
 )
 def test_forward_is_the_papers(name, family, units):
-    model, x = shake(small(name)), images()
+    model, x = shaken(name), images()
     expected = getattr(Reference(model), family)(x.astype("float64"), units)
     actual = keras.ops.convert_to_numpy(model(x, training=False))
     np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-5 * np.abs(expected).max())
+
+
+def test_lenets_forward_is_the_papers():
+    model, x = models.build("lenet5x8", 10, input_shape=(18, 16, 1)), images(2, (18, 16, 1))
+    weights, y = Reference(model).weights, x.astype("float64")
+    for block in ("block1", "block2"):
+        kernel, bias = weights(f"{block}_conv")
+        y = maxima(np.maximum(convolve(y, kernel)[:, 2:-2, 2:-2] + bias, 0))  # Without padding.
+    y = y.reshape(2, -1)
+    for hidden in ("hidden1", "hidden2"):
+        kernel, bias = weights(f"{hidden}_dense")
+        y = np.maximum(y @ kernel + bias, 0)
+    values = endpoints(model, ["block1", "hidden2", "pooled", "logits"], x)
+    np.testing.assert_allclose(values["pooled"], y, atol=1e-5)
+    np.testing.assert_array_equal(values["hidden2"], values["pooled"])
+    kernel, bias = weights("logits")
+    np.testing.assert_allclose(values["logits"], y @ kernel + bias, atol=1e-5)
+    assert values["block1"].min() >= 0
+
+
+@pytest.mark.parametrize("stage, unit", [(1, 0), (2, 0), (2, 1)])
+def test_shufflenet_v1_units_are_torchs(stage, unit):
+    torch = pytest.importorskip("torch")
+    functional = torch.nn.functional
+    model = shaken("shufflenet_v1")
+    name = f"block{stage}_unit{unit}"
+    start = model.get_layer(f"{name}_conv1" if stage == 1 else f"{name}_conv1_groups").input
+    x = images(2, start.shape[1:])
+    part = keras.Model(start, model.get_layer(f"{name}_relu3").output)
+    actual = keras.ops.convert_to_numpy(part(x, training=False))
+
+    def conv(x, layer, **settings):
+        kernel = model.get_layer(layer).get_weights()[0]
+        if kernel.ndim == 3:  # (groups, inputs, outputs)
+            settings["groups"] = len(kernel)
+            kernel = np.concatenate(list(kernel), -1)[None, None]
+        if layer.endswith("depthwise"):
+            settings["groups"], kernel = x.shape[1], kernel.swapaxes(2, 3)
+        return functional.conv2d(x, torch.tensor(kernel.transpose(3, 2, 0, 1).copy()), **settings)
+
+    def norm(x, layer):
+        gamma, beta, mean, variance = map(torch.tensor, model.get_layer(layer).get_weights())
+        return functional.batch_norm(x, mean, variance, gamma, beta, eps=1e-5)
+
+    with torch.no_grad():
+        x = torch.tensor(x.transpose(0, 3, 1, 2).copy())
+        y = functional.relu(norm(conv(x, f"{name}_conv1"), f"{name}_bn1"))
+        if stage > 1:
+            y = functional.channel_shuffle(y, 3)
+        y = conv(y, f"{name}_depthwise", stride=1 if unit else 2, padding=1)
+        y = norm(conv(functional.relu(norm(y, f"{name}_bn2")), f"{name}_conv2"), f"{name}_bn3")
+        y = y + x if unit else torch.cat([y, functional.avg_pool2d(x, 3, stride=2, padding=1)], 1)
+        expected = functional.relu(y).numpy().transpose(0, 2, 3, 1)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
@@ -165,13 +349,44 @@ def test_strides_of_two_are_padded_on_both_sides(name):
         np.testing.assert_allclose(actual, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x4"])
-def test_resnet_stages_are_their_rectified_sums(name):
-    values = endpoints(shake(small(name)), [*STAGES, *(f"{stage}_preact" for stage in STAGES), "stem"], images())
-    for stage in STAGES:
+@pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x4", "resnet50", "vgg13", "shufflenet_v1"])
+def test_stages_are_their_rectified_sums(name):
+    stages = STAGES if name in ("resnet8", "resnet14", "resnet8x4", "shufflenet_v1") else FOUR_STAGES
+    values = endpoints(shaken(name), [*stages, *(f"{stage}_preact" for stage in stages), "stem"], images())
+    for stage in stages:
         assert values[f"{stage}_preact"].min() < 0
         np.testing.assert_array_equal(values[stage], np.maximum(values[f"{stage}_preact"], 0))
     assert values["stem"].min() == 0
+
+
+def test_shufflenet_v2_stages_are_rectified_and_shuffled():
+    values = endpoints(shaken("shufflenet_v2"), [*STAGES, *(f"{stage}_preact" for stage in STAGES), "stem"], images())
+    for stage in STAGES:
+        identity, residual = np.split(values[f"{stage}_preact"], 2, -1)
+        assert identity.min() == 0 and residual.min() < 0
+        np.testing.assert_array_equal(values[stage], shuffled(np.maximum(values[f"{stage}_preact"], 0), 2))
+    assert values["stem"].min() == 0
+
+
+def test_mobilenet_v2_bottlenecks_are_linear():
+    values = endpoints(
+        shaken("mobilenet_v2"), [*FOUR_STAGES, *(f"{stage}_preact" for stage in FOUR_STAGES), "stem"], images()
+    )
+    for stage in FOUR_STAGES:
+        np.testing.assert_array_equal(values[stage], values[f"{stage}_preact"])
+        assert values[stage].min() < 0
+    assert values["stem"].min() == 0
+
+
+@pytest.mark.parametrize("name", ["resnet50", "vgg13", "mobilenet_v2"])
+def test_normalizations_before_the_stages_are_found(name):
+    model = shaken(name)
+    for stage in FOUR_STAGES:
+        endpoint = model.get_layer(f"{stage}_preact")
+        # A sum's first summand is the residual branch.
+        tensor = endpoint.output if isinstance(endpoint, layers.BatchNormalization) else endpoint.input[0]
+        norm = normalization_before(model, endpoint.name)
+        assert isinstance(norm, layers.BatchNormalization) and norm.output is tensor
 
 
 def test_wide_resnet_preactivations_are_the_next_normalization():
@@ -215,6 +430,51 @@ def test_first_weights_are_the_references(name, bias):
         assert (offset == 0).all()
 
 
+def flat_uniform(values, bound):
+    """Whether these may be draws of U(-bound, bound), by their greatest and their standard deviation."""
+    # Of n draws the greatest is below 1 - 14 / n of the bound once in a million times, and the standard error of
+    # their deviation is 0.45 / sqrt(n) of it.
+    assert (1 - 14 / values.size) * bound < np.abs(values).max() <= bound * (1 + 1e-6)
+    assert abs(values.std() / (bound / np.sqrt(3)) - 1) < 2.3 / np.sqrt(values.size)
+    assert abs(values.mean()) < 5 * bound / np.sqrt(3 * values.size)
+
+
+def flat_normal(values, stddev):
+    """Whether these may be draws of N(0, stddev^2), not truncated: five standard errors of mean and deviation."""
+    assert abs(values.mean()) < 5 * stddev / np.sqrt(values.size)
+    assert abs(values.std() / stddev - 1) < 5 / np.sqrt(2 * values.size)
+    if values.size > 50_000:
+        assert np.abs(values).max() > 3 * stddev, "truncated"
+
+
+@pytest.mark.parametrize("name", OTHERS[:-1])
+def test_first_weights_of_other_networks_are_the_references(name):
+    model = models.build(name)
+    for layer in model.layers:
+        if isinstance(layer, CONVOLUTIONS):
+            kernel = np.asarray(layer.get_weights()[0], "float64")
+            depthwise = isinstance(layer, layers.DepthwiseConv2D)
+            # What one output sees, and the channels that the outputs have, whether or not in groups.
+            fan_in = 9 if depthwise else int(np.prod(kernel.shape[:-1])) // (3 if kernel.ndim == 3 else 1)
+            if name.startswith("shufflenet"):
+                flat_uniform(kernel, fan_in**-0.5)
+            else:
+                channels = kernel.shape[2 if depthwise else 3]
+                flat_normal(kernel, np.sqrt(2 / (kernel.shape[0] * kernel.shape[1] * channels)))
+            assert len(layer.get_weights()) == (2 if name.startswith("vgg") else 1)
+            assert all((bias == 0).all() for bias in layer.get_weights()[1:])
+        if isinstance(layer, layers.BatchNormalization):
+            gamma, beta, mean, variance = layer.get_weights()
+            assert (gamma == 1).all() and (beta == 0).all() and (mean == 0).all() and (variance == 1).all()
+    kernel, offset = model.get_layer("logits").get_weights()
+    if name.startswith(("vgg", "mobilenet")):
+        flat_normal(kernel, 0.01)
+        assert (offset == 0).all()
+    else:
+        flat_uniform(kernel, kernel.shape[0] ** -0.5)
+        flat_uniform(offset, kernel.shape[0] ** -0.5)
+
+
 def test_the_seed_decides_the_first_weights():
     keras.utils.set_random_seed(3)
     first = arrays(small())
@@ -225,7 +485,7 @@ def test_the_seed_decides_the_first_weights():
     assert not all((a == b).all() for a, b in zip(first, second))
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "shufflenet_v1"])
 def test_mixed_precision_ends_in_float32(name):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
@@ -245,9 +505,55 @@ def test_classes_and_weights_may_be_positional(tmp_path):
     assert models.build("resnet8", 7, path).output.shape == (None, 7)
 
 
-def test_any_image_size():
-    model = models.build("resnet8", 5, input_shape=(None, None, 3))
+@pytest.mark.parametrize("name", ["resnet8", "vgg8"])
+def test_any_image_size(name):
+    model = models.build(name, 5, input_shape=(None, None, 3))
+    assert model(images(2, (11, 9, 3))).shape == (2, 5)
+
+
+def test_shufflenets_take_odd_and_oblong_images():
+    model = models.build("shufflenet_v1", 5, input_shape=(11, 6, 3))
+    assert model.get_layer("block2").output.shape[1:3] == (3, 2)
     assert model(images(2, (11, 6, 3))).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v1", "shufflenet_v2", "lenet5x8"])
+@pytest.mark.parametrize("shape", [(None, 32, 3), (32, None, 3)])
+def test_networks_that_need_a_size_say_so(name, shape):
+    with pytest.raises(ValueError, match=rf"{name} needs a height and a width, as in \(32, 32, 3\).*None"):
+        models.build(name, input_shape=shape)
+
+
+def test_lenet_refuses_small_images():
+    with pytest.raises(ValueError, match=r"lenet5x8 needs images of at least 16 x 16.*\(15, 32, 3\)"):
+        models.build("lenet5x8", input_shape=(15, 32, 3))
+
+
+@pytest.mark.parametrize("side, last", [(32, 4), (64, 4), (16, 2)])
+def test_vggs_last_pool_is_for_images_of_64(side, last):
+    model = models.build("vgg8", input_shape=(side, side, 3))
+    assert model.get_layer("block4").output.shape[1:3] == (last, last)
+
+
+@pytest.mark.parametrize("name", ["shufflenet_v1", "shufflenet_v2", "mobilenet_v2", "vgg8", "lenet5x8"])
+def test_a_step_changes_every_weight_and_files_keep_them(tmp_path, name):
+    if keras.backend.backend() == "jax" and name in ("shufflenet_v2", "mobilenet_v2"):
+        pytest.skip("JAX compiles for ten seconds; shufflenet_v1 has the same layers")
+    side = 16 if name == "lenet5x8" else 8
+    model = models.build(name, 4, input_shape=(side, side, 1))
+    before = arrays(model)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    # On JAX an eager step takes longer than a compiled one.
+    model.compile(keras.optimizers.SGD(0.1), loss, run_eagerly=keras.backend.backend() != "jax")
+    x = images(4, (side, side, 1))
+    model.train_on_batch(x, np.arange(4))
+    # A bias before a normalization is without effect.
+    for variable, old, new in zip(model.variables, before, arrays(model)):
+        assert (old != new).any() or variable.path.endswith("conv/bias"), variable.path
+    model.save(tmp_path / "a.keras")
+    loaded = keras.models.load_model(tmp_path / "a.keras")
+    actual, expected = (keras.ops.convert_to_numpy(network(x, training=False)) for network in (loaded, model))
+    np.testing.assert_allclose(actual, expected, atol=1e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize(
