@@ -1,4 +1,4 @@
-"""Stochastic gradient descent with the weight decay of the reference scripts."""
+"""Stochastic gradient descent with the weight decay of the reference scripts, and the optimizer of BERT's."""
 
 import keras
 from keras import ops
@@ -37,3 +37,56 @@ class SGD(keras.optimizers.SGD):
 
     def _apply_weight_decay(self, variables):
         """Nothing: `update_step` has decayed them."""
+
+
+def adamw(learning_rate, *, weight_decay=0.01, **kwargs):
+    """Keras's AdamW as BERTs are fine-tuned with: epsilon 1e-6, and no decay of biases and of normalizations.
+
+    The optimizer of BERT's own code, Devlin et al., NAACL 2019, https://arxiv.org/abs/1810.04805, without its quirk: it
+    does not correct the bias of the first steps' moments.
+
+    Args:
+        learning_rate: Float or schedule.
+        weight_decay: Float, decoupled; `None` for none.
+        **kwargs: As of `keras.optimizers.AdamW`.
+
+    Returns:
+        `keras.optimizers.AdamW`.
+    """
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, epsilon=1e-6, **kwargs)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return optimizer
+
+
+@keras.saving.register_keras_serializable("keras_wsl")
+class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+    r"""A learning rate that rises linearly, then falls linearly to 0.
+
+    $$\eta_t = \eta \min\left(\frac{t + 1}{w}, \; \frac{n - t}{n - w}\right)$$
+
+    for step $t = 0, ..., n - 1$, with $w$ `warm_up_steps` and $n$ `steps`.
+
+    Args:
+        learning_rate: Positive float, the highest, $\eta$.
+        warm_up_steps: Integer in `[0, steps)`.
+        steps: Integer; from then on it is 0.
+
+    Raises:
+        ValueError: If the warm-up is not shorter than all steps.
+    """
+
+    def __init__(self, learning_rate, *, warm_up_steps, steps):
+        if not 0 <= warm_up_steps < steps:
+            raise ValueError(f"`warm_up_steps` must be in [0, {steps}), the steps. Received: {warm_up_steps}.")
+        self.learning_rate, self.warm_up_steps, self.steps = learning_rate, warm_up_steps, steps
+
+    def __call__(self, step):
+        """The learning rate of a step, counted from 0."""
+        step = ops.cast(step, "float32")
+        rising = (step + 1.0) / max(self.warm_up_steps, 1)
+        falling = (self.steps - step) / (self.steps - self.warm_up_steps)
+        return self.learning_rate * ops.maximum(ops.minimum(rising, falling), 0.0)
+
+    def get_config(self):
+        """The constructor's arguments."""
+        return {"learning_rate": self.learning_rate, "warm_up_steps": self.warm_up_steps, "steps": self.steps}

@@ -3,6 +3,29 @@
 from keras_wsl.data.cifar100 import cifar100
 from keras_wsl.data.digits import digits
 from keras_wsl.data.examples import Examples, Splits, load_npz, save_npz
+from keras_wsl.data.imagenet import imagenet
+from keras_wsl.data.jpegs import ImageFolder, Jpegs, TfdsImages, Unreadable, UnreadableImages, image_folder
+from keras_wsl.data.multinli import MultiNLI, multinli
 from keras_wsl.data.pipeline import eval_batches, train_batches
+from keras_wsl.data.sentence_pairs import SentencePairs
 
-__all__ = ["Examples", "Splits", "cifar100", "digits", "eval_batches", "load_npz", "save_npz", "train_batches"]
+__all__ = [
+    "Examples",
+    "ImageFolder",
+    "Jpegs",
+    "MultiNLI",
+    "SentencePairs",
+    "Splits",
+    "TfdsImages",
+    "Unreadable",
+    "UnreadableImages",
+    "cifar100",
+    "digits",
+    "eval_batches",
+    "image_folder",
+    "imagenet",
+    "load_npz",
+    "multinli",
+    "save_npz",
+    "train_batches",
+]

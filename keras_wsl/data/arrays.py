@@ -6,29 +6,28 @@ import numpy as np
 from keras_wsl.data import seeded
 
 
-def train_batches(examples, *, seed, batch_size, start=(0, 0), padding=4, flip=True, one_hot=False, views=None):
-    """Endless batches, each epoch a permutation of all examples: cropped from zero-padded images, flipped, normalised.
+def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, **augmentation):
+    """Endless batches, each epoch a permutation of all examples, as `pipeline.train_batches` says.
 
     They depend on the arguments and each example's number alone, so batches from a later `start` are those that a run
     from the beginning would see there. A generator, which `fit` on JAX and Torch takes and can leave at any step.
 
     Args:
-        examples: `Examples`.
+        examples: `Examples` or `SentencePairs`.
         seed: Integer in `[0, 2**32)`.
         batch_size: Integer; the last batch of an epoch may be smaller.
         start: Epoch, and step in that epoch, of the first batch.
-        padding: Black pixels put on each side of the uint8 image before the crop; 0 for no crop.
-        flip: Whether half of the images are flipped left to right.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
         views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
+        **augmentation: Settings of `augmented`; none for sentences.
 
     Returns:
-        Generator of `(images, {"labels", "index"})`: float32 `(n, height, width, channels)`, labels, int32 `(n,)`.
+        Generator of `(inputs, {"labels", "index"})`: labels, int32 `(n,)`.
 
     Raises:
         ValueError: A setting is out of its range.
     """
-    check_settings(examples, seed, batch_size, start, padding, views)
+    augmentation = check_settings(examples, seed, batch_size, start, views, augmentation)
 
     def generate():
         epoch, first_step = start
@@ -36,21 +35,23 @@ def train_batches(examples, *, seed, batch_size, start=(0, 0), padding=4, flip=T
             order = seeded.order(seed, epoch, examples.index)
             for low in range(first_step * batch_size, len(order), batch_size):
                 rows = order[low : low + batch_size]
-                view = view_of(epoch, views)
-                images = augmented(examples, rows, seed=seed, view=view, padding=padding, flip=flip)
-                yield images, _targets(examples, rows, one_hot)
+                if augmentation:
+                    inputs = augmented(examples, rows, seed=seed, view=view_of(epoch, views), **augmentation)
+                else:
+                    inputs = examples.inputs(rows)
+                yield inputs, _targets(examples, rows, one_hot)
             epoch, first_step = epoch + 1, 0
 
     return generate()
 
 
 def eval_batches(examples, batch_size, *, one_hot=False):
-    """All examples once, in order, normalised.
+    """All examples once, in order, as they are.
 
     Not a generator, which `fit(validation_data=)` would find empty from the second epoch on.
 
     Args:
-        examples: `Examples`.
+        examples: `Examples` or `SentencePairs`.
         batch_size: Integer; the last batch may be smaller.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
 
@@ -100,8 +101,12 @@ def check_batch_size(batch_size):
         raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1.")
 
 
-def check_settings(examples, seed, batch_size, start, padding, views):
-    """Raises ValueError, at the call and not at the first batch, if a setting of `train_batches` is out of range."""
+def check_settings(examples, seed, batch_size, start, views, augmentation):
+    """The augmentation with its defaults filled in.
+
+    Raises:
+        ValueError: If a setting of `train_batches` is out of its range: at the call, and not at the first batch.
+    """
     check_batch_size(batch_size)
     seeded.key("seed", seed)
     epoch, step = start
@@ -112,10 +117,15 @@ def check_settings(examples, seed, batch_size, start, padding, views):
             f"start is epoch {epoch}, step {step!r}; expected a step from 0 to {steps - 1}, as an epoch is "
             f"{len(examples)} examples in batches of {batch_size}."
         )
-    if padding != int(padding) or padding < 0:
-        raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
     if views is not None and (views != int(views) or views < 1):
         raise ValueError(f"views is {views!r}; expected an integer >= 1, or None for a new view in every epoch.")
+    own = examples.augmentation
+    if unknown := sorted(set(augmentation) - set(own)):
+        raise ValueError(f"{type(examples).__name__} are not varied by {unknown}; expected some of {sorted(own)}.")
+    padding = augmentation.get("padding", 0)
+    if padding != int(padding) or padding < 0:
+        raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
+    return {**own, **augmentation}
 
 
 class _InOrder(keras.utils.PyDataset):
@@ -128,8 +138,7 @@ class _InOrder(keras.utils.PyDataset):
 
     def __getitem__(self, step):
         rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        images = self.examples.normalize(self.examples.images[rows].astype("float32"))
-        return images, _targets(self.examples, rows, self.one_hot)
+        return self.examples.inputs(rows), _targets(self.examples, rows, self.one_hot)
 
 
 def _targets(examples, rows, one_hot):

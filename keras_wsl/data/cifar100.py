@@ -1,10 +1,10 @@
 """CIFAR-100: Krizhevsky, 2009, "Learning multiple layers of features from tiny images"."""
 
-import os
 import pathlib
 
 import numpy as np
 
+from keras_wsl.data import tfds_folders
 from keras_wsl.data.examples import Examples, Splits, load_npz
 
 # Those of the distillation papers' code. The images' own are (0.5071, 0.4865, 0.4409) and (0.2673, 0.2564, 0.2762).
@@ -31,35 +31,20 @@ def cifar100(data_dir=None, *, download=False):
     """
     if data_dir is not None and pathlib.Path(data_dir).suffix == ".npz":
         return load_npz(data_dir)
-    data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or os.path.join("~", "tensorflow_datasets")
-    data_dir = pathlib.Path(data_dir).expanduser()
-    prepared = _prepared(data_dir)
-    if not prepared and not download:
-        raise FileNotFoundError(
-            f"No CIFAR-100 in {data_dir / 'cifar100'}: expected a folder such as 3.0.2 with dataset_info.json there. "
-            "Ask for download=True (--download in the scripts), or set data_dir to the TFDS folder that holds it, or "
-            "to a .npz file that keras_wsl.data.save_npz wrote."
-        )
+    builder = tfds_folders.builder(
+        "cifar100",
+        data_dir,
+        advice="Ask for download=True (--download in the scripts), or set data_dir to the TFDS folder that holds it, "
+        "or to a .npz file that keras_wsl.data.save_npz wrote.",
+        download=download,
+    )
+    classes = tuple(builder.info.features["label"].names)
+    return Splits(*(_examples(builder, split, classes) for split in ("train", "test")))
+
+
+def _examples(builder, split, classes):
     import tensorflow_datasets as tfds
 
-    if prepared:
-        # From the folder, and not by name: by name, TFDS may look for the data set's description on the network.
-        builder = tfds.builder_from_directory(prepared)
-    else:
-        builder = tfds.builder("cifar100", data_dir=data_dir)
-        builder.download_and_prepare()
-    classes = tuple(builder.info.features["label"].names)
-    return Splits(*(_examples(tfds, builder, split, classes) for split in ("train", "test")))
-
-
-def _prepared(data_dir):
-    """The folder of the newest version, or None."""
-    folders = [file.parent for file in (data_dir / "cifar100").glob("*.*.*/dataset_info.json")]
-    numbered = [folder for folder in folders if all(part.isdigit() for part in folder.name.split("."))]
-    return max(numbered, key=lambda folder: [int(part) for part in folder.name.split(".")], default=None)
-
-
-def _examples(tfds, builder, split, classes):
     count = builder.info.splits[split].num_examples
     images, labels = np.empty((count, 32, 32, 3), "uint8"), np.empty(count, "int32")
     numbers = np.empty(count, "int64")

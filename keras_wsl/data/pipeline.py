@@ -3,19 +3,11 @@
 import keras
 
 from keras_wsl.data import arrays
+from keras_wsl.data.jpegs import Jpegs
 
 
 def train_batches(
-    examples,
-    *,
-    seed,
-    batch_size,
-    start=(0, 0),
-    padding=4,
-    flip=True,
-    one_hot=False,
-    views=None,
-    framework="auto",
+    examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, framework="auto", **augmentation
 ):
     """Endless training batches, the same for the same arguments on every framework.
 
@@ -23,40 +15,36 @@ def train_batches(
     left, if `steps` is `examples.steps_per_epoch(batch_size)`.
 
     Args:
-        examples: `Examples`.
+        examples: A data set: `Examples`, `SentencePairs`, `ImageFolder` or `TfdsImages`.
         seed: Integer in `[0, 2**32)`.
-        batch_size: Integer; the last batch of an epoch may be smaller.
+        batch_size: Integer; the last batch of an epoch may be smaller, as may one in which a file could not be read.
         start: Epoch, and step in that epoch, of the first batch.
-        padding: Black pixels put on each side of the uint8 image before the crop; 0 for no crop.
-        flip: Whether half of the images are flipped left to right.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
         views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
-        framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend.
+        framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend; JPEG files are always read
+            by TensorFlow.
+        **augmentation: How images are varied, by default as `examples.augmentation` says. Of `Examples`, `padding`, the
+            black pixels put on each side of the uint8 image before the crop, 0 for no crop, and `flip`, whether half of
+            the images are flipped left to right. Of JPEG files, `scale` and `ratio`, the ranges of a crop's share of
+            the area and of its width by height, and `flip`.
 
     Returns:
-        `tf.data.Dataset` or generator of `(images, {"labels", "index"})`: float32 `(n, height, width, channels)`,
-        labels, int32 `(n,)`.
+        `tf.data.Dataset` or generator of `(inputs, {"labels", "index"})`: float32 `(n, height, width, channels)` of
+        images, a dict of int32 `(n, length)` of sentences; labels; int32 `(n,)`.
 
     Raises:
         ValueError: A setting is out of its range.
     """
-    return _module(framework).train_batches(
-        examples,
-        seed=seed,
-        batch_size=batch_size,
-        start=start,
-        padding=padding,
-        flip=flip,
-        one_hot=one_hot,
-        views=views,
+    return _module(framework, examples).train_batches(
+        examples, seed=seed, batch_size=batch_size, start=start, one_hot=one_hot, views=views, **augmentation
     )
 
 
 def eval_batches(examples, batch_size, *, one_hot=False, framework="auto"):
-    """All examples once, in order, normalised; can be gone through again and again.
+    """All examples once, in order and as they are; can be gone through again and again.
 
     Args:
-        examples: `Examples`.
+        examples: A data set, as of `train_batches`.
         batch_size: Integer; the last batch may be smaller.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
         framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend.
@@ -67,16 +55,16 @@ def eval_batches(examples, batch_size, *, one_hot=False, framework="auto"):
     Raises:
         ValueError: A setting is out of its range.
     """
-    return _module(framework).eval_batches(examples, batch_size, one_hot=one_hot)
+    return _module(framework, examples).eval_batches(examples, batch_size, one_hot=one_hot)
 
 
-def _module(framework):
+def _module(framework, examples):
+    if framework not in ("auto", "tensorflow", "numpy"):
+        raise ValueError(f'framework is {framework!r}; expected "auto", "tensorflow" or "numpy".')
     if framework == "auto":
         framework = "tensorflow" if keras.backend.backend() == "tensorflow" else "numpy"
-    if framework == "tensorflow":
-        from keras_wsl.data import tensorflow
+    if framework == "numpy" and not isinstance(examples, Jpegs):
+        return arrays
+    from keras_wsl.data import tensorflow
 
-        return tensorflow
-    if framework != "numpy":
-        raise ValueError(f'framework is {framework!r}; expected "auto", "tensorflow" or "numpy".')
-    return arrays
+    return tensorflow

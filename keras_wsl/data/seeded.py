@@ -10,7 +10,10 @@ import zlib
 import numpy as np
 
 # Without a name in the key, an example that comes early in an epoch would also be cropped at the top.
-CHOICES = {name: np.uint32(zlib.crc32(name.encode())) for name in ("order", "top", "left", "flip", "subset")}
+CHOICES = {
+    name: np.uint32(zlib.crc32(name.encode()))
+    for name in ("order", "top", "left", "flip", "subset", "area", "ratio", "buffer")
+}
 
 
 def mix(bits):

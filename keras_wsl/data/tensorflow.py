@@ -1,6 +1,6 @@
-"""The batches of `arrays.py` as `tf.data`, bit for bit: the hash and the crop act on whole batches.
+"""Batches as `tf.data`: those of `arrays.py` bit for bit, where the hash and the crop act on whole batches, and JPEGs.
 
-At 32 x 32 that is 1.5 times the cost of no augmentation at all; example by example it would be ten times the cost.
+Crops of 32 x 32 cost 1.5 times what no augmentation at all does; example by example it would be ten times.
 """
 
 import numpy as np
@@ -8,89 +8,213 @@ import tensorflow as tf
 
 from keras_wsl.data import seeded
 from keras_wsl.data.arrays import check_batch_size, check_settings, view_of
+from keras_wsl.data.decoding import centre, random_crop, readable
+from keras_wsl.data.examples import Examples
+from keras_wsl.data.jpegs import ImageFolder, TfdsImages
+from keras_wsl.data.sentence_pairs import STEP, SentencePairs
+
+FILES_AT_ONCE = 16
 
 
-def train_batches(examples, *, seed, batch_size, start=(0, 0), padding=4, flip=True, one_hot=False, views=None):
-    """Endless `tf.data.Dataset` of the batches of `arrays.train_batches`, whose docstring says what they are.
+def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, **augmentation):
+    """Endless `tf.data.Dataset` of the batches that `pipeline.train_batches` describes.
 
     Args:
-        examples: `Examples`; kept in host memory.
+        examples: A data set; what it holds is kept in host memory.
         seed: Integer in `[0, 2**32)`.
         batch_size: Integer.
         start: Epoch, and step in that epoch, of the first batch.
-        padding: Black pixels put on each side before the crop.
-        flip: Whether half of the images are flipped.
         one_hot: Whether labels are float32 `(n, classes)`.
         views: Integer, or None.
+        **augmentation: As of the data set.
 
     Returns:
-        `tf.data.Dataset` of `(images, {"labels", "index"})`; give `fit` the `steps_per_epoch`.
+        `tf.data.Dataset` of `(inputs, {"labels", "index"})`; give `fit` the `steps_per_epoch`.
 
     Raises:
         ValueError: A setting is out of its range.
     """
-    check_settings(examples, seed, batch_size, start, padding, views)
+    augmentation = check_settings(examples, seed, batch_size, start, views, augmentation)
     first_epoch, first_step = (int(value) for value in start)
-    height, width, channels = examples.images.shape[1:]
     # Left to itself, TensorFlow would put the images into the accelerator's memory, and fetch every batch from there.
     with tf.device("CPU:0"):
-        arrays = _constants(examples)
-        numbers = tf.constant(examples.index.astype("uint32"))
+        source = _source(examples)
         seed = tf.constant(seeded.key("seed", seed))
 
-        def batches_of_rows(epoch):
-            keys = seeded.draw("order", seed, tf.cast(epoch, tf.uint32)[None], numbers)
-            order = tf.argsort(keys, stable=True)
-            return tf.data.Dataset.from_tensor_slices(order).batch(batch_size).map(lambda rows: (epoch, rows))
+        def batches_of(epoch):
+            return source.shuffled(seed, epoch, batch_size).map(lambda *found: (epoch, found))
 
-        def batch(epoch, rows):
+        def batch(epoch, found):
             view = tf.cast(view_of(epoch, views), tf.uint32)[None]
-            drawn = seeded.windows(seed, view, tf.gather(numbers, rows), padding)
-            top, left, flips = (tf.cast(values, tf.int32) for values in drawn)
-            places = seeded.pixels(
-                tf.range(tf.size(rows)), top, left, flips * int(flip), height=height, width=width, padding=padding
-            )
-            sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-            padded = tf.pad(tf.gather(arrays["images"], rows), sides)
-            cropped = tf.gather(tf.reshape(padded, [-1, channels]), places)
-            return examples.normalize(tf.cast(cropped, tf.float32)), _targets(arrays, rows, one_hot, examples)
+            inputs, labels, index = source.varied(*found, seed=seed, view=view, **augmentation)
+            return inputs, _targets(labels, index, one_hot, examples)
 
-        dataset = tf.data.Dataset.range(first_epoch, 2**32).flat_map(batches_of_rows).skip(first_step)
-        return _prepared(dataset, batch)
+        return _prepared(tf.data.Dataset.range(first_epoch, 2**32).flat_map(batches_of).skip(first_step), batch)
 
 
 def eval_batches(examples, batch_size, *, one_hot=False):
-    """All examples once, in order, normalised: the batches of `arrays.eval_batches`.
+    """All examples once, in order and as they are: the batches of `arrays.eval_batches`.
 
     Args:
-        examples: `Examples`; kept in host memory.
+        examples: A data set; what it holds is kept in host memory.
         batch_size: Integer; the last batch may be smaller.
         one_hot: Whether labels are float32 `(n, classes)`.
 
     Returns:
-        Finite `tf.data.Dataset` of `(images, {"labels", "index"})`.
+        Finite `tf.data.Dataset` of `(inputs, {"labels", "index"})`.
     """
     check_batch_size(batch_size)
     with tf.device("CPU:0"):
-        arrays = _constants(examples)
+        source = _source(examples)
 
-        def batch(rows):
-            images = tf.cast(tf.gather(arrays["images"], rows), tf.float32)
-            return examples.normalize(images), _targets(arrays, rows, one_hot, examples)
+        def batch(*found):
+            inputs, labels, index = source.plain(*found)
+            return inputs, _targets(labels, index, one_hot, examples)
 
-        rows = tf.data.Dataset.from_tensor_slices(np.arange(len(examples), dtype="int32")).batch(batch_size)
-        return _prepared(rows, batch)
-
-
-def _constants(examples):
-    return {name: tf.constant(getattr(examples, name)) for name in ("images", "labels", "index")}
+        return _prepared(source.in_order(batch_size), batch)
 
 
-def _targets(arrays, rows, one_hot, examples):
-    labels = tf.gather(arrays["labels"], rows)
-    if one_hot:
-        labels = tf.one_hot(labels, len(examples.classes))
-    return {"labels": labels, "index": tf.gather(arrays["index"], rows)}
+class _Rows:
+    """What is read by position: a batch is found as its rows, and an epoch's order is a permutation."""
+
+    columns = ()
+
+    def __init__(self, examples):
+        self.examples = examples
+        self.arrays = {name: tf.constant(getattr(examples, name)) for name in (*self.columns, "labels", "index")}
+        self.numbers = tf.constant(examples.index.astype("uint32"))
+
+    def shuffled(self, seed, epoch, batch_size):
+        keys = seeded.draw("order", seed, tf.cast(epoch, tf.uint32)[None], self.numbers)
+        return tf.data.Dataset.from_tensor_slices(tf.argsort(keys, stable=True)).batch(batch_size)
+
+    def in_order(self, batch_size):
+        return tf.data.Dataset.from_tensor_slices(np.arange(len(self.examples), dtype="int32")).batch(batch_size)
+
+    def at(self, rows, name):
+        return tf.gather(self.arrays[name], rows)
+
+    def labels_and_index(self, rows):
+        return self.at(rows, "labels"), self.at(rows, "index")
+
+
+class _Images(_Rows):
+    columns = ("images",)
+
+    def plain(self, rows):
+        images = tf.cast(self.at(rows, "images"), tf.float32)
+        return self.examples.normalize(images), *self.labels_and_index(rows)
+
+    def varied(self, rows, *, seed, view, padding, flip):
+        height, width, channels = self.examples.input_shape
+        drawn = seeded.windows(seed, view, tf.gather(self.numbers, rows), padding)
+        top, left, flips = (tf.cast(values, tf.int32) for values in drawn)
+        places = seeded.pixels(
+            tf.range(tf.size(rows)), top, left, flips * int(flip), height=height, width=width, padding=padding
+        )
+        padded = tf.pad(self.at(rows, "images"), [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+        cropped = tf.gather(tf.reshape(padded, [-1, channels]), places)
+        return self.examples.normalize(tf.cast(cropped, tf.float32)), *self.labels_and_index(rows)
+
+
+class _Sentences(_Rows):
+    columns = ("token_ids", "segment_ids", "lengths")
+
+    def plain(self, rows):
+        lengths = self.at(rows, "lengths")
+        longest = tf.minimum(-(-tf.reduce_max(lengths) // STEP) * STEP, self.examples.input_shape[0])
+        tokens, segments = self.at(rows, "token_ids")[:, :longest], self.at(rows, "segment_ids")[:, :longest]
+        inputs = {
+            "token_ids": tokens,
+            "segment_ids": tf.cast(segments, tf.int32),
+            "padding_mask": tf.sequence_mask(lengths, longest, tf.int32),
+        }
+        return inputs, *self.labels_and_index(rows)
+
+    def varied(self, rows, *, seed, view):
+        return self.plain(rows)
+
+
+class _Folder(_Rows):
+    columns = ("paths",)
+
+    def plain(self, rows):
+        return self._read(rows, lambda contents, _: centre(contents, self.examples))
+
+    def varied(self, rows, *, seed, view, **augmentation):
+        def cropped(contents, number):
+            return random_crop(contents, number, self.examples, seed=seed, view=view, **augmentation)
+
+        return self._read(rows, cropped)
+
+    def _read(self, rows, decode):
+        return readable(
+            self.examples,
+            self.at(rows, "paths"),
+            *self.labels_and_index(rows),
+            lambda path, number: decode(tf.io.read_file(path), number),
+        )
+
+
+class _Records:
+    """What is read file after file: a batch is found as its encoded images, labels and numbers."""
+
+    def __init__(self, examples):
+        import tensorflow_datasets as tfds
+
+        self.examples = examples
+        self.features = examples.builder.info.features
+        self.skip_decoding = {"image": tfds.decode.SkipDecoding()}
+        paths, firsts = zip(*examples.shards)
+        self.paths, self.firsts = tf.constant(paths), tf.constant(firsts, tf.int64)
+
+    def shuffled(self, seed, epoch, batch_size):
+        epoch = tf.cast(epoch, tf.uint32)[None]
+        files = seeded.draw("order", seed, epoch, np.arange(len(self.paths), dtype="uint32"))
+        order = tf.argsort(files, stable=True)
+        found = tf.data.Dataset.from_tensor_slices(order).interleave(
+            self._file, cycle_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+        )
+        buffer_seed = tf.cast(seeded.draw("buffer", seed, epoch, tf.zeros([1], tf.uint32))[0], tf.int64)
+        return found.shuffle(min(self.examples.buffer, len(self.examples)), seed=buffer_seed).batch(batch_size)
+
+    def in_order(self, batch_size):
+        return tf.data.Dataset.range(len(self.paths)).flat_map(self._file).batch(batch_size)
+
+    def _file(self, number):
+        """The examples of a file: `(image, label, index)`."""
+        records = tf.data.TFRecordDataset(self.paths[number], buffer_size=2**23).enumerate(self.firsts[number])
+        records = records.filter(lambda index, _: (self.examples.low <= index) & (index < self.examples.high))
+        return records.map(self._parsed)
+
+    def _parsed(self, index, record):
+        example = self.features.deserialize_example(record, decoders=self.skip_decoding)
+        return example["image"], tf.cast(example["label"], tf.int32), tf.cast(index, tf.int32)
+
+    def plain(self, contents, labels, index):
+        return readable(self.examples, contents, labels, index, lambda contents, _: centre(contents, self.examples))
+
+    def varied(self, contents, labels, index, *, seed, view, **augmentation):
+        def cropped(contents, number):
+            return random_crop(contents, number, self.examples, seed=seed, view=view, **augmentation)
+
+        return readable(self.examples, contents, labels, index, cropped)
+
+
+_SOURCES = {Examples: _Images, SentencePairs: _Sentences, ImageFolder: _Folder, TfdsImages: _Records}
+
+
+def _source(examples):
+    if type(examples) not in _SOURCES:
+        raise ValueError(
+            f"There are no batches of {type(examples).__name__}; expected one of "
+            f"{', '.join(kind.__name__ for kind in _SOURCES)}."
+        )
+    return _SOURCES[type(examples)](examples)
+
+
+def _targets(labels, index, one_hot, examples):
+    return {"labels": tf.one_hot(labels, len(examples.classes)) if one_hot else labels, "index": index}
 
 
 def _prepared(dataset, batch):
