@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+import settings as kinds
 from keras_wsl import losses, weighting
 
 
@@ -28,7 +29,9 @@ class Recipe(NamedTuple):
 
     loss: str | None = None
     student_loss_weight: float = 1.0
-    pairs: dict | None = None  # Settings by (teacher, student), where they differ from the loss's own.
+    published: dict | None = None  # Settings that differ from the loss's own.
+    pairs: dict | None = None  # Likewise, by (teacher, student).
+    beside: tuple = ()  # Other losses, with their settings: the run's are for the first.
     from_data: Callable | None = None  # Settings that depend on the training examples.
     warm_up: int = 0  # Epochs over which the loss's weight grows.
     teacher_training: bool = False
@@ -99,41 +102,137 @@ METHODS = {
 }
 
 
-def get(method):
+# ImageNet: the same methods, and what differs there. {(teacher, student): ...} are the two pairs of the papers.
+_TO_RESNET = ("imagenet_resnet34", "imagenet_resnet18")
+_TO_MOBILENET = ("imagenet_resnet50", "imagenet_mobilenet_v1")
+IMAGENET = {
+    **METHODS,
+    "kd": Recipe("kd", student_loss_weight=0.5, published={"temperature": 1.0, "weight": 0.5}),
+    "wsl": Recipe("wsl", published={"temperature": 2.0, "weight": 2.5}),
+    "overhaul": Recipe("overhaul", published={"weight": 0.1}, teacher_training=True),
+    "dkd": Recipe(
+        "dkd",
+        published={"temperature": 1.0},
+        pairs={_TO_RESNET: {"beta": 0.5}, _TO_MOBILENET: {"beta": 2.0}},
+        warm_up=1,
+    ),
+    "dist": Recipe("dist", published={"temperature": 1.0}),
+    "lskd": Recipe("lskd"),
+    "rld": Recipe(
+        "rld",
+        published={"temperature": 1.0},
+        pairs={_TO_RESNET: {"beta": 0.5}, _TO_MOBILENET: {"beta": 2.0}},
+        warm_up=1,
+    ),
+    "reviewkd": Recipe("reviewkd", pairs={_TO_RESNET: {"weight": 1.0}, _TO_MOBILENET: {"weight": 8.0}}, warm_up=1),
+}
+
+# MultiNLI: PKD's recipes, and the methods on logits and on the pooled vector as they are elsewhere.
+_PKD_KD = {"temperature": 5.0, "weight": 0.7, "mean_over_classes": True}
+MULTINLI = {
+    "none": METHODS["none"],
+    "kd": Recipe("kd", student_loss_weight=0.3, published=_PKD_KD),
+    "pkd": Recipe("pkd", student_loss_weight=0.3, beside=(("kd", _PKD_KD),)),
+    **{
+        name: METHODS[name]
+        for name in ("wsl", "rkd", "pkt", "cc", "crd", "dkd", "dist", "lskd", "mlkd", "rld", "tf_kd", "tf_kd_reg")
+    },
+    **{name: METHODS[name] for name in ("masked_kd", "knowledge_adjustment")},
+}
+TABLES = {kinds.Settings: METHODS, kinds.ImageNet: IMAGENET, kinds.MultiNLI: MULTINLI}
+
+
+def get(method, table=METHODS):
     """The recipe of a method.
 
     Raises:
         ValueError: If there is no such method, with those that there are.
     """
-    if method not in METHODS:
-        raise ValueError(f"There is no method {method!r}. Expected one of {sorted(METHODS)}.")
-    return METHODS[method]
+    if method not in table:
+        raise ValueError(f"There is no method {method!r}. Expected one of {sorted(table)}.")
+    return table[method]
 
 
-def main_losses(settings, train):
-    """The distillation losses of a run's main stage: none or one.
+def of(settings):
+    """The recipe of a run's method, on the run's data set.
+
+    Raises:
+        ValueError: If there is no such method, with those that there are.
+    """
+    return get(settings.method, TABLES[type(settings)])
+
+
+def main_losses(settings, train, teacher=None, student=None):
+    """The distillation losses of a run's main stage: none, one, or one and those beside it.
 
     Args:
         settings: `Settings`.
-        train: `data.Examples`, what is trained on.
+        train: The data set that is trained on.
+        teacher: The network, by whose depth layers are chosen; the losses' own layers by default.
+        student: Likewise.
 
     Raises:
         ValueError: If a setting does not fit the method.
     """
-    recipe = get(settings.method)
+    recipe = of(settings)
     if recipe.loss is None:
         if settings.alpha is not None and recipe.stage is None:
             raise ValueError(f"--method={settings.method} has no distillation loss, and so no --alpha.")
         return []
-    published = (recipe.pairs or {}).get((settings.teacher, settings.student), {})
-    from_data = recipe.from_data(train) if recipe.from_data else {}
-    return [_loss(recipe.loss, settings, {**published, **from_data})]
+    chosen = {
+        **_layers(recipe.loss, teacher, student),
+        **(recipe.published or {}),
+        **(recipe.pairs or {}).get((settings.teacher, settings.student), {}),
+        **(recipe.from_data(train) if recipe.from_data else {}),
+    }
+    return [_loss(recipe.loss, settings, chosen), *(_loss(name, None, others) for name, others in recipe.beside)]
 
 
-def stage_loss(settings):
+def stage_loss(settings, teacher=None, student=None):
     """The loss of the stage before: it has the run's weighting where it is the method's only one."""
-    recipe = get(settings.method)
-    return _loss(recipe.stage.loss, settings if recipe.loss is None else None, {})
+    recipe = of(settings)
+    layers = _layers(recipe.stage.loss, teacher, student)
+    return _loss(recipe.stage.loss, settings if recipe.loss is None else None, layers)
+
+
+def _layers(loss, teacher, student):
+    """`{"layers": ...}` where networks of this depth are compared elsewhere than the loss has it by default."""
+    own = getattr(losses.NAMES[loss], "default_layers", ())
+    if teacher is None or student is None:
+        return {}
+    if loss == "pkd":
+        return {"layers": _patient_layers(_depth(teacher), _depth(student))}
+    if not (_has(teacher, "block4") and _has(student, "block4")):
+        return {}
+    # Of the maps of all stages, the fourth's too; of the last map alone, the fourth's.
+    if len(own) == 1:
+        return {"layers": [own[0].replace("block3", "block4")]}
+    deeper = [name for last in own for name in ([last, last.replace("3", "4")] if "block3" in last else [last])]
+    return {"layers": deeper}
+
+
+def _patient_layers(teacher, student):
+    """PKD-skip: each of the student's layers but the last, with every so many-th of the teacher's.
+
+    Raises:
+        ValueError: If the student is deeper, or has a single layer.
+    """
+    if not 2 <= student <= teacher:
+        raise ValueError(
+            f"--method=pkd compares a student's layers but the last with its teacher's. Received: {student} layers and "
+            f"a teacher of {teacher}."
+        )
+    return [
+        (f"transformer_layer_{i}", f"transformer_layer_{(i + 1) * teacher // student - 1}") for i in range(student - 1)
+    ]
+
+
+def _depth(network):
+    return sum(layer.name.startswith("transformer_layer_") for layer in network._flatten_layers())
+
+
+def _has(network, name):
+    return any(layer.name == name for layer in network._flatten_layers())
 
 
 def _loss(name, settings, chosen):

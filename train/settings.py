@@ -16,6 +16,7 @@ class Settings:
     teacher: str = _field("", "The teacher's network; none for --method=none.")
     teacher_weights: str = _field("", "A .weights.h5 or .keras file of the teacher.")
     student: str = _field("wrn_16_2", "The student's network.")
+    student_weights: str = _field("", "A .weights.h5 or .keras file with which the student starts.")
     method: str = _field("wsl", "How to train: one of recipes.METHODS; none is labels alone.")
     temperature: float | None = _field(None, "Temperature of the soft labels; the method's published one by default.")
     alpha: float | None = _field(None, "Weight of the distillation loss; the method's published one by default.")
@@ -29,11 +30,15 @@ class Settings:
     stage_epochs: int = _field(30, "Epochs of the stage that some methods have before the main one.", lower_bound=1)
     epochs: int = _field(240, "Epochs.", lower_bound=1)
     batch_size: int = _field(64, "Examples in a step; the last batch of an epoch may be smaller.", lower_bound=1)
-    learning_rate: float = _field(0.05, "Learning rate of the first epoch.", lower_bound=0.0)
-    decay_epochs: tuple = _field((150, 180, 210), "Epochs after which the learning rate is divided by ten.")
-    momentum: float = _field(0.9, "Momentum.")
-    nesterov: bool = _field(False, "Nesterov's momentum.")
-    weight_decay: float = _field(5e-4, "Weight decay, coupled, of all weights.", lower_bound=0.0)
+    optimizer: str = _field("sgd", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms.")
+    learning_rate: float = _field(0.05, "The highest learning rate.", lower_bound=0.0)
+    schedule: str = _field("steps", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
+    decay_epochs: tuple = _field((150, 180, 210), "Epochs after which --schedule=steps divides it by ten.")
+    learning_rate_warm_up: float = _field(0.1, "The part of all steps in which --schedule=linear rises.")
+    momentum: float = _field(0.9, "Momentum of sgd.")
+    nesterov: bool = _field(False, "Nesterov's momentum of sgd.")
+    weight_decay: float = _field(5e-4, "Weight decay.", lower_bound=0.0)
+    clip_norm: float = _field(0.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
     label_smoothing: float = _field(0.0, "Smoothing of the labels in the student's own loss.", lower_bound=0.0)
     teacher_training: bool = _field(False, "Whether the teacher's batch normalization uses the batch's statistics.")
     seed: int = _field(0, "Seed of initial weights, order, crops and flips.", lower_bound=0)
@@ -45,10 +50,70 @@ class Settings:
     backup_steps: int = _field(0, "Steps between backups inside an epoch; 0 for none.", lower_bound=0)
     deterministic: bool = _field(True, "Whether operations are deterministic, so that a run repeats to the bit.")
 
+    # Without annotations, so no settings of a run.
+    probe = 2000  # Clean training examples, every class alike, that are judged after each epoch.
+    judged_at_once = 500  # Examples in a forward pass of an evaluation.
 
-def define_flags(flag_values=flags.FLAGS):
-    """Defines a flag for each setting, and for where the results are."""
-    for field in dataclasses.fields(Settings):
+    def teacher_options(self):
+        """What is said of the teacher's network beside its name and weights, for what builds it."""
+        return {}
+
+    def student_options(self):
+        """Likewise of the student's."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageNet(Settings):
+    """The settings of a run on ImageNet; defaults are the recipe of Overhaul's and WSL's code: methods.md 1.3."""
+
+    student: str = _field("imagenet_resnet18", "The student's network.")
+    epochs: int = _field(100, "Epochs.", lower_bound=1)
+    batch_size: int = _field(256, "Images in a step; the last batch of an epoch may be smaller.", lower_bound=1)
+    learning_rate: float = _field(0.1, "The highest learning rate.", lower_bound=0.0)
+    decay_epochs: tuple = _field((30, 60, 90), "Epochs after which --schedule=steps divides it by ten.")
+    nesterov: bool = _field(True, "Nesterov's momentum of sgd.")
+    weight_decay: float = _field(1e-4, "Weight decay.", lower_bound=0.0)
+    image_size: int = _field(224, "Height and width of what the networks see.", lower_bound=1)
+    resize: int = _field(0, "Shorter side of a test image before its centre is cut out; 0 for 256 / 224 of the size.")
+    unreadable_limit: int = _field(100, "So many images that cannot be read are left out.", lower_bound=0)
+
+    judged_at_once = 100
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiNLI(Settings):
+    """The settings of a run on MultiNLI; defaults are the recipe of PKD's code: methods.md 1.4."""
+
+    student: str = _field("bert_base_cased", "A network's name, or a preset of keras-nlp: its name or its folder.")
+    student_layers: int = _field(0, "The student has the first layers of it alone; 0 for all.", lower_bound=0)
+    epochs: int = _field(4, "Epochs.", lower_bound=1)
+    batch_size: int = _field(32, "Pairs in a step; the last batch of an epoch may be smaller.", lower_bound=1)
+    optimizer: str = _field("adamw", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms.")
+    learning_rate: float = _field(5e-5, "The highest learning rate.", lower_bound=0.0)
+    schedule: str = _field("linear", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
+    decay_epochs: tuple = _field((), "Epochs after which --schedule=steps divides it by ten.")
+    weight_decay: float = _field(0.01, "Weight decay.", lower_bound=0.0)
+    clip_norm: float = _field(1.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
+    teacher_layers: int = _field(0, "The teacher has the first layers of its network alone; 0 for all.", lower_bound=0)
+    vocabulary: str = _field("", "A file of WordPiece's tokens, a line each; those of the student's preset by default.")
+    lowercase: bool = _field(False, "Whether --vocabulary is of lower-case tokens; a preset's says so itself.")
+    sequence_length: int = _field(128, "Tokens of a pair; longer ones are truncated, and counted.", lower_bound=5)
+
+    judged_at_once = 128
+
+    def teacher_options(self):
+        """How many layers the teacher has."""
+        return {"layers": self.teacher_layers or None}
+
+    def student_options(self):
+        """How many layers the student has."""
+        return {"layers": self.student_layers or None}
+
+
+def define_flags(kind=Settings, flag_values=flags.FLAGS):
+    """Defines a flag for each setting of a kind of `Settings`, and for where the results are."""
+    for field in dataclasses.fields(kind):
         text, default = field.metadata["help"], field.default
         options = {key: value for key, value in field.metadata.items() if key != "help"}
         options["flag_values"] = flag_values
@@ -66,19 +131,19 @@ def define_flags(flag_values=flags.FLAGS):
     flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.", flag_values=flag_values)
 
 
-def from_flags(values):
-    """The settings that the parsed flags give.
+def from_flags(values, kind=Settings):
+    """The settings of a kind that the parsed flags give.
 
     Raises:
         ValueError: If an epoch of --decay_epochs is no number.
     """
-    settings = {field.name: values[field.name].value for field in dataclasses.fields(Settings)}
+    settings = {field.name: values[field.name].value for field in dataclasses.fields(kind)}
     try:
         settings["decay_epochs"] = tuple(int(epoch) for epoch in settings["decay_epochs"])
     except ValueError as error:
         raise ValueError(f"--decay_epochs={','.join(settings['decay_epochs'])} must be whole numbers.") from error
     settings["loss_settings"] = tuple(settings["loss_settings"])
-    return Settings(**settings)
+    return kind(**settings)
 
 
 def to_lines(settings):

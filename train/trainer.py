@@ -1,5 +1,6 @@
 """One run from its settings: what every script of this folder shares."""
 
+import contextlib
 import dataclasses
 import math
 import resource
@@ -15,17 +16,18 @@ from keras_wsl import Distiller, callbacks, data, distribute, export, models, op
 from keras_wsl.files import sha256
 from settings import to_lines
 
-PROBE = 2000  # Clean training examples, every class alike, that are judged after each epoch.
 
-
-def run(settings, splits, out, *, resume=False, verbose=None):
+def run(settings, splits, out, *, build=models.build, also=None, top_5=False, resume=False, verbose=None):
     """Trains a student as the settings say, and leaves everything in `out`.
 
     Args:
         settings: `Settings`.
-        splits: `data.Splits`.
+        splits: `data.Splits`, or what has `train` and `test` as it does.
         out: Folder of the results: `run.flags`, `epochs.csv`, `result.json`, `curves.png`, `student.keras`,
             `saved_model/`, `tensorboard/`, `backups/`; `first_stage.csv` of a method that has one.
+        build: What makes a network of a name: `build(name, classes=, weights=, input_shape=, dtype=)`.
+        also: Other test sets by name, for `NAME_accuracy`; none by default.
+        top_5: Whether it counts too if the label is among the five classes with the highest logits.
         resume: Whether to go on with the run that is there, which then ends in the same bits.
         verbose: As of `fit`; a progress bar on a terminal, a line an epoch elsewhere.
 
@@ -34,6 +36,7 @@ def run(settings, splits, out, *, resume=False, verbose=None):
 
     Raises:
         ValueError: If a setting does not fit, or `out` holds something else; before anything is written.
+        UnreadableImages: If more images cannot be read than may be left out.
         NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
     """
     _check(settings)
@@ -41,14 +44,15 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     if settings.deterministic:
         _be_deterministic()
     train, validation, test = _parts(splits, settings)
-    recipe = recipes.get(settings.method)
-    with distribute.scope(settings.strategy):
-        teacher, student = _networks(settings, train)
-        losses = recipes.main_losses(settings, train)
-        main_stage = distiller(settings, recipe, teacher if losses else None, student, losses, train)
+    recipe = recipes.of(settings)
+    with distribute.scope(settings.strategy), _reading(train):
+        teacher, student = _networks(settings, train, build)
+        losses = recipes.main_losses(settings, train, teacher, student)
+        main_stage = distiller(settings, recipe, teacher if losses else None, student, losses, train, top_5=top_5)
         before = None
         if recipe.stage:
-            before = first_stage(settings, recipe, teacher, student, recipes.stage_loss(settings), train)
+            stage_loss = recipes.stage_loss(settings, teacher, student)
+            before = first_stage(settings, recipe, teacher, student, stage_loss, train)
         out = record.open_run(out, settings, resume=resume)
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
         if before:
@@ -64,12 +68,17 @@ def run(settings, splits, out, *, resume=False, verbose=None):
             epochs=settings.epochs,
             verbose=verbose,
             observers=_observers(settings, recipe, train, out),
-            validation_data=data.eval_batches(validation or test, 500, one_hot=one_hot),
+            validation_data=data.eval_batches(validation or test, settings.judged_at_once, one_hot=one_hot),
         )
         result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
         result["teacher_sha256"] = teacher_hash
+        for name, examples in (also or {}).items():
+            result[f"{name}_accuracy"] = _accuracy(student, examples, settings)
         if teacher is not None:
-            result["teacher_accuracy"] = _accuracy(teacher, test)
+            for name, examples in {"teacher": test, **(also or {})}.items():
+                key = "teacher_accuracy" if name == "teacher" else f"teacher_{name}_accuracy"
+                result[key] = _accuracy(teacher, examples, settings)
+        result["data"] = {"train": train.report, "test": test.report}
     export.keras_file(student, out / "student.keras")
     try:
         export.saved_model(student, out / "saved_model", overwrite=True)
@@ -80,9 +89,20 @@ def run(settings, splits, out, *, resume=False, verbose=None):
     return result
 
 
+@contextlib.contextmanager
+def _reading(examples):
+    """Says of an error inside TensorFlow's input pipeline that it was one image too many that could not be read."""
+    try:
+        yield
+    except Exception:
+        if isinstance(examples, data.Jpegs):
+            examples.unreadable.check()
+        raise
+
+
 def _train_first_stage(model, losses, settings, train, out, **kwargs):
     """Trains what the method's first stage trains, and hands it over; a finished one is only restored."""
-    stage, (loss,) = recipes.get(settings.method).stage, model.distillation_losses
+    stage, (loss,) = recipes.of(settings).stage, model.distillation_losses
     frozen = _frozen(model.student, loss, stage)
     for layer in frozen:
         layer.trainable = False
@@ -126,7 +146,6 @@ def _fit(distiller, settings, train, table, backups, *, teacher_hash, epochs, ve
             batch_size=settings.batch_size,
             start=backup.position,
             one_hot=settings.label_smoothing > 0,
-            **_augmentation(train),
         ),
         initial_epoch=backup.position[0],
         epochs=epochs,
@@ -140,7 +159,7 @@ def _fit(distiller, settings, train, table, backups, *, teacher_hash, epochs, ve
 
 
 def _check(settings):
-    recipe = recipes.get(settings.method)
+    recipe = recipes.of(settings)
     if recipe.needs_teacher and not (settings.teacher and settings.teacher_weights):
         raise ValueError(
             f"--method={settings.method} needs a trained teacher: pass --teacher and --teacher_weights. Train one with "
@@ -151,6 +170,13 @@ def _check(settings):
     if settings.weighting and not recipe.needs_teacher:
         raise ValueError(
             f"--weighting={settings.weighting} compares with a teacher, and --method={settings.method} has none."
+        )
+    for name, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "linear"))):
+        if getattr(settings, name) not in known:
+            raise ValueError(f"--{name}={getattr(settings, name)} is unknown. Expected one of {', '.join(known)}.")
+    if not 0 <= settings.learning_rate_warm_up < 1:
+        raise ValueError(
+            f"--learning_rate_warm_up={settings.learning_rate_warm_up} must be a part of all steps, in [0, 1)."
         )
     if settings.strategy != "none" and settings.steps_per_execution > 1:
         raise ValueError(
@@ -172,7 +198,7 @@ def _be_deterministic():
 
 def _parts(splits, settings):
     """What is trained on, what each epoch is judged on (`None`: the test set), and the test set."""
-    train, test = splits
+    train, test = splits.train, splits.test
     validation = None
     if settings.holdout:
         train, validation = train.split(settings.holdout, seed=settings.seed)
@@ -181,18 +207,19 @@ def _parts(splits, settings):
     return train, validation, test
 
 
-def _networks(settings, train):
+def _networks(settings, train, build):
     """The teacher, or `None`, and the student."""
-    options = {"classes": len(train.classes), "input_shape": train.images.shape[1:], "dtype": settings.precision}
+    options = {"classes": len(train.classes), "input_shape": train.input_shape, "dtype": settings.precision}
     teacher = None
     if settings.teacher:
-        teacher = models.build(settings.teacher, weights=settings.teacher_weights, **options)
+        teacher = build(settings.teacher, weights=settings.teacher_weights, **options, **settings.teacher_options())
     # After the teacher, which draws initial weights too: the student's depend on the seed alone.
     keras.utils.set_random_seed(settings.seed)
-    return teacher, models.build(settings.student, **options)
+    weights = settings.student_weights or None
+    return teacher, build(settings.student, weights=weights, **options, **settings.student_options())
 
 
-def distiller(settings, recipe, teacher, student, losses, train):
+def distiller(settings, recipe, teacher, student, losses, train, *, top_5=False):
     """Student and teacher in a compiled Distiller, for the main stage of a method."""
     weight = settings.student_loss_weight
     model = Distiller(
@@ -202,7 +229,7 @@ def distiller(settings, recipe, teacher, student, losses, train):
         student_loss_weight=recipe.student_loss_weight if weight is None else weight,
         teacher_training=settings.teacher_training or recipe.teacher_training,
     )
-    _compile(model, settings, train)
+    _compile(model, settings, train, settings.epochs, top_5=top_5)
     return model
 
 
@@ -211,38 +238,51 @@ def first_stage(settings, recipe, teacher, student, loss, train):
     training = settings.teacher_training or recipe.teacher_training
     model = Distiller(teacher, student, loss, student_loss_weight=0.0, teacher_training=training, name="first_stage")
     rate = recipe.stage.learning_rate or settings.learning_rate
-    _compile(model, dataclasses.replace(settings, learning_rate=rate, decay_epochs=()), train)
+    flat = dataclasses.replace(settings, learning_rate=rate, schedule="steps", decay_epochs=())
+    _compile(model, flat, train, settings.stage_epochs)
     return model
 
 
-def _compile(distiller, settings, train):
-    steps = train.steps_per_epoch(settings.batch_size)
+def _compile(distiller, settings, train, epochs, *, top_5=False):
     smoothing = settings.label_smoothing
+    metrics = ["accuracy"]
+    if top_5:
+        kind = "TopKCategoricalAccuracy" if smoothing else "SparseTopKCategoricalAccuracy"
+        metrics.append(getattr(keras.metrics, kind)(5, name="top_5_accuracy"))
     distiller.compile(
-        optimizers.SGD(
-            _learning_rate(settings, steps),
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            weight_decay=settings.weight_decay or None,
-        ),
+        _optimizer(settings, train.steps_per_epoch(settings.batch_size), epochs),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         if smoothing
         else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
+        metrics=metrics,
         steps_per_execution=settings.steps_per_execution,
     )
 
 
-def _learning_rate(settings, steps):
-    """Divided by ten after each of the epochs; a schedule of the optimizer's steps, so that it needs no state."""
+def _optimizer(settings, steps, epochs):
+    rate, decay, clip = _learning_rate(settings, steps, epochs), settings.weight_decay or None, settings.clip_norm
+    if settings.optimizer == "sgd":
+        return optimizers.SGD(
+            rate,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=decay,
+            global_clipnorm=clip or None,
+        )
+    return optimizers.adamw(rate, weight_decay=decay, global_clipnorm=clip or None)
+
+
+def _learning_rate(settings, steps, epochs):
+    """A schedule of the optimizer's steps, so that it needs no state.
+
+    Divided by ten after each of the epochs; or linear, up in the first part of all steps and down to 0 in the rest.
+    """
+    if settings.schedule == "linear":
+        warm_up = int(settings.learning_rate_warm_up * steps * epochs)
+        return optimizers.LinearDecay(settings.learning_rate, warm_up_steps=warm_up, steps=steps * epochs)
     boundaries = [epoch * steps - 1 for epoch in settings.decay_epochs]  # Keras: the last step of the old value.
     values = [settings.learning_rate / 10**i for i in range(len(boundaries) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
-
-
-def _augmentation(train):
-    """The recipe's crop and flip for natural images. Small grey ones are glyphs, which a flip would change."""
-    return {} if train.images.shape[-1] == 3 else {"padding": 1, "flip": False}
 
 
 def _observers(settings, recipe, train, out):
@@ -251,8 +291,10 @@ def _observers(settings, recipe, train, out):
     if warm_up:
         observers.append(callbacks.WarmUp(warm_up))
     if recipe.counted:
-        probe = data.eval_batches(train.take(min(PROBE, len(train))), 500, framework="numpy")
-        batches = [probe[i] for i in range(len(probe))]
+        probe = train.take(min(settings.probe, len(train)))
+        batches = data.eval_batches(probe, settings.judged_at_once, framework="numpy")
+        if isinstance(batches, keras.utils.PyDataset):  # What is in memory; files are read again.
+            batches = [batches[i] for i in range(len(batches))]
         observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
     return [*observers, callbacks.Scalars(out / "tensorboard")]
 
@@ -261,10 +303,11 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
     """The content of `result.json`."""
     rows = record.history_rows(backup.history)
     last, best = rows[-1], max(rows, key=lambda row: row["val_accuracy"])
-    final = last["val_accuracy"]
+    final = {name.removeprefix("val_"): last[name] for name in last if name.endswith("accuracy") and "val_" in name}
     if settings.holdout:  # Else each epoch was judged on the test set.
-        batches = data.eval_batches(test, 500, one_hot=one_hot)
-        final = main_stage.evaluate(batches, verbose=0, return_dict=True)["accuracy"]
+        batches = data.eval_batches(test, settings.judged_at_once, one_hot=one_hot)
+        judged = main_stage.evaluate(batches, verbose=0, return_dict=True)
+        final = {name: judged[name] for name in final}
     result = {
         "method": settings.method,
         "weighting": settings.weighting or None,
@@ -276,7 +319,7 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
         "train_examples": len(train),
         "test_examples": len(test),
         "judged_on": f"{settings.holdout} held-out training examples" if settings.holdout else "the test set",
-        "test_accuracy": final,
+        **{f"test_{name}": value for name, value in final.items()},
         "last_accuracy": last["val_accuracy"],
         "best_accuracy": best["val_accuracy"],
         "best_epoch": best["epoch"],
@@ -294,9 +337,13 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
     return {**result, **record.environment(), "settings": to_lines(settings)}
 
 
-def _accuracy(model, examples):
-    logits = model.predict(data.eval_batches(examples, 500), verbose=0)
-    return float(np.mean(logits.argmax(-1) == examples.labels))
+def _accuracy(model, examples, settings):
+    """The share of the examples, of those that can be read, whose label has the highest logit."""
+    right = []
+    for inputs, targets in data.eval_batches(examples, settings.judged_at_once):
+        logits = model.predict_on_batch(keras.tree.map_structure(np.asarray, inputs))
+        right.append(np.argmax(logits, -1) == np.asarray(targets["labels"]))
+    return float(np.concatenate(right).mean())
 
 
 def _title(settings, result):
