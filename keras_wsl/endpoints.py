@@ -10,6 +10,13 @@ from keras.src.backend.common.masking import get_keras_mask
 _recordings = threading.local()  # A strategy traces each replica in a thread of its own.
 _lock = threading.Lock()
 INPUT = ".input"
+_NOT_NORMALIZED = (
+    keras.layers.Conv2D,
+    keras.layers.DepthwiseConv2D,
+    keras.layers.EinsumDense,
+    keras.Model,
+    keras.layers.InputLayer,
+)
 
 
 class Endpoints:
@@ -174,7 +181,7 @@ def normalization_before(model, endpoint, name=None):
     layer = find(model, name or endpoint)
     while not isinstance(layer, keras.layers.BatchNormalization):
         # What a convolution gives is not normalized, though what it is given may be.
-        if layer is None or isinstance(layer, (keras.layers.Conv2D, keras.Model, keras.layers.InputLayer)):
+        if layer is None or isinstance(layer, _NOT_NORMALIZED):
             raise ValueError(
                 f"{model.name} has no batch normalization just before {endpoint!r} that its graph shows. Name those of "
                 "all layers in `normalizations`."

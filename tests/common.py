@@ -213,3 +213,23 @@ def keras_cv_classifier(blocks, nested=False):
     features = backbone(inputs) if nested else backbone.output
     pooled = keras.layers.GlobalAveragePooling2D(name="pooled")(features)
     return keras.Model(inputs, keras.layers.Dense(3)(pooled))
+
+
+def bert_preset(folder, layers=4, words=45, width=8):
+    """A folder with a small BERT as keras-nlp saves it, and its tokens: of words `w0` and so on."""
+    import keras_nlp
+
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(words))]
+    network = keras_nlp.models.BertBackbone(
+        vocabulary_size=len(tokens),
+        num_layers=layers,
+        num_heads=2,
+        hidden_dim=width,
+        intermediate_dim=2 * width,
+        max_sequence_length=16,
+    )
+    for variable in network.trainable_variables:  # Else all tokens are almost alike, and all biases 0.
+        variable.assign_add(0.3 * keras.random.normal(variable.shape))
+    network.save_to_preset(folder)
+    keras_nlp.models.BertTokenizer(tokens, lowercase=True).save_to_preset(folder)
+    return str(folder)

@@ -1,10 +1,10 @@
-"""SGD with coupled weight decay, against PyTorch's published rule in float64."""
+"""SGD with coupled weight decay, against PyTorch's published rule in float64; AdamW and its schedule, by hand."""
 
 import keras
 import numpy as np
 import pytest
 
-from keras_wsl.optimizers import SGD
+from keras_wsl.optimizers import SGD, LinearDecay, adamw
 
 STEPS, DROP = 30, 15
 
@@ -111,3 +111,74 @@ def test_a_model_trains_by_the_same_rule():
         velocity = 0.9 * velocity + float((2 * (x * value - y) * x).mean()) + 0.1 * value
         value -= 0.1 * velocity
     np.testing.assert_allclose(model.get_weights()[0], [[value]], rtol=1e-5)
+
+
+def schedule_value(schedule, step):
+    return float(keras.ops.convert_to_numpy(schedule(step)))
+
+
+def test_linear_decay_rises_and_falls():
+    """Of 10 steps, 4 of them warm-up: the formula by hand."""
+    schedule = LinearDecay(0.8, warm_up_steps=4, steps=10)
+    expected = [0.2, 0.4, 0.6, 0.8, 0.8, 0.8 * 5 / 6, 0.8 * 4 / 6, 0.8 * 3 / 6, 0.8 * 2 / 6, 0.8 / 6, 0, 0]
+    np.testing.assert_allclose([schedule_value(schedule, t) for t in range(12)], expected, rtol=1e-6, atol=1e-9)
+    assert schedule_value(schedule, 10_000) == 0.0
+    flat = LinearDecay(0.8, warm_up_steps=0, steps=4)
+    np.testing.assert_allclose([schedule_value(flat, t) for t in range(5)], [0.8, 0.6, 0.4, 0.2, 0], atol=1e-7)
+
+
+def test_linear_decay_is_kept_in_a_config():
+    schedule = LinearDecay(0.8, warm_up_steps=4, steps=10)
+    config = keras.saving.serialize_keras_object(schedule)
+    assert config["registered_name"] == "keras_wsl>LinearDecay"
+    again = keras.saving.deserialize_keras_object(config)
+    assert again.get_config() == {"learning_rate": 0.8, "warm_up_steps": 4, "steps": 10}
+    assert schedule_value(again, 6) == schedule_value(schedule, 6)
+
+
+@pytest.mark.parametrize("warm_up_steps, steps", [(10, 10), (-1, 10), (0, 0)])
+def test_linear_decay_needs_a_fall(warm_up_steps, steps):
+    with pytest.raises(ValueError, match=rf"must be in \[0, {steps}\).*Received: {warm_up_steps}"):
+        LinearDecay(0.1, warm_up_steps=warm_up_steps, steps=steps)
+
+
+def adamw_rule(value, gradients, rates, *, weight_decay):
+    """Loshchilov and Hutter, 2019, Algorithm 2, in float64: betas 0.9 and 0.999, epsilon 1e-6."""
+    value, mean, square = value.astype("float64"), 0.0, 0.0
+    for t, (gradient, rate) in enumerate(zip(gradients, rates), start=1):
+        gradient = gradient.astype("float64")
+        mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient**2
+        step = mean / (1 - 0.9**t) / (np.sqrt(square / (1 - 0.999**t)) + 1e-6)
+        value = value - rate * (step + weight_decay * value)
+    return value
+
+
+def test_adamw_decays_kernels_alone():
+    values, gradients, _ = problem()
+    values, gradients = values + values[1:] * 2, gradients + gradients[1:] * 2
+    names = ("kernel", "bias", "gamma", "beta")
+    variables = [keras.Variable(value, name=name) for value, name in zip(values, names)]
+    optimizer = adamw(LinearDecay(0.1, warm_up_steps=2, steps=8), weight_decay=0.3)
+    for t in range(6):
+        optimizer.apply([keras.ops.convert_to_tensor(column[t]) for column in gradients], variables)
+    rates = [0.05, 0.1, 0.1, 0.1 * 5 / 6, 0.1 * 4 / 6, 0.1 * 3 / 6]
+    for variable, value, column, decay in zip(variables, values, gradients, (0.3, 0.0, 0.0, 0.0)):
+        expected = adamw_rule(value, column, rates, weight_decay=decay)
+        # Keras corrects the bias of the moments beside epsilon, which then counts more in the first steps.
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_adamw_knows_the_variables_of_a_bert():
+    """What the exclusion goes by: no kernel or embedding is named like what does not decay."""
+    from keras_nlp.models import BertBackbone
+
+    encoder = BertBackbone(20, num_layers=1, num_heads=2, hidden_dim=4, intermediate_dim=8, max_sequence_length=8)
+    optimizer = adamw(0.1)
+    decayed = {v.path.split("/")[-1] for v in encoder.trainable_variables if optimizer._use_weight_decay(v)}
+    spared = {v.path.split("/")[-1] for v in encoder.trainable_variables if not optimizer._use_weight_decay(v)}
+    assert decayed == {"kernel", "embeddings"} and spared == {"bias", "gamma", "beta"}
+
+
+def test_adamw_clips_and_may_not_decay():
+    optimizer = adamw(0.1, weight_decay=None, global_clipnorm=1.0)
+    assert (optimizer.epsilon, optimizer.global_clipnorm, optimizer.weight_decay) == (1e-6, 1.0, None)

@@ -1,7 +1,10 @@
 """What the README shows works: its names, its flags, its loss, its commands."""
 
+import os
 import pathlib
 import re
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -38,15 +41,35 @@ def test_its_own_loss_trains():
     assert np.abs(keras.ops.convert_to_numpy(hint.regressor.kernel) - before).max() > 0
 
 
+def test_a_script_of_ones_own_runs(tmp_path):
+    """The README's `train/mine.py`, on images that this test makes, with all flags and outputs of the others."""
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "# train/mine.py" in block]
+    (tmp_path / "mine.py").write_text(code)
+    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
+    labels = np.arange(40) % 2
+    parts = {"train_images": images, "train_labels": labels, "test_images": images[:8], "test_labels": labels[:8]}
+    np.savez(tmp_path / "mine.npz", **parts)
+    command = [sys.executable, "mine.py", "--student=tiny", "--method=none", "--epochs=1", "--out=run"]
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "train")])
+    done = subprocess.run(
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert "test accuracy" in done.stdout
+    assert {"run.flags", "epochs.csv", "result.json", "student.keras"} <= {p.name for p in (tmp_path / "run").iterdir()}
+
+
 def test_flags_and_files_exist():
     from absl import flags
 
-    values = flags.FlagValues()
-    settings.define_flags(values)
-    known = {*values, "data_dir", "download", "flagfile", "help", "logdir"}
+    known = {"data_dir", "download", "flagfile", "help", "logdir", "network", "source"}
+    for kind in (settings.Settings, settings.ImageNet, settings.MultiNLI):
+        values = flags.FlagValues()
+        settings.define_flags(values, kind)
+        known |= {*values}
     assert set(re.findall(r"--(\w+)", README)) <= known
     for path in re.findall(r"(train/[\w/.-]+\.(?:py|flags|png|md))", README):
-        assert (ROOT / path).exists(), path
+        assert (ROOT / path).exists() or path == "train/mine.py", path
 
 
 def test_commands_are_targets():

@@ -87,13 +87,36 @@ METHODS = {
     "crd": Recipe("crd", from_data=_classes_by_index),
     "overhaul": Recipe("overhaul", teacher_training=True),
     # Newer ones.
-    "dkd": Recipe("dkd", warm_up=20, pairs=_of_pairs("beta", 6.0, 6.0, 2.0, 2.0)),
+    "dkd": Recipe(
+        "dkd",
+        warm_up=20,
+        pairs={
+            **_of_pairs("beta", 6.0, 6.0, 2.0, 2.0),
+            ("vgg13", "vgg8"): {"beta": 6.0},
+            ("vgg13", "mobilenet_v2"): {"beta": 6.0},
+        },
+    ),
     "dist": Recipe("dist"),
     "lskd": Recipe("lskd", student_loss_weight=0.1),
     "mlkd": Recipe("mlkd", student_loss_weight=0.1),
     "rld": Recipe("rld", warm_up=20),
-    "reviewkd": Recipe("reviewkd", warm_up=20, pairs=_of_pairs("weight", 5.0, 5.0, 0.6, 1.0)),
-    "catkd": Recipe("catkd", pairs=_of_pairs("weight", 12.0, 1.5, 0.7, 1.8)),
+    "reviewkd": Recipe(
+        "reviewkd",
+        warm_up=20,
+        pairs={**_of_pairs("weight", 5.0, 5.0, 0.6, 1.0), ("resnet32x4", "shufflenet_v2"): {"weight": 8.0}},
+    ),
+    "catkd": Recipe(
+        "catkd",
+        pairs={
+            **_of_pairs("weight", 12.0, 1.5, 0.7, 1.8),
+            ("vgg13", "vgg8"): {"weight": 4.5},
+            ("resnet32x4", "shufflenet_v1"): {"weight": 600.0, "normalize": True, "size": 4},
+            ("resnet32x4", "shufflenet_v2"): {"weight": 600.0, "normalize": True, "size": 4},
+            ("wrn_40_2", "shufflenet_v1"): {"weight": 80.0, "normalize": True, "size": 4},
+            ("resnet50", "mobilenet_v2"): {"weight": 40.0, "normalize": True},
+            ("vgg13", "mobilenet_v2"): {"weight": 15.0, "normalize": True},
+        },
+    ),
     "tf_kd": Recipe("tf_kd", student_loss_weight=0.05),
     "tf_kd_reg": Recipe("tf_kd_reg", student_loss_weight=0.05, needs_teacher=False),
     # What the WSL paper takes apart, and its relatives.
@@ -202,7 +225,7 @@ def _layers(loss, teacher, student):
         return {}
     if loss == "pkd":
         return {"layers": _patient_layers(_depth(teacher), _depth(student))}
-    if not (_has(teacher, "block4") and _has(student, "block4")):
+    if not (own and _has(teacher, "block4") and _has(student, "block4")):
         return {}
     # Of the maps of all stages, the fourth's too; of the last map alone, the fourth's.
     if len(own) == 1:

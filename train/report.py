@@ -7,6 +7,7 @@ writes `NAME.csv` (a row a run), `NAME_epochs.csv` (a row an epoch), `NAME.md` a
 
 import json
 import pathlib
+import re
 import sys
 
 from absl import app, flags
@@ -17,17 +18,24 @@ import record
 COLUMNS = (
     "run",
     "student",
+    "student_layers",
     "teacher",
+    "teacher_layers",
     "method",
     "weighting",
     "seed",
     "epochs",
     "first_stage_epochs",
     "train_examples",
+    "judged_on",
     "last_accuracy",
     "best_accuracy",
     "best_epoch",
+    "test_accuracy",
+    "test_top_5_accuracy",
+    "mismatched_accuracy",
     "teacher_accuracy",
+    "teacher_mismatched_accuracy",
     "regularization_samples",
     "regularization_share",
     "wsl_weight_mean",
@@ -39,7 +47,14 @@ COLUMNS = (
     "commit",
     "flags",
 )
-HIDDEN = ("first_stage_epochs", "train_examples", "wsl_weight_mean", "probe_regularization_share", "peak_memory_mib")
+HIDDEN = (
+    "first_stage_epochs",
+    "train_examples",
+    "judged_on",
+    "wsl_weight_mean",
+    "probe_regularization_share",
+    "peak_memory_mib",
+)
 SHOWN = tuple(name for name in COLUMNS[: COLUMNS.index("device")] if name not in HIDDEN)
 
 
@@ -54,13 +69,21 @@ def read(folder):
     if not path.exists():
         raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
     result = json.loads(path.read_text())
-    settings = " ".join((folder / "run.flags").read_text().splitlines())
-    found = {**result, **result.get("last_epoch", {}), "run": folder.name, "flags": settings}
-    return {column: found.get(column) for column in COLUMNS}, record.read_csv(folder / "epochs.csv")
+    lines = (folder / "run.flags").read_text().splitlines()
+    settings = {name.removeprefix("--"): value for name, _, value in (line.partition("=") for line in lines)}
+    found = {**settings, **result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(lines)}
+    row = {column: _without_folders(found.get(column)) for column in COLUMNS}
+    return row, record.read_csv(folder / "epochs.csv")
+
+
+def _without_folders(value):
+    """Where files lay on the machine of the run is no part of its result: of a long path, the last two names."""
+    return re.sub(r"(?<![\w.])/[\w./+-]*/([\w.+-]+/[\w.+-]+)", r"\1", value) if isinstance(value, str) else value
 
 
 def markdown(rows, columns=SHOWN):
-    """The rows as a table."""
+    """The rows as a table, without the columns that are empty."""
+    columns = [column for column in columns if any(row[column] not in (None, "", "0") for row in rows)]
 
     def cell(value):
         if isinstance(value, float):

@@ -35,5 +35,5 @@ def main(train, kind):
         print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.out}/result.json")
         return 0
 
-    settings.define_flags(kind)
+    settings.define_flags(kind=kind)
     app.run(run)

@@ -111,7 +111,7 @@ class MultiNLI(Settings):
         return {"layers": self.student_layers or None}
 
 
-def define_flags(kind=Settings, flag_values=flags.FLAGS):
+def define_flags(flag_values=flags.FLAGS, kind=Settings):
     """Defines a flag for each setting of a kind of `Settings`, and for where the results are."""
     for field in dataclasses.fields(kind):
         text, default = field.metadata["help"], field.default

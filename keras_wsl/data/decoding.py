@@ -51,7 +51,7 @@ def readable(examples, contents, labels, index, decode):
 
 def centre(contents, examples):
     """The centre of an image whose shorter side was resized: float32, shape `(size, size, 3)`, in `[0, 255]`."""
-    image = tf.image.decode_image(contents, channels=3, expand_animations=False)
+    image = _decoded(contents)
     height, width = _size_of(image)
     # Whole numbers, rounded down, as PyTorch's.
     shorter, resize, size = tf.minimum(height, width), examples.resize, examples.image_size
@@ -68,7 +68,7 @@ def random_crop(contents, number, examples, *, seed, view, scale, ratio, flip):
       \log r \sim U(\log \mathrm{ratio})$$
 
     The first of ten draws that fits in the image; else the centre, of the nearest shape. Only that part of a JPEG is
-    decoded.
+    decoded: a file that was cut off can be read as long as the crop lies above the cut.
 
     Args:
         contents: String, the file.
@@ -88,7 +88,7 @@ def random_crop(contents, number, examples, *, seed, view, scale, ratio, flip):
     shape = tf.cond(
         is_jpeg,
         lambda: tf.io.extract_jpeg_shape(contents)[:2],
-        lambda: tf.shape(tf.image.decode_image(contents, channels=3, expand_animations=False))[:2],
+        lambda: tf.shape(_decoded(contents))[:2],
     )
     top, left, height, width = random_window(number, shape[0], shape[1], seed=seed, view=view, scale=scale, ratio=ratio)
     image = tf.cond(
@@ -96,9 +96,7 @@ def random_crop(contents, number, examples, *, seed, view, scale, ratio, flip):
         lambda: tf.image.decode_and_crop_jpeg(
             contents, tf.stack([top, left, height, width]), channels=3, dct_method="INTEGER_ACCURATE"
         ),
-        lambda: tf.image.decode_image(contents, channels=3, expand_animations=False)[
-            top : top + height, left : left + width
-        ],
+        lambda: _decoded(contents)[top : top + height, left : left + width],
     )
     image = _resized(image, [examples.image_size] * 2)
     flips = seeded.draw("flip", seed, view, number[None])[0] // np.uint32(2**31)
@@ -129,6 +127,15 @@ def random_window(number, height, width, *, seed, view, scale, ratio):
         return tf.where(found, drawn, room // 2)
 
     return place("top", height - high), place("left", width - wide), high, wide
+
+
+def _decoded(contents):
+    """The whole image, uint8; of a JPEG the pixels that Pillow has, which `decode_image` misses by some levels."""
+    return tf.cond(
+        tf.io.is_jpeg(contents),
+        lambda: tf.image.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.image.decode_image(contents, channels=3, expand_animations=False),
+    )
 
 
 def _resized(image, size):

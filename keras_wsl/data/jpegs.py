@@ -186,7 +186,12 @@ class TfdsImages(Jpegs):
         import tensorflow_datasets as tfds
 
         skip = {"image": tfds.decode.SkipDecoding()}
-        dataset = self.builder.as_dataset(split=f"{self.split_name}[{self.low}:{self.high}]", decoders=skip)
+        # File after file; by default TFDS reads several in turns.
+        dataset = self.builder.as_dataset(
+            split=f"{self.split_name}[{self.low}:{self.high}]",
+            decoders=skip,
+            read_config=tfds.ReadConfig(interleave_cycle_length=1),
+        )
         return np.array([int(example["label"]) for example in tfds.as_numpy(dataset)], "int32")
 
     @property
@@ -210,13 +215,13 @@ class TfdsImages(Jpegs):
         """The first examples: the files are in a random order, and whatever the seed, they are a random part."""
         del seed
         self._check_count(limit, len(self))
-        return dataclasses.replace(self, high=self.low + limit)
+        return dataclasses.replace(self, high=self.low + int(limit))
 
     def split(self, holdout, *, seed=0):
         """All but the last examples, and the last ones, likewise."""
         del seed
         self._check_count(holdout, len(self) - 1)
-        end = self.high - holdout
+        end = self.high - int(holdout)
         return dataclasses.replace(self, high=end), dataclasses.replace(self, low=end)
 
     def _check_count(self, count, most):

@@ -53,7 +53,8 @@ def _pairs(builder, split, tokenizer, length):
     import tensorflow_datasets as tfds
 
     rows = []
-    for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))):
+    in_order = tfds.ReadConfig(interleave_cycle_length=1)
+    for number, example in enumerate(tfds.as_numpy(builder.as_dataset(split=split, read_config=in_order))):
         if example["label"] >= 0:
             # Of GLUE, the official numbers; of multi_nli the place in its files.
             number = int(example.get("idx", number))

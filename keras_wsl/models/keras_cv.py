@@ -17,6 +17,9 @@ _RESNETS = {18: ((2, 2, 2, 2), "basic_block"), 34: ((3, 4, 6, 3), "basic_block")
 _STEMS = ("conv1_relu", "conv1_conv", "stem_activation", "stem_conv")
 _ACTIVATIONS = (layers.Activation, layers.ReLU)
 _LIBRARY = "keras_cv."
+# By which inputs are normalized, as `data.imagenet` does.
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
 # Backbones of videos, point clouds or patches, whose layers fix a batch or a size once they are unrolled.
 _OTHERS = ("CenterPillarBackbone", "MiTBackbone", "ViTDetBackbone", "VideoSwinBackbone")
 
@@ -155,8 +158,9 @@ def backbone_classifier(backbone, *, classes, input_shape=(224, 224, 3), dtype=N
 def preset_classifier(preset, *, classes, input_shape=(224, 224, 3), load_weights=None, dtype=None, name=None):
     """A backbone of keras-cv from a preset, a global mean and a new linear layer.
 
-    Endpoints are those of `backbone_classifier`. The preset's own rescaling is kept, since its weights expect it: with
-    `include_rescaling` in its configuration the inputs are images from 0 to 255, else normalized floats.
+    Endpoints are those of `backbone_classifier`. Inputs are normalized floats, by ImageNet's mean and standard
+    deviation, as of all networks here. A preset that rescales pixels itself (`include_rescaling` in its configuration)
+    gets what it expects: its rescaling is replaced by one of normalized pixels.
 
     Args:
         preset: Path of a preset's folder (`config.json` and perhaps weights), or the name of a preset of keras-cv,
@@ -249,6 +253,8 @@ def _classifier(backbone, classes, dtype, name):
         config["name"] = names[operation.name]
         if dtype is not None and isinstance(operation, layers.Layer):
             config["dtype"] = dtype
+        if isinstance(operation, layers.Rescaling):
+            config.update(_of_normalized(config["scale"], config["offset"]))
         if type(getattr(operation, "activation", None)).__name__ == "HardSigmoidActivation":
             config["activation"] = "hard_sigmoid"  # The same function; keras-cv's layer cannot be read from a file.
         copy = operation.__class__.from_config(config)
@@ -271,6 +277,14 @@ def _classifier(backbone, classes, dtype, name):
         if isinstance(original, layers.Layer):
             copy.set_weights(original.get_weights())
     return _with_head(model, classes, dtype, name or backbone.name)
+
+
+def _of_normalized(scale, offset):
+    """The settings of a rescaling of pixels from 0 to 255, once it is given normalized ones instead."""
+    return {
+        "scale": [scale * 255 * std for std in STD],
+        "offset": [scale * 255 * mean + offset for mean in MEAN],
+    }
 
 
 def _unrolled(model):

@@ -56,8 +56,7 @@ def build(name, classes=3, weights=None, *, layers=None, input_shape=(None,), dt
         ValueError: If there is no such network, it has fewer layers or shorter sequences, or the file is damaged or of
             another network.
     """
-    encoder = _encoder(name, dtype)
-    encoder = _resized(encoder, encoder.num_layers if layers is None else layers, dtype)
+    encoder = _encoder(name, layers, dtype)
     length = input_shape[0]
     if length is not None and length > encoder.max_sequence_length:
         raise ValueError(
@@ -83,7 +82,7 @@ def tokenizer(name=None, *, vocabulary=None, lowercase=None):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If neither is given, or the preset has none.
+        ValueError: If neither is given, there is no such preset, or it has none.
     """
     import keras_nlp
 
@@ -97,7 +96,7 @@ def tokenizer(name=None, *, vocabulary=None, lowercase=None):
         raise ValueError(
             f"{name} is a network without a vocabulary. Give the file of its tokens (--vocabulary in the scripts)."
         )
-    return keras_nlp.models.BertTokenizer.from_preset(name)
+    return _from_preset(keras_nlp.models.BertTokenizer, name)
 
 
 def check_vocabulary(tokenizer, model):
@@ -110,31 +109,44 @@ def check_vocabulary(tokenizer, model):
         )
 
 
-def _encoder(name, dtype):
+def _encoder(name, count, dtype):
+    """A new encoder, or a copy of a preset's: its first `count` layers, `None` for all.
+
+    Raises:
+        ValueError: If there is no such network, it has fewer layers, or `count` is less than 1.
+    """
     import keras_nlp
 
     if name in _NETWORKS:
-        return keras_nlp.models.BertBackbone(**_NETWORKS[name], dtype=dtype, name="backbone")
+        settings = _NETWORKS[name]
+        count = _count(name, count, settings["num_layers"])
+        return keras_nlp.models.BertBackbone(**{**settings, "num_layers": count}, dtype=dtype, name="backbone")
+    preset = _from_preset(keras_nlp.models.BertBackbone, name, dtype=dtype)
+    encoder = _like(preset, _count(name, count, preset.num_layers), dtype)
+    _copy(preset, encoder)
+    return encoder
+
+
+def _from_preset(kind, name, **settings):
+    """The network or the tokenizer of a preset.
+
+    Raises:
+        ValueError: If there is none, in one line.
+    """
     try:
-        return keras_nlp.models.BertBackbone.from_preset(name, dtype=dtype)
+        return kind.from_preset(name, **settings)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{name!r} is no network and no preset that keras-nlp can load. Expected one of {', '.join(_NETWORKS)}, a "
-            f"preset's folder, or its name while online. {error}"
+            f"preset's folder, or its name while online. {' '.join(str(error).split())}"
         ) from error
 
 
-def _resized(encoder, count, dtype):
-    """An encoder of so many layers, with copies of another's weights in those that the other has.
-
-    Raises:
-        ValueError: If it has fewer, or `count` is less than 1.
-    """
-    if not 1 <= count <= encoder.num_layers:
-        raise ValueError(f"{encoder.name} has {encoder.num_layers} layers. Received: layers={count}.")
-    shallow = _like(encoder, count, dtype)
-    _copy(encoder, shallow)
-    return shallow
+def _count(name, count, layers):
+    """How many layers are wanted of so many."""
+    if count is not None and not 1 <= count <= layers:
+        raise ValueError(f"{name} has {layers} layers. Received: layers={count}.")
+    return layers if count is None else count
 
 
 def _like(encoder, count, dtype):

@@ -3,7 +3,9 @@
 import functools
 import operator
 
+from keras_wsl.models import keras_cv
 from keras_wsl.models.lenet import lenet
+from keras_wsl.models.mobilenet_v1 import mobilenet_v1
 from keras_wsl.models.mobilenet_v2 import mobilenet_v2
 from keras_wsl.models.resnet import bottleneck_resnet, resnet
 from keras_wsl.models.shufflenet_v1 import shufflenet_v1
@@ -36,7 +38,12 @@ _NETWORKS = {
     "shufflenet_v2": shufflenet_v2,
     "mobilenet_v2": mobilenet_v2,
     "lenet5x8": functools.partial(lenet, width=8),
+    "imagenet_resnet18": functools.partial(keras_cv.resnet, depth=18),
+    "imagenet_resnet34": functools.partial(keras_cv.resnet, depth=34),
+    "imagenet_resnet50": functools.partial(keras_cv.resnet, depth=50),
+    "imagenet_mobilenet_v1": mobilenet_v1,
 }
+_KERAS_CV = "keras_cv:"
 
 
 def names():
@@ -44,7 +51,35 @@ def names():
     return tuple(_NETWORKS)
 
 
-def build(name, classes=100, weights=None, *, input_shape=(32, 32, 3), dtype=None):
+def register(name):
+    """Gives a network of your own a name, for `build` and so for the scripts: a decorator.
+
+    ```python
+    @keras_wsl.models.register("tiny")
+    def tiny(*, classes, input_shape, dtype=None, name):
+        ...
+        return keras.Model(inputs, logits, name=name)
+    ```
+
+    Losses on inner layers look for the endpoints `block1`, `block2`, `block3` (and `block4`), `pooled` and `logits`.
+
+    Args:
+        name: String.
+
+    Raises:
+        ValueError: If another network has that name.
+    """
+
+    def add(function):
+        if _NETWORKS.get(name, function) is not function:
+            raise ValueError(f"There is a network {name!r} already. Choose another name.")
+        _NETWORKS[name] = function
+        return function
+
+    return add
+
+
+def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
     """A network of the distillation papers, with new weights or those of a file.
 
     Layers, initial weights and endpoints are those of https://github.com/HobbitLong/RepDistiller. The endpoints are
@@ -52,13 +87,17 @@ def build(name, classes=100, weights=None, *, input_shape=(32, 32, 3), dtype=Non
     and `logits`. resnet50, vgg8, vgg13 and mobilenet_v2 have `block4` and `block4_preact` too. lenet5x8, which is of
     https://arxiv.org/abs/2301.12245, has `block1`, `block2`, `hidden1`, `hidden2`, `pooled` and `logits`.
 
+    Those that start with `imagenet_` have the four blocks; their layers are torchvision's, and keras-cv's classes build
+    the ResNets. Any other backbone of keras-cv comes by the name of its preset, "keras_cv:efficientnetv2_b0_imagenet",
+    which keras-cv downloads, or by its folder; its endpoints are `block1` and so on, `pooled`, `logits`.
+
     Args:
-        name: One of `names()`; "wrn_40_2" has depth 40 and width 2.
-        classes: Integer, the number of logits.
+        name: One of `names()`, where "wrn_40_2" has depth 40 and width 2; or "keras_cv:" and a preset.
+        classes: Integer, the number of logits; 100 by default, of networks for ImageNet 1000.
         weights: Path of a `.weights.h5` file (of `save_weights`, or of Keras) or of a `.keras` file, of the same
             network; `None` for new weights, which `keras.utils.set_random_seed` decides.
-        input_shape: `(height, width, channels)`; height and width may be `None`, but not of the
-            ShuffleNets and lenet5x8. Inputs are normalized floats.
+        input_shape: `(height, width, channels)`; height and width may be `None`, but not of the ShuffleNets and
+            lenet5x8. (32, 32, 3) by default, of networks for ImageNet (224, 224, 3). Inputs are normalized floats.
         dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
 
     Returns:
@@ -68,10 +107,19 @@ def build(name, classes=100, weights=None, *, input_shape=(32, 32, 3), dtype=Non
         FileNotFoundError: If there is no file `weights`.
         ValueError: If the name is unknown, a setting is out of its range, or the file is damaged or of another network.
     """
-    if name not in _NETWORKS:
-        raise ValueError(f"Unknown network {name!r}. Choose one of {', '.join(_NETWORKS)}.")
-    model = _NETWORKS[name](
-        classes=_positive("classes", classes), input_shape=_image_shape(input_shape), dtype=dtype, name=name
+    if name.startswith(_KERAS_CV):
+        make = functools.partial(keras_cv.preset_classifier, name.removeprefix(_KERAS_CV))
+    elif name in _NETWORKS:
+        make = functools.partial(_NETWORKS[name], name=name)
+    else:
+        raise ValueError(
+            f"Unknown network {name!r}. Choose one of {', '.join(_NETWORKS)}; or 'keras_cv:' and a preset of keras-cv."
+        )
+    size, count = (32, 100) if not name.startswith(("imagenet_", _KERAS_CV)) else (224, 1000)
+    model = make(
+        classes=_positive("classes", count if classes is None else classes),
+        input_shape=_image_shape((size, size, 3) if input_shape is None else input_shape),
+        dtype=dtype,
     )
     if weights is not None:
         load_weights(model, weights)

@@ -8,6 +8,7 @@ import pytest
 from keras import layers
 
 from keras_wsl import models
+from keras_wsl.data import jpegs
 from keras_wsl.endpoints import Endpoints, normalization_before
 from keras_wsl.models import keras_cv
 from keras_wsl.models.weights import load_weights
@@ -184,7 +185,10 @@ def test_a_presets_weights_are_copied(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     model = keras_cv.preset_classifier(tmp_path, classes=5, input_shape=(64, 64, 3))
     pooled = Endpoints(model, ["pooled"])(images())["pooled"]
-    np.testing.assert_allclose(pooled, np.mean(backbone(images(), training=False), (1, 2)), rtol=1e-4)
+    assert (keras_cv.MEAN, keras_cv.STD) == (jpegs.MEAN, jpegs.STD)
+    # The preset expects pixels, and the network here is given normalized ones.
+    pixels = (images() * np.array(keras_cv.STD) + np.array(keras_cv.MEAN)) * 255
+    np.testing.assert_allclose(pooled, np.mean(backbone(pixels, training=False), (1, 2)), rtol=1e-4)
     assert is_of_keras(model)
 
 

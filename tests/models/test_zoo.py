@@ -54,7 +54,7 @@ def shaken(name):
 
 
 def test_names_are_the_golden_ones():
-    assert set(models.names()) == set(NETWORKS)
+    assert {name for name in models.names() if not name.startswith("imagenet_")} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
