@@ -257,7 +257,12 @@ def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
 
 def test_defaults_are_the_recipe():
     wanted = settings.ImageNet()
-    assert (wanted.epochs, wanted.batch_size, wanted.learning_rate, wanted.decay_epochs) == (100, 256, 0.1, (30, 60, 90))
+    assert (wanted.epochs, wanted.batch_size, wanted.learning_rate, wanted.decay_epochs) == (
+        100,
+        256,
+        0.1,
+        (30, 60, 90),
+    )
     assert (wanted.optimizer, wanted.momentum, wanted.nesterov, wanted.weight_decay) == ("sgd", 0.9, True, 1e-4)
     assert (wanted.image_size, wanted.schedule, wanted.label_smoothing, wanted.clip_norm) == (224, "steps", 0.0, 0.0)
     rate = trainer._learning_rate(wanted, 5005, wanted.epochs)
