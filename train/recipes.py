@@ -152,15 +152,13 @@ IMAGENET = {
 
 # MultiNLI: PKD's recipes, and the methods on logits and on the pooled vector as they are elsewhere.
 _PKD_KD = {"temperature": 5.0, "weight": 0.7, "mean_over_classes": True}
+_ON_LOGITS = ("wsl", "dkd", "dist", "lskd", "mlkd", "rld", "tf_kd", "tf_kd_reg", "masked_kd", "knowledge_adjustment")
+_ON_POOLED = ("rkd", "pkt", "cc", "crd")
 MULTINLI = {
     "none": METHODS["none"],
     "kd": Recipe("kd", student_loss_weight=0.3, published=_PKD_KD),
     "pkd": Recipe("pkd", student_loss_weight=0.3, beside=(("kd", _PKD_KD),)),
-    **{
-        name: METHODS[name]
-        for name in ("wsl", "rkd", "pkt", "cc", "crd", "dkd", "dist", "lskd", "mlkd", "rld", "tf_kd", "tf_kd_reg")
-    },
-    **{name: METHODS[name] for name in ("masked_kd", "knowledge_adjustment")},
+    **{name: METHODS[name] for name in _ON_LOGITS + _ON_POOLED},
 }
 TABLES = {kinds.Settings: METHODS, kinds.ImageNet: IMAGENET, kinds.MultiNLI: MULTINLI}
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import pathlib
 import resource
 import sys
 
@@ -72,19 +73,20 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         )
         result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
         result["teacher_sha256"] = teacher_hash
-        for name, examples in (also or {}).items():
-            result[f"{name}_accuracy"] = _accuracy(student, examples, settings)
+        others = {f"{name}_accuracy": examples for name, examples in (also or {}).items()}
+        result |= {name: _accuracy(student, examples, settings) for name, examples in others.items()}
         if teacher is not None:
-            for name, examples in {"teacher": test, **(also or {})}.items():
-                key = "teacher_accuracy" if name == "teacher" else f"teacher_{name}_accuracy"
-                result[key] = _accuracy(teacher, examples, settings)
+            judged = {"accuracy": test, **others}
+            result |= {f"teacher_{name}": _accuracy(teacher, part, settings) for name, part in judged.items()}
         result["data"] = {"train": train.report, "test": test.report}
     export.keras_file(student, out / "student.keras")
     try:
         export.saved_model(student, out / "saved_model", overwrite=True)
     except ImportError as error:
         print(error)
-    curves.plot({settings.student: record.history_rows(backup.history)}, out / "curves.png", _title(settings, result))
+    curves.plot(
+        {_short(settings.student): record.history_rows(backup.history)}, out / "curves.png", _title(settings, result)
+    )
     record.write_json(out / "result.json", result)
     return result
 
@@ -347,5 +349,10 @@ def _accuracy(model, examples, settings):
 
 
 def _title(settings, result):
-    taught = f"{settings.teacher} to " if settings.teacher else ""
-    return f"{taught}{settings.student}, {settings.method}, seed {settings.seed}: {result['last_accuracy']:.2%}"
+    taught = f"{_short(settings.teacher)} to " if settings.teacher else ""
+    return f"{taught}{_short(settings.student)}, {settings.method}, seed {settings.seed}: {result['last_accuracy']:.2%}"
+
+
+def _short(name):
+    """A network's name; of a preset that is a folder, the last part of it."""
+    return pathlib.PurePath(name).name
