@@ -125,6 +125,10 @@ def check_settings(examples, seed, batch_size, start, views, augmentation):
     padding = augmentation.get("padding", 0)
     if padding != int(padding) or padding < 0:
         raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
+    for name, highest in (("scale", 1), ("ratio", np.inf)):
+        low, high = augmentation.get(name, (1, 1))
+        if not 0 < low <= high <= highest:
+            raise ValueError(f"{name} is {augmentation[name]!r}; expected 0 < low <= high{' <= 1' * (highest == 1)}.")
     return {**own, **augmentation}
 
 

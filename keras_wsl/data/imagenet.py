@@ -32,9 +32,10 @@ def imagenet(data_dir=None, *, image_size=224, resize=None, unreadable_limit=100
         "resize": round(image_size * 256 / 224) if resize is None else resize,
         "unreadable": Unreadable(unreadable_limit),
     }
-    if data_dir is not None and (pathlib.Path(data_dir) / "train").is_dir():
-        train = image_folder(pathlib.Path(data_dir) / "train", **settings)
-        return Splits(train, image_folder(pathlib.Path(data_dir) / "val", classes=train.classes, **settings))
+    folder = None if data_dir is None else pathlib.Path(data_dir).expanduser()
+    if folder is not None and (folder / "train").is_dir():
+        train = image_folder(folder / "train", **settings)
+        return Splits(train, image_folder(folder / "val", classes=train.classes, **settings))
     builder = tfds_folders.builder(
         "imagenet2012",
         data_dir,

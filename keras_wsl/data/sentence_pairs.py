@@ -50,6 +50,8 @@ class SentencePairs(Labelled):
             raise ValueError(f"lengths expected to be {len(tokens)} integers from 1 to {tokens.shape[1]}.")
         self._set_labels(len(tokens))
         truncated = np.zeros(len(tokens), bool) if self.truncated is None else np.asarray(self.truncated, bool)
+        if truncated.shape != lengths.shape:
+            raise ValueError(f"truncated have shape {truncated.shape}; expected ({len(tokens)},).")
         self._set(token_ids=tokens, segment_ids=segments, lengths=lengths, truncated=truncated)
 
     @property

@@ -175,6 +175,8 @@ class _Records:
         found = tf.data.Dataset.from_tensor_slices(order).interleave(
             self._file, cycle_length=FILES_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
+        # Else the order would depend on tf.random.set_seed as well, and with its 0 there would be none.
+        tf.compat.v1.get_default_graph().seed = 1
         buffer_seed = tf.cast(seeded.draw("buffer", seed, epoch, tf.zeros([1], tf.uint32))[0], tf.int64)
         return found.shuffle(min(self.examples.buffer, len(self.examples)), seed=buffer_seed).batch(batch_size)
 

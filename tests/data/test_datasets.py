@@ -11,7 +11,7 @@ FOLDER = pathlib.Path(__file__).resolve().parents[3] / "shared" / "tensorflow_da
 
 
 def test_missing_cifar100_says_where_and_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"No CIFAR-100 in .*cifar100.*download=True.*data_dir.*\.npz") as error:
+    with pytest.raises(FileNotFoundError, match=r"No cifar100 in .*cifar100.*download=True.*data_dir.*\.npz") as error:
         cifar100(tmp_path)
     assert str(tmp_path) in str(error.value)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
@@ -22,7 +22,7 @@ def test_missing_cifar100_says_where_and_what_to_do(tmp_path, monkeypatch):
     # A half-made folder is not the data set.
     (tmp_path / "cifar100" / "3.0.2.incomplete").mkdir(parents=True)
     (tmp_path / "cifar100" / "3.0.2.incomplete" / "dataset_info.json").touch()
-    with pytest.raises(FileNotFoundError, match="No CIFAR-100"):
+    with pytest.raises(FileNotFoundError, match="No cifar100"):
         cifar100(tmp_path)
 
 

@@ -1,0 +1,319 @@
+"""Pairs of sentences: their tokens, how far batches are cut, and MultiNLI."""
+
+import dataclasses
+import itertools
+import pathlib
+import random
+
+import numpy as np
+import pytest
+
+from keras_wsl.data import SentencePairs, eval_batches, multinli, sentence_pairs, tfds_folders, train_batches
+from keras_wsl.data.multinli import _pairs
+
+tf = pytest.importorskip("tensorflow")
+tfds = pytest.importorskip("tensorflow_datasets")
+keras_nlp = pytest.importorskip("keras_nlp")
+
+SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
+LETTERS = "abcdefghij"
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, "##b", "yes", "no"]
+PAD, UNK, CLS, SEP = range(4)
+CLASSES = ("entailment", "neutral", "contradiction")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    path = tmp_path_factory.mktemp("vocabulary") / "vocab.txt"
+    path.write_text("\n".join(WORDS) + "\n")
+    return keras_nlp.models.BertTokenizer(str(path), lowercase=True)
+
+
+def numbers(text):
+    return [WORDS.index(word) for word in text.split()]
+
+
+def pairs_of(*pairs, tokenizer, length=16, **settings):
+    firsts, seconds = zip(*pairs)
+    settings = {"labels": np.arange(len(pairs)) % 3, "classes": CLASSES, **settings}
+    return sentence_pairs.from_text(firsts, seconds, tokenizer=tokenizer, length=length, **settings)
+
+
+def make(count=100, length=50, longest=50):
+    """Pairs of random tokens, of many lengths."""
+    draw = np.random.default_rng(1)
+    lengths = draw.integers(3, longest + 1, count)
+    inside = np.arange(length) < lengths[:, None]
+    tokens = draw.integers(4, len(WORDS), (count, length)) * inside
+    segments = (np.arange(length) > draw.integers(1, lengths)[:, None]) & inside
+    return SentencePairs(
+        tokens, segments, lengths, draw.integers(0, 3, count), CLASSES, draw.permutation(4 * count)[:count]
+    )
+
+
+def numpy_batches(dataset, count=None):
+    """Batches as dicts of NumPy arrays."""
+    batches = itertools.islice(iter(dataset), count)
+    return [{name: np.asarray(array) for name, array in {**x, **y}.items()} for x, y in batches]
+
+
+def assert_same_bits(ones, others):
+    assert len(ones) == len(others)
+    for one, other in zip(ones, others):
+        assert list(one) == list(other)
+        for name in one:
+            assert one[name].dtype == other[name].dtype and one[name].shape == other[name].shape
+            assert one[name].tobytes() == other[name].tobytes()
+
+
+def test_both_sentences_stand_between_the_start_and_the_ends(tokenizer):
+    pairs = pairs_of(("a b c", "d ab!"), ("a", ""), ("Q", "J I"), tokenizer=tokenizer)
+    expected = ["[CLS] a b c [SEP] d a ##b [UNK] [SEP]", "[CLS] a [SEP] [SEP]", "[CLS] [UNK] [SEP] j i [SEP]"]
+    for row, text in enumerate(expected):
+        count = len(text.split())
+        assert pairs.token_ids[row].tolist() == numbers(text) + [PAD] * (16 - count)
+        first = text.split().index("[SEP]") + 1
+        assert pairs.segment_ids[row].tolist() == [0] * first + [1] * (count - first) + [0] * (16 - count)
+        assert pairs.lengths[row] == count
+    assert pairs.truncated.tolist() == [False] * 3 and pairs.report == {"examples": 3, "truncated_pairs": 0}
+    assert pairs.input_shape == (16,) and pairs.augmentation == {}
+    inputs = pairs.inputs(np.array([2, 0]))
+    assert inputs["padding_mask"].tolist() == [[1] * 6 + [0] * 10, [1] * 10 + [0] * 6]
+    assert {array.dtype for array in inputs.values()} == {np.dtype("int32")}
+
+
+def test_the_longer_sentence_is_cut_first(tokenizer):
+    expected = {
+        ("a a a a a a a a", "b"): "[CLS] a a a a a a [SEP] b [SEP]",
+        ("a", "b b b b b b b b"): "[CLS] a [SEP] b b b b b b [SEP]",
+        ("a b c d e f g h", "b c d e f g h i"): "[CLS] a b c d [SEP] b c d [SEP]",
+        ("a b c", "d e f g"): "[CLS] a b c [SEP] d e f g [SEP]",
+        ("a b c", "d e f g h"): "[CLS] a b c [SEP] d e f g [SEP]",
+    }
+    pairs = pairs_of(*expected, tokenizer=tokenizer, length=10)
+    assert pairs.token_ids.tolist() == [numbers(text) for text in expected.values()]
+    assert pairs.truncated.tolist() == [True, True, True, False, True] and pairs.lengths.tolist() == [10] * 5
+
+
+def test_truncated_pairs_are_counted_over_all_chunks(tokenizer, monkeypatch):
+    monkeypatch.setattr(sentence_pairs, "_CHUNK", 7)
+    draw = random.Random(0)
+    texts = [tuple(" ".join(draw.choices(LETTERS, k=draw.randint(1, 12))) for _ in range(2)) for _ in range(40)]
+    pairs = pairs_of(*texts, tokenizer=tokenizer, length=15, index=np.arange(40)[::-1])
+    sizes = [len(f"{first} {second}".split()) + 3 for first, second in texts]
+    np.testing.assert_array_equal(pairs.lengths, np.minimum(sizes, 15))
+    np.testing.assert_array_equal(pairs.truncated, np.array(sizes) > 15)
+    assert pairs.report == {"examples": 40, "truncated_pairs": sum(size > 15 for size in sizes)}
+    np.testing.assert_array_equal(pairs.index, np.arange(40)[::-1])
+    for tokens, segments, (first, second), size in zip(pairs.token_ids, pairs.segment_ids, texts, pairs.lengths):
+        shown = [tokens[1:size][segments[1:size] == k][:-1].tolist() for k in range(2)]
+        for found, text in zip(shown, (first, second)):
+            assert found and found == numbers(text)[: len(found)]
+        assert tokens[0] == CLS and (tokens[:size] == SEP).sum() == 2 and not tokens[size:].any()
+
+
+@pytest.mark.parametrize("framework", ["numpy", "tensorflow"], ids=["numpy", "tf.data"])
+def test_batches_are_cut_at_a_multiple_of_sixteen(framework):
+    pairs = make()
+    place = {number: row for row, number in enumerate(pairs.index)}
+    short = make(40, length=50, longest=20)
+    widths = set()
+    for part, dataset in (
+        (pairs, train_batches(pairs, seed=0, batch_size=3, framework=framework)),
+        (short, eval_batches(short, 3, framework=framework)),
+    ):
+        place = {number: row for row, number in enumerate(part.index)}
+        for batch in numpy_batches(dataset, 14):
+            rows = [place[number] for number in batch["index"]]
+            width, longest = batch["token_ids"].shape[1], part.lengths[rows].max()
+            assert width == min(-(-longest // 16) * 16, 50)
+            widths.add(width)
+            np.testing.assert_array_equal(batch["token_ids"], part.token_ids[rows, :width])
+            np.testing.assert_array_equal(batch["segment_ids"], part.segment_ids[rows, :width])
+            np.testing.assert_array_equal(batch["padding_mask"].sum(1), part.lengths[rows])
+            np.testing.assert_array_equal(batch["padding_mask"], batch["token_ids"] > 0)
+            np.testing.assert_array_equal(batch["labels"], part.labels[rows])
+            assert not part.token_ids[rows, width:].any()
+    assert widths == {16, 32, 48, 50}
+
+
+@pytest.mark.parametrize("start", [(0, 0), (1, 3)])
+def test_tensorflow_and_numpy_have_the_same_bits(start):
+    pairs = make()
+    settings = {"seed": 7, "batch_size": 16, "start": start, "one_hot": start == (1, 3)}
+    ours, theirs = (train_batches(pairs, framework=name, **settings) for name in ("numpy", "tensorflow"))
+    assert_same_bits(numpy_batches(ours, 16), numpy_batches(theirs, 16))
+    whole = numpy_batches(train_batches(pairs, framework="numpy", **{**settings, "start": (0, 0)}), 20)
+    skipped = 7 * start[0] + start[1]
+    assert_same_bits(numpy_batches(train_batches(pairs, framework="numpy", **settings), 5), whole[skipped:][:5])
+    for epoch in (whole[:7], whole[7:14]):
+        seen = np.concatenate([batch["index"] for batch in epoch])
+        np.testing.assert_array_equal(np.sort(seen), np.sort(pairs.index))
+    ours, theirs = (eval_batches(pairs, 16, framework=name) for name in ("numpy", "tensorflow"))
+    assert_same_bits(numpy_batches(ours), numpy_batches(theirs))
+
+
+def test_parts_keep_every_field():
+    pairs = dataclasses.replace(make(300), truncated=np.arange(300) % 4 == 0)
+    taken = pairs.take(60, seed=2)
+    share = 60 * np.bincount(pairs.labels) / 300
+    assert (np.abs(np.bincount(taken.labels) - share) <= 1).all()
+    rest, held = pairs.split(60, seed=2)
+    assert not set(rest.index) & set(held.index) and len(rest) == 240
+    np.testing.assert_array_equal(taken.index, held.index)
+    rows = [list(pairs.index).index(number) for number in held.index]
+    for name in pairs.ROWS:
+        np.testing.assert_array_equal(getattr(held, name), getattr(pairs, name)[rows])
+    assert held.report == {"examples": 60, "truncated_pairs": int(pairs.truncated[rows].sum())}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 4}, "length is 4; expected at least 5"),
+        ({"labels": np.zeros(2, int)}, "Received 1 first sentences, 1 second ones and 2 labels; expected as many"),
+        ({"labels": np.array([3])}, "example 0 .* has 3; expected 0 to 2, as there are 3 classes"),
+    ],
+)
+def test_texts_that_do_not_fit_are_refused(tokenizer, settings, message):
+    with pytest.raises(ValueError, match=message):
+        pairs_of(("a", "b"), tokenizer=tokenizer, **settings)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"token_ids": np.zeros(100)}, r"token_ids have shape \(100,\)"),
+        ({"segment_ids": np.zeros((100, 49))}, r"segment_ids \(100, 49\); expected \(n, length\) of both"),
+        ({"lengths": np.full(100, 51)}, "lengths expected to be 100 integers from 1 to 50"),
+        ({"lengths": np.zeros(100)}, "lengths expected"),
+        ({"lengths": np.ones(99)}, "lengths expected"),
+        ({"truncated": np.zeros(99)}, r"truncated have shape \(99,\); expected \(100,\)"),
+        ({"labels": np.full(100, -1)}, "has -1; expected 0 to 2"),
+        ({"index": np.zeros(100, int)}, "a number of its own"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(make(), **changes)
+
+
+def test_sentences_are_not_augmented():
+    for framework in ("numpy", "tensorflow"):
+        with pytest.raises(ValueError, match=r"SentencePairs are not varied by \['flip'\]; expected some of \[\]"):
+            train_batches(make(), seed=0, batch_size=4, framework=framework, flip=True)
+
+
+def test_bert_gives_the_same_where_the_padding_is_cut():
+    pairs = make(8, length=40, longest=12)
+    backbone = keras_nlp.models.BertBackbone(
+        len(WORDS), num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16, dropout=0.0, max_sequence_length=40
+    )
+    rows = np.arange(8)
+    cut = pairs.inputs(rows)
+    assert cut["token_ids"].shape == (8, 16)
+    whole = {name: np.pad(array, [(0, 0), (0, 24)]) for name, array in cut.items()}
+    np.testing.assert_array_equal(whole["token_ids"], pairs.token_ids)
+    short, long = (
+        {name: np.asarray(array) for name, array in backbone.predict(inputs, verbose=0).items()}
+        for inputs in (cut, whole)
+    )
+    np.testing.assert_allclose(short["pooled_output"], long["pooled_output"], atol=1e-5)
+    tokens = cut["padding_mask"] == 1
+    np.testing.assert_allclose(short["sequence_output"][tokens], long["sequence_output"][:, :16][tokens], atol=1e-5)
+
+
+SPLITS = {"train": 40, "validation_matched": 4, "validation_mismatched": 3}
+
+
+def rows_of(split):
+    """Premise, hypothesis and label: every fifth has none."""
+    draw = random.Random(split)
+    words = [[" ".join(draw.choices(LETTERS, k=draw.randint(1, 6))) for _ in range(2)] for _ in range(SPLITS[split])]
+    return [(*pair, -1 if number % 5 == 1 else number % 3) for number, pair in enumerate(words)]
+
+
+def build(data_dir, *, glue, names=CLASSES):
+    """Writes `glue/mnli`, which has official numbers, or `multi_nli`, which has none, in two files a split."""
+    text, label = tfds.features.Text(), tfds.features.ClassLabel(names=names)
+    features = {"premise": text, "hypothesis": text, "label": label, **({"idx": tf.int32} if glue else {})}
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        name = "glue" if glue else "multi_nli"
+        VERSION = tfds.core.Version("2.0.0")
+        BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mnli", version="2.0.0")] if glue else []
+        url_infos = {}  # noqa: RUF012  Else TFDS looks for the checksums of downloads beside the code.
+
+        def _info(self):
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, _):
+            return {split: self._generate_examples(split) for split in SPLITS}
+
+        def _generate_examples(self, split):
+            for number, (premise, hypothesis, label) in enumerate(rows_of(split)):
+                example = {"premise": premise, "hypothesis": hypothesis, "label": label}
+                yield number, {**example, "idx": number} if glue else example
+
+    Builder(data_dir=data_dir).download_and_prepare(download_config=tfds.download.DownloadConfig(num_shards=2))
+
+
+def shown(pairs):
+    """The two sentences of every pair and its label, from the tokens."""
+    rows = []
+    for tokens, segments, size, label in zip(pairs.token_ids, pairs.segment_ids, pairs.lengths, pairs.labels):
+        parts = [tokens[1:size][segments[1:size] == k][:-1] for k in range(2)]
+        rows.append((*(" ".join(WORDS[token] for token in part) for part in parts), int(label)))
+    return rows
+
+
+def test_glue_has_its_official_numbers_and_leaves_out_hidden_labels(tmp_path, tokenizer):
+    build(tmp_path, glue=True)
+    splits = multinli(tmp_path, tokenizer=tokenizer, length=20)
+    for name, pairs in zip(SPLITS, splits):
+        rows = rows_of(name)
+        kept = [number for number, row in enumerate(rows) if row[2] >= 0]
+        np.testing.assert_array_equal(pairs.index, kept)
+        assert shown(pairs) == [rows[number] for number in kept]
+        assert pairs.classes == CLASSES and pairs.input_shape == (20,) and pairs.report["truncated_pairs"] == 0
+    assert splits.mismatched is splits[2]
+
+
+def test_multi_nli_has_the_places_in_its_files(tmp_path, tokenizer):
+    build(tmp_path, glue=False)
+    builder = tfds_folders.builder("multi_nli", tmp_path, advice="")
+    train = _pairs(builder, "train", tokenizer, 20)
+    records = itertools.chain(*(tf.data.TFRecordDataset(path) for path in builder.info.splits["train"].filepaths))
+    examples = [builder.info.features.deserialize_example_np(record.numpy()) for record in records]
+    rows = [(e["premise"].decode(), e["hypothesis"].decode(), int(e["label"])) for e in examples]
+    assert sorted(rows) == sorted(rows_of("train"))
+    kept = [number for number, row in enumerate(rows) if row[2] >= 0]
+    np.testing.assert_array_equal(train.index, kept)
+    assert shown(train) == [rows[number] for number in kept]
+
+
+def test_other_classes_are_refused(tmp_path, tokenizer):
+    build(tmp_path, glue=False, names=CLASSES[::-1])
+    with pytest.raises(ValueError, match=r"multi_nli/2.0.0 has the classes \('contradiction', .* expected \('entail"):
+        multinli(tmp_path, tokenizer=tokenizer)
+
+
+def test_a_missing_data_set_says_what_to_do(tmp_path, tokenizer):
+    with pytest.raises(FileNotFoundError, match="No glue/mnli in .*download=True.*data_dir.* multi_nli will do too"):
+        multinli(tmp_path, tokenizer=tokenizer)
+
+
+@pytest.mark.skipif(not (SHARED / "tensorflow_datasets" / "glue").is_dir(), reason="glue/mnli is not in ../shared")
+def test_a_part_of_the_real_one():
+    tokenizer = keras_nlp.models.BertTokenizer(str(SHARED / "bert" / "bert_base_uncased_vocab.txt"), lowercase=True)
+    builder = tfds_folders.builder("glue/mnli", SHARED / "tensorflow_datasets", advice="")
+    pairs = _pairs(builder, "validation_mismatched", tokenizer, 48)
+    assert len(pairs) == 999 and pairs.input_shape == (48,) and np.bincount(pairs.labels).tolist() == [345, 319, 335]
+    assert 200 < pairs.truncated.sum() < 400
+    tokens, inside = pairs.token_ids, np.arange(48) < pairs.lengths[:, None]
+    assert (tokens[:, 0] == tokenizer.cls_token_id).all()
+    assert ((tokens == tokenizer.sep_token_id).sum(1) == 2).all()
+    assert (tokens[np.arange(999), pairs.lengths - 1] == tokenizer.sep_token_id).all()
+    np.testing.assert_array_equal(tokens > 0, inside)
+    assert (pairs.segment_ids.sum(1) > 1).all()  # The hypothesis is there.
+    assert (tokens == tokenizer.token_to_id("[UNK]")).mean() < 0.001
