@@ -53,7 +53,7 @@ def adamw(learning_rate, *, weight_decay=0.01, **kwargs):
     Returns:
         `keras.optimizers.AdamW`.
     """
-    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay, epsilon=1e-6, **kwargs)
+    optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay or 0.0, epsilon=1e-6, **kwargs)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
 

@@ -179,6 +179,12 @@ def test_adamw_knows_the_variables_of_a_bert():
     assert decayed == {"kernel", "embeddings"} and spared == {"bias", "gamma", "beta"}
 
 
-def test_adamw_clips_and_may_not_decay():
-    optimizer = adamw(0.1, weight_decay=None, global_clipnorm=1.0)
-    assert (optimizer.epsilon, optimizer.global_clipnorm, optimizer.weight_decay) == (1e-6, 1.0, None)
+@pytest.mark.parametrize("weight_decay", [None, 0.0])
+def test_adamw_may_not_decay(weight_decay):
+    values, gradients, rates = problem()
+    optimizer = adamw(0.1, weight_decay=weight_decay, global_clipnorm=1e6)
+    assert optimizer.epsilon == 1e-6 and optimizer.global_clipnorm == 1e6
+    variables = run(optimizer, values, gradients, rates[:3])
+    for variable, value, column in zip(variables, values, gradients):
+        expected = adamw_rule(value, column, rates[:3], weight_decay=0.0)
+        np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-4, atol=1e-4)

@@ -13,6 +13,7 @@ import time
 import keras
 import numpy as np
 import pytest
+from absl import flags
 
 import recipes
 import record
@@ -217,6 +218,9 @@ def _identity(teacher):
         ({"strategy": "magic"}, "no strategy 'magic'"),
         ({"strategy": "mirrored", "steps_per_execution": 2}, "--steps_per_execution=2 fails in Keras"),
         ({"train_limit": 1000}, "1000 of 90"),
+        ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
+        ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
+        ({"schedule": "linear", "learning_rate_warm_up": -0.1}, r"--learning_rate_warm_up=-0.1 must be .* in \[0, 1\)"),
         ({"temperature": 0.0, "method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER"}, "positive number"),
     ],
 )
@@ -244,7 +248,7 @@ def test_errors_of_the_command_are_one_line(tmp_path):
     absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
-    assert last.startswith("FileNotFoundError: No CIFAR-100 in") and "--download" in last
+    assert last.startswith("FileNotFoundError: No cifar100 in") and "--download" in last
     assert not (tmp_path / "run").exists()
 
 
@@ -260,8 +264,6 @@ def test_a_report_has_the_runs_rows(wsl, tmp_path):
 
 
 def test_flags_are_the_settings():
-    from absl import flags
-
     values = flags.FlagValues()
     settings.define_flags(values)
     wanted = dataclasses.replace(SMALL, alpha=3.5, nesterov=True, deterministic=False, decay_epochs=(3, 5))
@@ -272,9 +274,20 @@ def test_flags_are_the_settings():
         settings.from_flags(values)
 
 
-def test_every_flagfile_is_of_settings_that_exist():
-    from absl import flags
+def test_the_three_scripts_share_their_settings():
+    shared = {field.name: field for field in dataclasses.fields(settings.Settings)}
+    for kind in (settings.ImageNet, settings.MultiNLI):
+        own = {field.name: field for field in dataclasses.fields(kind)}
+        assert list(own)[: len(shared)] == list(shared)
+        assert all(own[name].type == field.type for name, field in shared.items())
+        assert set(recipes.TABLES[kind]) <= {*recipes.METHODS, "pkd"}
+        values = flags.FlagValues()
+        settings.define_flags(values, kind)
+        assert set(own) < set(values) and {"out", "resume"} <= set(values)
+    assert set(recipes.TABLES[settings.ImageNet]) == set(recipes.METHODS)
 
+
+def test_every_flagfile_is_of_settings_that_exist():
     files = sorted((TRAIN / "flags").glob("*.flags"))
     assert files
     for path in files:
@@ -287,7 +300,7 @@ def test_every_flagfile_is_of_settings_that_exist():
 
 
 def test_the_learning_rate_falls_after_the_epochs():
-    rate = trainer._learning_rate(settings.Settings(), 782)
+    rate = trainer._learning_rate(settings.Settings(), 782, 240)
     for step, expected in (
         (0, 0.05),
         (150 * 782 - 1, 0.05),
@@ -297,3 +310,12 @@ def test_the_learning_rate_falls_after_the_epochs():
         (210 * 782, 5e-5),
     ):
         assert float(rate(step)) == pytest.approx(expected)
+
+
+def test_the_learning_rate_is_linear_over_all_epochs():
+    wanted = settings.Settings(schedule="linear", learning_rate=0.4, learning_rate_warm_up=0.25)
+    rate = trainer._learning_rate(wanted, 4, 3)  # 12 steps, of which 3 rise.
+    for step, expected in ((0, 0.4 / 3), (2, 0.4), (3, 0.4), (6, 0.4 * 6 / 9), (11, 0.4 / 9), (12, 0.0)):
+        assert float(rate(step)) == pytest.approx(expected)
+    flat = trainer._learning_rate(dataclasses.replace(wanted, learning_rate_warm_up=0.0), 4, 3)
+    assert float(flat(0)) == pytest.approx(0.4)
