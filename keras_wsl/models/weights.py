@@ -106,13 +106,19 @@ def _load_keras(model, path):
             f"{str(path)!r} holds {other.name}, a {type(other).__name__} around a student, and not {model.name}. "
             "Load it with `keras.saving.load_model`, and write its `student` with `keras_wsl.models.save_weights`."
         )
-    # A path may start with the model's own name, by how the model came to be.
-    found, expected = (
-        {name: (name, tuple(v.shape)) for v in network.variables for name in ["/".join(v.path.split("/")[-2:])]}
-        for network in (other, model)
-    )
-    _check_same(model, path, other.name, found, expected)
+    _check_same(model, path, other.name, _by_name(other), _by_name(model))
     model.set_weights(other.get_weights())
+
+
+def _by_name(model):
+    """All weights of a model, without the seeds of dropout, whose names are of the process: `{key: (name, shape)}`."""
+    weights = {}
+    for variable in model.weights:
+        # A path may start with the model's own name, by how the model came to be; layers in layers repeat names.
+        name = "/".join(variable.path.split("/")[-2:])
+        again = sum(other == name for other, _ in weights.values())
+        weights[f"{name} {again + 1}" if again else name] = (name, tuple(variable.shape))
+    return weights
 
 
 def _check_same(model, path, owner, found, expected):
