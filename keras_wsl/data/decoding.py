@@ -49,8 +49,9 @@ def readable(examples, contents, labels, index, decode):
     return images, tf.ensure_shape(labels, [None]), tf.ensure_shape(found, [None])
 
 
-def centre(contents, examples):
+def centre(contents, number, examples):
     """The centre of an image whose shorter side was resized: float32, shape `(size, size, 3)`, in `[0, 255]`."""
+    del number  # It is the same for every example.
     image = _decoded(contents)
     height, width = _size_of(image)
     # Whole numbers, rounded down, as PyTorch's.

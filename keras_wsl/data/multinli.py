@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wsl.data import sentence_pairs, tfds_folders
+from keras_wsl.data import tfds_folders
+from keras_wsl.data.sentence_pairs import SentencePairs
 
 NAMES = ("glue/mnli", "multi_nli")
 CLASSES = ("entailment", "neutral", "contradiction")
@@ -13,9 +14,9 @@ CLASSES = ("entailment", "neutral", "contradiction")
 class MultiNLI(NamedTuple):
     """The pairs of MultiNLI: `test` is the matched part of dev, of the genres of train, `mismatched` of others."""
 
-    train: sentence_pairs.SentencePairs
-    test: sentence_pairs.SentencePairs
-    mismatched: sentence_pairs.SentencePairs
+    train: SentencePairs
+    test: SentencePairs
+    mismatched: SentencePairs
 
 
 def multinli(data_dir=None, *, tokenizer, length=128, download=False):
@@ -60,6 +61,6 @@ def _pairs(builder, split, tokenizer, length):
             number = int(example.get("idx", number))
             rows.append((number, example["premise"].decode(), example["hypothesis"].decode(), int(example["label"])))
     index, premises, hypotheses, labels = zip(*sorted(rows))
-    return sentence_pairs.from_text(
+    return SentencePairs.from_text(
         premises, hypotheses, np.array(labels), CLASSES, tokenizer=tokenizer, length=length, index=np.array(index)
     )

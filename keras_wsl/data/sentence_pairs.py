@@ -78,52 +78,54 @@ class SentencePairs(Labelled):
             "padding_mask": (np.arange(longest) < lengths[:, None]).astype("int32"),
         }
 
+    @classmethod
+    def from_text(cls, firsts, seconds, labels, classes, *, tokenizer, length, index=None):
+        """Tokenizes pairs of sentences.
 
-def from_text(firsts, seconds, labels, classes, *, tokenizer, length, index=None):
-    """Tokenizes pairs of sentences.
+        A pair that is too long loses tokens at its ends, the longer sentence first, until both fit.
 
-    A pair that is too long loses tokens at its ends, the longer sentence first, until both fit.
+        Args:
+            firsts: Strings, n of them.
+            seconds: Strings, n of them.
+            labels: Integers, shape `(n,)`.
+            classes: Names of the classes.
+            tokenizer: A tokenizer of keras-nlp, such as `keras_nlp.models.BertTokenizer`.
+            length: Integer, at most so many tokens a pair, with the start's and the two ends'.
+            index: The pairs' numbers; 0, 1, ..., n - 1 by default.
 
-    Args:
-        firsts: Strings, n of them.
-        seconds: Strings, n of them.
-        labels: Integers, shape `(n,)`.
-        classes: Names of the classes.
-        tokenizer: A tokenizer of keras-nlp, such as `keras_nlp.models.BertTokenizer`.
-        length: Integer, at most so many tokens a pair, with the start's and the two ends'.
-        index: The pairs' numbers; 0, 1, ..., n - 1 by default.
+        Returns:
+            `SentencePairs`.
 
-    Returns:
-        `SentencePairs`.
+        Raises:
+            ValueError: If there are not as many first as second sentences and labels, or `length` leaves no token.
+        """
+        import keras_nlp
+        import tensorflow as tf
 
-    Raises:
-        ValueError: If there are not as many first as second sentences and labels, or `length` leaves no token.
-    """
-    import keras_nlp
-    import tensorflow as tf
-
-    if not len(firsts) == len(seconds) == len(labels):
-        raise ValueError(
-            f"Received {len(firsts)} first sentences, {len(seconds)} second ones and {len(labels)} labels; expected as "
-            "many of each."
+        if not len(firsts) == len(seconds) == len(labels):
+            raise ValueError(
+                f"Received {len(firsts)} first sentences, {len(seconds)} second ones and {len(labels)} labels. Give as "
+                "many of each."
+            )
+        if length < 5:
+            raise ValueError(
+                f"length is {length}; expected at least 5: a token of each sentence, the start and two ends."
+            )
+        packer = keras_nlp.layers.MultiSegmentPacker(
+            sequence_length=length,
+            start_value=tokenizer.cls_token_id,
+            end_value=tokenizer.sep_token_id,
+            pad_value=tokenizer.pad_token_id,
+            truncate="round_robin",
         )
-    if length < 5:
-        raise ValueError(f"length is {length}; expected at least 5: a token of each sentence, the start and two ends.")
-    packer = keras_nlp.layers.MultiSegmentPacker(
-        sequence_length=length,
-        start_value=tokenizer.cls_token_id,
-        end_value=tokenizer.sep_token_id,
-        pad_value=tokenizer.pad_token_id,
-        truncate="round_robin",
-    )
 
-    def pack(firsts, seconds):
-        pair = tokenizer(firsts), tokenizer(seconds)
-        return *packer(pair), sum(tokens.row_lengths() for tokens in pair) + 3
+        def pack(firsts, seconds):
+            pair = tokenizer(firsts), tokenizer(seconds)
+            return *packer(pair), sum(tokens.row_lengths() for tokens in pair) + 3
 
-    texts = tf.data.Dataset.from_tensor_slices((list(firsts), list(seconds))).batch(_CHUNK)
-    chunks = texts.map(pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
-    tokens, segments, sizes = (np.concatenate(column) for column in zip(*chunks))
-    return SentencePairs(
-        tokens, segments, np.minimum(sizes, length), np.asarray(labels), tuple(classes), index, sizes > length
-    )
+        texts = tf.data.Dataset.from_tensor_slices((list(firsts), list(seconds))).batch(_CHUNK)
+        chunks = texts.map(pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
+        tokens, segments, sizes = (np.concatenate(column) for column in zip(*chunks))
+        return cls(
+            tokens, segments, np.minimum(sizes, length), np.asarray(labels), tuple(classes), index, sizes > length
+        )

@@ -36,7 +36,7 @@ def numbers(text):
 def pairs_of(*pairs, tokenizer, length=16, **settings):
     firsts, seconds = zip(*pairs)
     settings = {"labels": np.arange(len(pairs)) % 3, "classes": CLASSES, **settings}
-    return sentence_pairs.from_text(firsts, seconds, tokenizer=tokenizer, length=length, **settings)
+    return SentencePairs.from_text(firsts, seconds, tokenizer=tokenizer, length=length, **settings)
 
 
 def make(count=100, length=50, longest=50):
