@@ -171,7 +171,7 @@ def test_parts_keep_every_field():
     ("settings", "message"),
     [
         ({"length": 4}, "length is 4; expected at least 5"),
-        ({"labels": np.zeros(2, int)}, "Received 1 first sentences, 1 second ones and 2 labels; expected as many"),
+        ({"labels": np.zeros(2, int)}, "Received 1 first sentences, 1 second ones and 2 labels. Give as many"),
         ({"labels": np.array([3])}, "example 0 .* has 3; expected 0 to 2, as there are 3 classes"),
     ],
 )
