@@ -81,9 +81,10 @@ def _without_folders(value):
     return re.sub(r"(?<![\w.])/[\w./+-]*/([\w.+-]+/[\w.+-]+)", r"\1", value) if isinstance(value, str) else value
 
 
-def markdown(rows, columns=SHOWN):
-    """The rows as a table, without the columns that are empty."""
-    columns = [column for column in columns if any(row[column] not in (None, "", "0") for row in rows)]
+def markdown(rows, columns=None):
+    """The rows as a table of these columns, or of those of `SHOWN` that say something."""
+    if columns is None:
+        columns = [column for column in SHOWN if any(row[column] not in (None, "", "0") for row in rows)]
 
     def cell(value):
         if isinstance(value, float):
