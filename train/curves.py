@@ -13,9 +13,9 @@ PANELS = (
     ("mean weight of the soft labels", "WSL weight", ("wsl_weight_mean", "probe_wsl_weight_mean")),
 )
 LABELS = {
-    "val_accuracy": "test",
+    "val_accuracy": "validation",
     "accuracy": "training",
-    "val_loss": "cross-entropy, test",
+    "val_loss": "cross-entropy, validation",
     "student_loss": "cross-entropy, training",
     "kd": "soft labels, training",
     "wsl": "soft labels, training",
@@ -37,7 +37,9 @@ def plot(runs, path, title=""):
     panels = [
         panel for panel in PANELS if any(name in row for rows in runs.values() for row in rows for name in panel[2])
     ]
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.4), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.2 * len(panels), 3.4 + 0.12 * len(runs)), layout="constrained", squeeze=False
+    )
     for axis, (heading, unit, names) in zip(axes[0], panels):
         for i, (label, rows) in enumerate(runs.items()):
             for j, name in enumerate(names):
@@ -52,8 +54,9 @@ def plot(runs, path, title=""):
         axis.set(title=heading, xlabel="epoch", ylabel=unit, yscale="log" if unit == "nats" else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize="x-small")
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2} if len(runs) > 1 else {}
+        axis.legend(fontsize="x-small", **below)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
     plt.close(figure)
