@@ -1,0 +1,235 @@
+"""ntk_gram: every layer's rule and every method against the brute-force Jacobian, and against closed forms."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_wsl import models
+from keras_wsl.analysis import ntk, ntk_gram
+
+TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+def images(count=6, size=7, channels=3, seed=0):
+    return np.random.default_rng(seed).normal(size=(count, size, size, channels)).astype("float32")
+
+
+def scattered(model, seed=0):
+    """The model with weights and statistics of which none is 0 or 1, so that no error hides behind one."""
+    generator = np.random.default_rng(seed)
+    for variable in model.variables:
+        value = keras.ops.convert_to_numpy(variable)
+        if value.dtype.kind == "f":
+            variable.assign(value + 0.2 * generator.random(value.shape).astype("float32"))
+    return model
+
+
+def network(*body, inputs=(7, 7, 3), classes=3):
+    given = x = keras.Input(inputs)
+    for layer in body:
+        x = layer(x)
+    if len(x.shape) == 4:
+        x = layers.GlobalAveragePooling2D()(x)
+    elif len(x.shape) == 3:
+        x = layers.GlobalAveragePooling1D()(x)
+    return scattered(keras.Model(given, layers.Dense(classes)(x)))
+
+
+class Scale(layers.Layer):
+    """A layer that no rule knows."""
+
+    def build(self, shape):
+        self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
+
+    def call(self, inputs):
+        return inputs * self.scale**2
+
+
+class Positions(layers.Layer):
+    """Adds an embedding of the positions: an inner layer whose output has no example axis."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = layers.Embedding(49, 3)
+
+    def build(self, shape):
+        self.embedding.build(None)
+
+    def call(self, inputs):
+        return inputs + keras.ops.reshape(self.embedding(keras.ops.arange(49)), (7, 7, 3))
+
+
+shared = layers.Conv2D(3, 3, padding="same", activation="tanh")
+RULES = {
+    "dense": [layers.Flatten(), layers.Dense(5, activation="gelu"), layers.Dense(4, use_bias=False)],
+    "dense on positions": [layers.Dense(4, activation="tanh")],
+    "einsum": [layers.EinsumDense("abcd,de->abce", output_shape=(7, 7, 4), bias_axes="e", activation="tanh")],
+    "einsum with heads": [
+        layers.Reshape((49, 3)),
+        layers.EinsumDense("abd,dnh->abnh", output_shape=(49, 2, 3), bias_axes="nh"),
+        layers.EinsumDense("abnh,nhe->abe", output_shape=(49, 4), bias_axes="e"),
+    ],
+    "convolution": [layers.Conv2D(4, 3, activation="relu")],
+    "strides": [layers.Conv2D(4, (2, 3), strides=2, padding="same", use_bias=False)],
+    "dilation": [layers.Conv2D(4, 2, dilation_rate=2, padding="same")],
+    "convolution of a sequence": [layers.Reshape((49, 3)), layers.Conv1D(4, 5, strides=3, padding="same")],
+    "depthwise": [layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2, padding="same", activation="tanh")],
+    "batch normalization": [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU()],
+    "layer normalization": [layers.Conv2D(4, 3), layers.LayerNormalization(), layers.ReLU()],
+    "over two axes": [layers.LayerNormalization(axis=[2, 3])],
+    "shared": [shared, shared, layers.AveragePooling2D(2), shared],
+    "attention": [layers.Reshape((49, 3)), lambda x: layers.MultiHeadAttention(2, 3)(x, x)],
+}
+if not TENSORFLOW:  # It has no gradients of grouped convolutions on a CPU but under XLA.
+    RULES["groups"] = [layers.Conv2D(4, 1), layers.Conv2D(6, 3, groups=2)]
+
+
+@pytest.mark.parametrize("case", RULES)
+def test_each_rule_gives_the_jacobians_kernel(case):
+    model, x = network(*RULES[case]), images()
+    expected = ntk_gram(model, x, method="jacobian")
+    assert expected.shape == (18, 18) and np.linalg.eigvalsh(expected)[0] > -1e-4 * np.abs(expected).max()
+    found = ntk_gram(model, x, method="structured")
+    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    in_parts = ntk_gram(model, x, method="structured", memory=500)
+    np.testing.assert_allclose(in_parts, expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_channels_first():
+    convolutions = [
+        layers.Conv2D(4, 3, data_format="channels_first"),
+        layers.DepthwiseConv2D(2, data_format="channels_first"),
+    ]
+    if TENSORFLOW:
+        pytest.skip("TensorFlow has no channels_first convolutions on a CPU")
+    model = network(*convolutions, layers.BatchNormalization(axis=1), layers.Flatten(), inputs=(3, 7, 7))
+    x = np.moveaxis(images(), -1, 1)
+    expected = ntk_gram(model, x, method="jacobian")
+    np.testing.assert_allclose(ntk_gram(model, x), expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("outputs", ntk.OUTPUTS)
+@pytest.mark.parametrize("method", ["auto", "jacobian", "ntvp"])
+def test_outputs_by_every_method(outputs, method):
+    model, x = network(layers.Conv2D(4, 3, activation="relu"), layers.BatchNormalization(), layers.PReLU()), images(4)
+    full = ntk_gram(model, x, method="jacobian").reshape(4, 3, 4, 3)
+    blocks = {"full": full.reshape(12, 12), "trace": np.einsum("icjc->ij", full) / 3, "sum": full.sum((1, 3)) / 3}
+    found = ntk_gram(model, x, outputs, method)
+    np.testing.assert_allclose(found, blocks[outputs], atol=1e-5 * np.abs(blocks[outputs]).max())
+    assert found.dtype == np.float64 and (found == found.T).all()
+
+
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_linear_model_has_the_kernel_of_its_inputs(use_bias):
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(3, use_bias=use_bias)])
+    inner = x.astype("float64") @ x.T + use_bias
+    np.testing.assert_allclose(ntk_gram(model, x), np.kron(inner, np.eye(3)), atol=1e-5)
+    np.testing.assert_allclose(ntk_gram(model, x, "trace"), inner, atol=1e-5)
+    np.testing.assert_allclose(ntk_gram(model, x, "sum"), inner, atol=1e-5)
+
+
+def test_layers_without_a_rule_take_the_jacobian():
+    class Half(layers.Dense):
+        def call(self, inputs):
+            return super().call(inputs) / 2
+
+    for body in ([Scale()], [Half(3)], [Positions()], [layers.Conv2D(4, 3), layers.GroupNormalization(2)]):
+        model, x = network(*body), images(4)
+        expected = ntk_gram(model, x, method="jacobian")
+        np.testing.assert_allclose(ntk_gram(model, x), expected, atol=1e-5 * np.abs(expected).max())
+        with pytest.raises(ValueError, match="method='structured' has no rule for the weights"):
+            ntk_gram(model, x, method="structured")
+
+
+def test_a_weight_that_is_used_in_another_place_too():
+    class Tied(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.embedding, self.inner = layers.Embedding(6, 4), layers.Dense(4, activation="tanh")
+
+        def call(self, tokens):
+            x = keras.ops.mean(self.inner(self.embedding(tokens)), axis=1)
+            return x @ keras.ops.transpose(self.embedding.embeddings)
+
+    model, tokens = Tied(), np.random.default_rng(0).integers(0, 6, (4, 5)).astype("int32")
+    model(tokens)
+    expected = ntk_gram(model, tokens, method="jacobian")
+    np.testing.assert_allclose(ntk_gram(model, tokens), expected, atol=1e-5 * expected.max())
+    with pytest.raises(ValueError, match="has no rule for the weights"):
+        ntk_gram(model, tokens, method="structured")
+
+
+def test_embeddings_and_inputs_by_name():
+    tokens = keras.Input((5,), dtype="int32", name="tokens")
+    bag = keras.Input((3,), name="bag")
+    x = layers.GlobalAveragePooling1D()(layers.Dense(4, activation="tanh")(layers.Embedding(9, 4)(tokens)))
+    model = scattered(keras.Model({"tokens": tokens, "bag": bag}, layers.Dense(2)(layers.Concatenate()([x, bag]))))
+    generator = np.random.default_rng(0)
+    x = {"tokens": generator.integers(0, 9, (6, 5)), "bag": generator.normal(size=(6, 3)).astype("float32")}
+    x["tokens"][:, 1] = x["tokens"][:, 0]  # A token twice: its gradients are added.
+    expected = ntk_gram(model, x, method="jacobian")
+    np.testing.assert_allclose(ntk_gram(model, x, method="structured"), expected, atol=1e-5 * expected.max())
+
+
+@pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "mobilenet_v2", "lenet5x8"])
+def test_networks_of_the_papers_have_a_rule_for_every_weight(name):
+    model, x = models.build(name, 2, input_shape=(32, 32, 3)), images(2, 32)
+    # Of the sum alone: the full one would take twice as long, by the same rules.
+    expected = ntk_gram(model, x, "sum", "jacobian")
+    np.testing.assert_allclose(ntk_gram(model, x, "sum", "structured"), expected, atol=1e-5 * np.abs(expected).max())
+
+
+def test_chunks_do_not_change_it(monkeypatch):
+    model, x = network(layers.Conv2D(4, 3, activation="relu")), images(7)
+    expected = ntk_gram(model, x)
+    monkeypatch.setattr("keras_wsl.analysis.structured._CHUNK", 2 * 4 * (5 * 5 * 4 + 3) + 4)
+    np.testing.assert_allclose(ntk_gram(model, x), expected, rtol=1e-5)
+
+
+def test_what_is_frozen_has_no_part_in_it():
+    model, x = network(layers.Conv2D(4, 3), layers.BatchNormalization()), images()
+    model.layers[1].trainable = False
+    without = ntk_gram(model, x)
+    np.testing.assert_allclose(without, ntk_gram(model, x, method="jacobian"), atol=1e-5 * without.max())
+    model.layers[1].trainable = True
+    assert (np.diag(ntk_gram(model, x)) > np.diag(without)).all()
+
+
+def test_the_model_is_left_as_it_was():
+    model, x = network(layers.Conv2D(4, 3, activation="relu"), layers.BatchNormalization()), images()
+    before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
+    attributes = [set(vars(layer)) for layer in model.layers]
+    activation = model.layers[1].activation
+    ntk_gram(model, x)
+    assert model.layers[1].activation is activation
+    assert [set(vars(layer)) for layer in model.layers] == attributes
+    for old, variable in zip(before, model.variables):
+        np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
+
+
+def test_bad_input(monkeypatch):
+    model, x = network(layers.Conv2D(4, 3)), images()
+    for arguments, message in (
+        (dict(outputs="all"), "outputs='all' is unknown. Expected one of"),
+        (dict(method="fast"), "method='fast' is unknown. Expected one of"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            ntk_gram(model, x, **arguments)
+    with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="infinite or NaN"):
+        ntk_gram(model, np.where(np.arange(6)[:, None, None, None] == 2, np.inf, x))
+    with pytest.raises(ValueError, match="of one length"):
+        ntk_gram(model, x[:0])
+    sequences = keras.Sequential([keras.Input((4, 3)), layers.Dense(2)])
+    with pytest.raises(ValueError, match=r"logits of shape \(batch, classes\)"):
+        ntk_gram(sequences, np.ones((3, 4, 3), "float32"))
+    half = keras.Sequential([keras.Input((3,)), layers.Dense(2, dtype="mixed_float16")])
+    with pytest.raises(ValueError, match=r"computes in \['float16'\]"):
+        ntk_gram(half, np.ones((3, 3), "float32"))
+    monkeypatch.setattr("os.sysconf", lambda name: 1000)  # A thousand pages of a thousand bytes.
+    with pytest.raises(MemoryError, match="Give at most 89 examples, or outputs='trace'"):
+        ntk_gram(model, images(300))
+    model.trainable = False
+    with pytest.raises(ValueError, match="no trainable weights"):
+        ntk_gram(model, x)
