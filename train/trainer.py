@@ -44,7 +44,7 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         _be_deterministic()
-    train, validation, test = _parts(splits, settings)
+    train, validation, test = parts(splits, settings)
     recipe = recipes.of(settings)
     with distribute.scope(settings.strategy), _reading(train):
         teacher, student = _networks(settings, train, build)
@@ -198,7 +198,7 @@ def _be_deterministic():
         torch.use_deterministic_algorithms(True)
 
 
-def _parts(splits, settings):
+def parts(splits, settings):
     """What is trained on, what each epoch is judged on (`None`: the test set), and the test set."""
     train, test = splits.train, splits.test
     validation = None

@@ -1,0 +1,45 @@
+"""What the papers found, as tools for one's own models."""
+
+from keras_wsl.analysis.bias_variance import Decomposition, Interval, bias_variance, compare, standard_errors
+from keras_wsl.analysis.calibration import calibration, fit_temperature
+from keras_wsl.analysis.fidelity import fidelity
+from keras_wsl.analysis.ntk import ntk_gram
+from keras_wsl.analysis.resemblance import agreement, group_means, logit_gradients, resemblance
+from keras_wsl.analysis.semantics import superclass_similarity, superclasses, wordnet_similarity
+from keras_wsl.analysis.supervision_complexity import (
+    Bound,
+    Complexity,
+    leave_one_out,
+    margin_bound,
+    ntk_similarity,
+    random_labels,
+    supervision_complexity,
+    targets,
+)
+
+__all__ = [
+    "Bound",
+    "Complexity",
+    "Decomposition",
+    "Interval",
+    "agreement",
+    "bias_variance",
+    "calibration",
+    "compare",
+    "fidelity",
+    "fit_temperature",
+    "group_means",
+    "leave_one_out",
+    "logit_gradients",
+    "margin_bound",
+    "ntk_gram",
+    "ntk_similarity",
+    "random_labels",
+    "resemblance",
+    "standard_errors",
+    "superclass_similarity",
+    "superclasses",
+    "supervision_complexity",
+    "targets",
+    "wordnet_similarity",
+]

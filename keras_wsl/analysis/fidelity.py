@@ -1,0 +1,63 @@
+"""How much a student predicts as its teacher does: Stanton et al., NeurIPS 2021, https://arxiv.org/abs/2106.05945."""
+
+import numpy as np
+
+from keras_wsl.analysis.calibration import checked_labels, checked_logits, log_softmax
+from keras_wsl.ops import check_temperature
+
+
+def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
+    r"""Agreement of the two predictions, and the distance of the two distributions.
+
+    $$\mathrm{TV} = \frac{1}{2n} \sum_{i, c} |p_{ic} - q_{ic}|, \qquad
+      \mathrm{KL} = \frac{1}{n} \sum_{i, c} p_{ic} (\log p_{ic} - \log q_{ic})$$
+
+    $p$ is the teacher's softmax at the temperature, $q$ the student's, both in float64. Agreement is the share of
+    examples for which both have their highest logit at the same class, the first one of equals.
+
+    Args:
+        teacher_logits: Floats, shape `(n, classes)`.
+        student_logits: Floats, shape `(n, classes)`.
+        temperature: Positive float, $\tau$.
+        labels: Integers in `[0, classes)`, shape `(n,)`, or `None`.
+
+    Returns:
+        Dict of floats: `top1_agreement`, `mean_total_variation` and `mean_overlap`, which is
+        $1 - \mathrm{TV} = \frac{1}{n} \sum_{i, c} \min(p_{ic}, q_{ic})$, in `[0, 1]`; `kl` in nats, without a factor
+        $\tau^2$. With labels also `teacher_accuracy`, and the agreement on the examples that the teacher has right,
+        `agreement_where_teacher_right`, and on the others, `agreement_where_teacher_wrong`; `None` where there is no
+        such example.
+
+    Raises:
+        ValueError: If shapes differ, a label is out of range, a logit is not finite, rows are probabilities, there is
+            no example, or the temperature is not a positive number.
+    """
+    teacher_logits = checked_logits("teacher_logits", teacher_logits)
+    student_logits = checked_logits("student_logits", student_logits)
+    if teacher_logits.shape != student_logits.shape:
+        raise ValueError(
+            "Teacher and student must give logits of the same examples and classes. Received: shapes "
+            f"{teacher_logits.shape} and {student_logits.shape}."
+        )
+    temperature = check_temperature(temperature)
+    log_p, log_q = log_softmax(teacher_logits / temperature), log_softmax(student_logits / temperature)
+    p, q = np.exp(log_p), np.exp(log_q)
+    total_variation = float(np.abs(p - q).sum(axis=-1).mean() / 2)
+    choices = teacher_logits.argmax(axis=-1)
+    agreement = choices == student_logits.argmax(axis=-1)
+    result = {
+        "top1_agreement": float(agreement.mean()),
+        "mean_total_variation": total_variation,
+        "mean_overlap": 1 - total_variation,
+        "kl": float((p * (log_p - log_q)).sum(axis=-1).mean()),
+    }
+    if labels is not None:
+        right = choices == checked_labels(labels, teacher_logits)
+        result["teacher_accuracy"] = float(right.mean())
+        result["agreement_where_teacher_right"] = _mean(agreement[right])
+        result["agreement_where_teacher_wrong"] = _mean(agreement[~right])
+    return result
+
+
+def _mean(values):
+    return float(values.mean()) if len(values) else None

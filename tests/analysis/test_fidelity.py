@@ -1,0 +1,83 @@
+"""Fidelity against golden values, SciPy and the losses' own divergence."""
+
+import keras
+import numpy as np
+import pytest
+from scipy import special, stats
+
+from keras_wsl import ops
+from keras_wsl.analysis.calibration import calibration
+from keras_wsl.analysis.fidelity import fidelity
+from tests.common import golden
+
+GOLDEN = golden("fidelity")
+LOGITS = GOLDEN["inputs"]["teacher_logits"], GOLDEN["inputs"]["student_logits"]
+LABELS = GOLDEN["inputs"]["labels"]
+
+
+def _random(count=50, classes=6, seed=0):
+    return np.random.default_rng(seed).normal(size=(2, count, classes)) * 2
+
+
+def test_golden():
+    result = fidelity(*LOGITS)
+    assert result["top1_agreement"] == GOLDEN["fidelity"]["top1_agreement"]
+    assert result["mean_total_variation"] == pytest.approx(GOLDEN["fidelity"]["mean_total_variation"], rel=1e-12)
+    assert result["mean_overlap"] == pytest.approx(1 - GOLDEN["fidelity"]["mean_total_variation"], rel=1e-12)
+    assert set(result) == {"top1_agreement", "mean_total_variation", "mean_overlap", "kl"}
+    for temperature, expected in GOLDEN["kl"].items():
+        assert fidelity(*LOGITS, float(temperature))["kl"] == pytest.approx(expected, rel=1e-12)
+    assert calibration(LABELS, LOGITS[1])["nll"] == pytest.approx(GOLDEN["hard_ce"], rel=1e-12)
+
+
+def test_agreement_by_what_the_teacher_has_right():
+    # The golden teacher has all four right; with another label for row 1 it has three.
+    assert fidelity(*LOGITS, labels=LABELS)["agreement_where_teacher_wrong"] is None
+    result = fidelity(*LOGITS, labels=[0, 1, 1, 0])
+    assert result["teacher_accuracy"] == 0.75
+    assert result["agreement_where_teacher_right"] == pytest.approx(2 / 3)
+    assert result["agreement_where_teacher_wrong"] == 1
+    wrong = fidelity(*LOGITS, labels=[1, 0, 0, 1])
+    assert wrong["agreement_where_teacher_right"] is None and wrong["agreement_where_teacher_wrong"] == 0.75
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1, 4])
+def test_against_scipy(temperature):
+    teacher, student = _random()
+    p, q = (special.softmax(logits / temperature, axis=-1) for logits in (teacher, student))
+    result = fidelity(teacher, student, temperature)
+    assert result["kl"] == pytest.approx(np.mean([stats.entropy(*rows) for rows in zip(p, q)]), rel=1e-10)
+    assert result["mean_overlap"] == pytest.approx(np.minimum(p, q).sum(-1).mean(), rel=1e-12)
+    rows = keras.ops.convert_to_numpy(
+        ops.kl_divergence(*(keras.ops.cast(x / temperature, "float32") for x in (teacher, student)))
+    )
+    assert result["kl"] == pytest.approx(rows.mean(), rel=1e-5)
+
+
+def test_the_same_network_and_an_opposite_one():
+    teacher, _ = _random()
+    same = fidelity(teacher, teacher + 3.0, labels=np.zeros(50, int))
+    assert same["top1_agreement"] == 1 and same["mean_overlap"] == pytest.approx(1)
+    assert [same["kl"], same["mean_total_variation"]] == pytest.approx([0, 0], abs=1e-12)
+    # Certain of different classes: no overlap, and a divergence that is the gap of the logits, not a clipped 16.
+    far = fidelity([[400.0, 0.0]], [[0.0, 400.0]])
+    assert (far["top1_agreement"], far["mean_total_variation"]) == (0, 1) and far["kl"] == pytest.approx(400)
+
+
+@pytest.mark.parametrize(
+    "teacher, student, settings, message",
+    [
+        ([[0.0, 2.0]], [[0.0, 2.0, 1.0]], {}, r"\(1, 2\) and \(1, 3\)"),
+        ([[0.0, 2.0]], [[0.0, 2.0]] * 2, {}, r"\(1, 2\) and \(2, 2\)"),
+        ([[0.0, 2.0]], [[0.0, np.nan]], {}, "`student_logits` must be finite"),
+        ([[np.inf, 2.0]], [[0.0, 1.0]], {}, "`teacher_logits` must be finite"),
+        (np.zeros((0, 2)), np.zeros((0, 2)), {}, r"one example.*\(0, 2\)"),
+        ([[0.5, 0.5]], [[0.0, 2.0]], {}, "`teacher_logits` must be logits"),
+        ([[0.0, 2.0]], [[0.0, 2.0]], {"labels": [2]}, r"in \[0, 2\)"),
+        ([[0.0, 2.0]], [[0.0, 2.0]], {"labels": [0, 1]}, r"shape \(1,\)"),
+        ([[0.0, 2.0]], [[0.0, 2.0]], {"temperature": 0.0}, "positive number"),
+    ],
+)
+def test_bad_input(teacher, student, settings, message):
+    with pytest.raises(ValueError, match=message):
+        fidelity(teacher, student, **settings)

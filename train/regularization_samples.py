@@ -1,0 +1,240 @@
+"""Figure 2 of the WSL paper: regularization samples by epoch at three temperatures, with two kinds of teacher.
+
+    python train/regularization_samples.py --flagfile=train/flags/figure2_cpu.flags --data_dir=cifar100.npz \
+        --out=runs/figure2
+
+Two teachers, on labels and on smoothed labels, and a KD student of each at every temperature. Each run is
+`train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept. Then
+`figure2.csv` (a row an epoch), `figure2_runs.csv`, `figure2_classes.csv` (the last epoch's counts by class),
+`figure2.md`, beside the paper's table 1, and `figure2.png` are written to --results. An hour or so on two CPU cores.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+
+import matplotlib
+from absl import app, flags
+
+import jobs
+import record
+import report
+import scripts
+import settings
+from keras_wsl import data
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+# Table 1, WRN-40-2 to WRN-16-2, mean of five runs: (temperature, smoothed teacher) to samples of 50,000, accuracy in %.
+PAPER = {
+    (2, False): (15379, 74.79),
+    (2, True): (25235, 74.62),
+    (4, False): (17709, 74.92),
+    (4, True): (24775, 74.59),
+    (6, False): (17408, 75.10),
+    (6, True): (24538, 74.46),
+}
+PAPER_EXAMPLES = 50_000
+TEACHERS = {False: "labels", True: "smoothed labels"}
+PANELS = (("training batches", "training_samples"), ("clean probe", "probe_samples"))
+
+
+def plan(wanted, out, temperatures, smoothing):
+    """The runs: two dicts of folders to `Settings`, the teachers and then their students.
+
+    The students' are by `(temperature, smoothed)`: each key has a folder and its `Settings`.
+    """
+    teachers, students = {}, {}
+    alone = dataclasses.replace(wanted, student=wanted.teacher, teacher="", teacher_weights="", method="none")
+    for smoothed in TEACHERS:
+        folder = out / ("teacher-smoothed" if smoothed else "teacher")
+        teachers[folder] = dataclasses.replace(alone, label_smoothing=smoothing if smoothed else 0.0)
+        for temperature in temperatures:
+            student = dataclasses.replace(
+                wanted,
+                method="kd",
+                temperature=temperature,
+                label_smoothing=0.0,
+                teacher_weights=str(folder / "student.keras"),
+            )
+            name = f"kd-{temperature:g}-smoothed" if smoothed else f"kd-{temperature:g}"
+            students[temperature, smoothed] = out / name, student
+    return teachers, students
+
+
+def epochs_of(folder, temperature, smoothed):
+    """Rows of `figure2.csv`: one run's counts by epoch, over the training batches and over the clean probe."""
+    probe = {int(row["epoch"]): row for row in record.read_csv(folder / "tensorboard" / "regularization_samples.csv")}
+    return [
+        {
+            "temperature": temperature,
+            "teacher": TEACHERS[smoothed],
+            "epoch": int(row["epoch"]),
+            "training_samples": round(row["regularization_samples"]),
+            "training_share": row["regularization_share"],
+            "probe_samples": round(probe[int(row["epoch"])]["regularization_samples"]),
+            "probe_examples": round(probe[int(row["epoch"])]["examples"]),
+            "test_accuracy": row["val_accuracy"],
+        }
+        for row in record.read_csv(folder / "epochs.csv")
+    ]
+
+
+def classes_of(folder, temperature, smoothed, names):
+    """Rows of `figure2_classes.csv`: the probe's regularization samples of each class after the last epoch."""
+    last = record.read_csv(folder / "tensorboard" / "regularization_samples.csv")[-1]
+    shared = {"temperature": temperature, "teacher": TEACHERS[smoothed], "epoch": int(last["epoch"])}
+    return [{**shared, "class": name, "samples": round(last[f"class_{c}"])} for c, name in enumerate(names)]
+
+
+def markdown(last, runs, classes, data_name):
+    """The counts of the last epoch beside the paper's, what the paper found, and the classes with most.
+
+    Args:
+        last: Dict of `(temperature, smoothed)` to the last row of `epochs_of`.
+        runs: Likewise to the rows of `report.read`.
+        classes: Likewise to the rows of `classes_of`.
+        data_name: What the data are called.
+    """
+    lines = []
+    for (temperature, smoothed), row in last.items():
+        count, accuracy = PAPER.get((temperature, smoothed), (None, None))
+        lines.append(
+            {
+                "temperature": f"{temperature:g}",
+                "teacher of": TEACHERS[smoothed],
+                "teacher's accuracy, %": f"{100 * runs[temperature, smoothed]['teacher_accuracy']:.2f}",
+                "regularization samples": row["training_samples"],
+                "share, %": f"{100 * row['training_share']:.1f}",
+                "of the probe, %": f"{100 * row['probe_samples'] / row['probe_examples']:.1f}",
+                "accuracy, %": f"{100 * row['test_accuracy']:.2f}",
+                "paper: share, %": f"{100 * count / PAPER_EXAMPLES:.1f}" if count else "",
+                "paper: accuracy, %": f"{accuracy:.2f}" if accuracy else "",
+            }
+        )
+    said = ""
+    for temperature in sorted({key[0] for key in last}):
+        plain, smoothed = (last[temperature, kind] for kind in TEACHERS)
+        more = 100 * (smoothed["training_share"] - plain["training_share"])
+        better = 100 * (smoothed["test_accuracy"] - plain["test_accuracy"])
+        said += (
+            f"- Temperature {temperature:g}: {more:+.1f} points of regularization samples, {better:+.2f} of accuracy.\n"
+        )
+    most = ""
+    for (temperature, smoothed), rows in classes.items():
+        first = sorted(rows, key=lambda row: -row["samples"])[:5]
+        listed = ", ".join(f"{row['class']} {row['samples']}" for row in first)
+        most += f"- Temperature {temperature:g}, teacher of {TEACHERS[smoothed]}: {listed}\n"
+    shared = sorted(set.intersection(*(set(row["flags"].split()) for row in runs.values())))
+    first = next(iter(runs.values()))
+    return (
+        "# Figure 2: regularization samples\n\n"
+        f"{first['teacher']} to {first['student']}, {first['train_examples']} training examples of {data_name}, "
+        f"{first['epochs']} epochs, one run each. "
+        "Made by `train/regularization_samples.py`; `figure2_runs.csv` has the runs with flags and commit. Counts of "
+        "the last epoch: over its training batches, augmented, with the student in training mode; and over a clean "
+        "probe of training examples, in inference mode. The paper does not say which of the two it counts; its numbers "
+        "are of WRN-40-2 to WRN-16-2 on all 50,000 examples of CIFAR-100.\n\n"
+        f"{report.markdown(lines, tuple(lines[0]))}\n"
+        "The paper finds more regularization samples and a lower accuracy with a teacher of smoothed labels. Here, "
+        f"such a teacher minus the other:\n\n{said}\n"
+        f"Classes with most regularization samples in the probe:\n\n{most}\n"
+        f"Flags that all students share: `{' '.join(shared)}`\n\n![Regularization samples](figure2.png)\n"
+    )
+
+
+def plot(rows, path):
+    """Counts by epoch, a colour a temperature; dashed with a teacher of smoothed labels."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
+    temperatures = sorted({row["temperature"] for row in rows})
+    for axis, (heading, name) in zip(axes, PANELS):
+        for (i, temperature), (style, teacher) in itertools.product(
+            enumerate(temperatures), zip("o^", TEACHERS.values())
+        ):
+            line = [row for row in rows if (row["temperature"], row["teacher"]) == (temperature, teacher)]
+            axis.plot(
+                [row["epoch"] for row in line],
+                [row[name] for row in line],
+                "-" if style == "o" else "--",
+                color=f"C{i}",
+                marker=style if len(line) < 20 else None,
+                markersize=4,
+                label=f"τ = {temperature:g}, teacher of {teacher}",
+            )
+        examples = rows[-1]["probe_examples"] if name == "probe_samples" else None
+        axis.set(
+            title=heading + (f" of {examples}" if examples else ""), xlabel="epoch", ylabel="regularization samples"
+        )
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    figure.legend(*axes[0].get_legend_handles_labels(), fontsize="x-small", loc="outside lower center", ncols=3)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def write(students, names, results, data_name):
+    """Writes the five files.
+
+    Args:
+        students: Dict of `(temperature, smoothed)` to the folder of the finished run.
+        names: Those of the classes.
+        results: Folder of the files.
+        data_name: What the data are called.
+    """
+    results = pathlib.Path(results)
+    epochs = {key: epochs_of(folder, *key) for key, folder in students.items()}
+    classes = {key: classes_of(folder, *key, names) for key, folder in students.items()}
+    runs = {key: report.read(folder)[0] for key, folder in students.items()}
+    rows = list(itertools.chain(*epochs.values()))
+    record.write_csv(results / "figure2.csv", rows)
+    record.write_csv(results / "figure2_runs.csv", list(runs.values()))
+    record.write_csv(results / "figure2_classes.csv", list(itertools.chain(*classes.values())))
+    last = {key: lines[-1] for key, lines in epochs.items()}
+    record.write_text(results / "figure2.md", markdown(last, runs, classes, data_name))
+    plot(rows, results / "figure2.png")
+
+
+def run(wanted, values):
+    """Trains what is missing and writes the files.
+
+    Raises:
+        ValueError: The settings do not fit, a run failed, or a folder holds a run of other settings.
+    """
+    if not values.out or not wanted.teacher:
+        raise ValueError(
+            "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
+        )
+    try:
+        temperatures = [float(temperature) for temperature in values.temperatures]
+    except ValueError as error:
+        raise ValueError(f"--temperatures={','.join(values.temperatures)} must be numbers.") from error
+    out, data_dir = pathlib.Path(values.out), values.data_dir
+    splits = jobs.splits_of(data_dir)  # First of all, so that missing data are noticed.
+    if data_dir == jobs.DIGITS:
+        data_dir = out / "digits.npz"
+        data.save_npz(splits, data_dir)
+    teachers, students = plan(wanted, out, temperatures, values.smoothing)
+    jobs.train_all(teachers, data_dir, jobs=values.jobs)
+    jobs.train_all(dict(students.values()), data_dir, jobs=values.jobs)
+    folders = {key: folder for key, (folder, _) in students.items()}
+    write(folders, splits.train.classes, values.results, pathlib.Path(values.data_dir).stem)
+
+
+def main(argv):
+    """Runs it; an error of the user's is one line, and exit status 2."""
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+    return scripts.status(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
+
+
+if __name__ == "__main__":
+    settings.define_flags()
+    flags.DEFINE_list("temperatures", ["2", "4", "6"], "Temperatures of the students.")
+    flags.DEFINE_float("smoothing", 0.1, "Label smoothing of the second teacher.", lower_bound=0.0)
+    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "As of cifar100.py; digits for those of scikit-learn.", required=True)
+    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named figure2.")
+    app.run(main)
