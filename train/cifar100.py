@@ -16,10 +16,14 @@ import trainer
 from keras_wsl import data
 
 
+def splits(wanted, values):
+    """The data of a run: `data.Splits`, from the parsed flags."""
+    return data.cifar100(values.data_dir, download=values.download)
+
+
 def train(wanted):
     """One run, and what is said of it at the end."""
-    splits = data.cifar100(flags.FLAGS.data_dir, download=flags.FLAGS.download)
-    return trainer.run(wanted, splits, flags.FLAGS.out, resume=flags.FLAGS.resume)
+    return trainer.run(wanted, splits(wanted, flags.FLAGS), flags.FLAGS.out, resume=flags.FLAGS.resume)
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@ method is best.
 
 import dataclasses
 import pathlib
-import sys
 
-from absl import app, flags, logging
+from absl import app, flags
 
 import curves
 import record
+import scripts
 import settings
 import trainer
-from keras_wsl import callbacks, data
+from keras_wsl import data
 
 TEACHER = settings.Settings(
     student="resnet14",
@@ -65,18 +65,16 @@ def main(argv):
     """Runs the four and prints the table; an error of the user's is one line, and exit status 2."""
     if argv[1:]:
         raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
+    return scripts.status(_run)
+
+
+def _run():
     out = pathlib.Path(flags.FLAGS.out)
-    try:
-        rows = run_all(out, flags.FLAGS.seed, resume=flags.FLAGS.resume)
-    except (ValueError, FileNotFoundError, callbacks.NonFiniteLoss) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    rows = run_all(out, flags.FLAGS.seed, resume=flags.FLAGS.resume)
     table = [COLUMNS, *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*table)]
     print("\n" + "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in table))
     print(f"\nCurves: {out / 'curves.png'}. TensorBoard: tensorboard --logdir {out}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -18,16 +18,21 @@ import trainer
 from keras_wsl import data
 
 
-def train(wanted):
-    """One run, and what is said of it at the end."""
-    splits = data.imagenet(
-        flags.FLAGS.data_dir,
+def splits(wanted, values):
+    """The data of a run: `data.Splits`, from its settings and the parsed flags."""
+    return data.imagenet(
+        values.data_dir,
         image_size=wanted.image_size,
         resize=wanted.resize or None,
         unreadable_limit=wanted.unreadable_limit,
     )
-    top_5 = len(splits.train.classes) > 5
-    return trainer.run(wanted, splits, flags.FLAGS.out, top_5=top_5, resume=flags.FLAGS.resume)
+
+
+def train(wanted):
+    """One run, and what is said of it at the end."""
+    images = splits(wanted, flags.FLAGS)
+    top_5 = len(images.train.classes) > 5
+    return trainer.run(wanted, images, flags.FLAGS.out, top_5=top_5, resume=flags.FLAGS.resume)
 
 
 if __name__ == "__main__":

@@ -20,18 +20,32 @@ from keras_wsl import data
 from keras_wsl.models import keras_nlp
 
 
+def tokenizer(wanted):
+    """The tokenizer of a run's settings."""
+    return keras_nlp.tokenizer(wanted.student, vocabulary=wanted.vocabulary, lowercase=wanted.lowercase)
+
+
+def splits(wanted, values):
+    """The data of a run: `data.MultiNLI`, from its settings and the parsed flags."""
+    return data.multinli(
+        values.data_dir, tokenizer=tokenizer(wanted), length=wanted.sequence_length, download=values.download
+    )
+
+
+def check(wanted, model):
+    """Raises ValueError if a network was trained with another vocabulary than the settings'."""
+    keras_nlp.check_vocabulary(tokenizer(wanted), model)
+
+
 def train(wanted):
     """One run, and what is said of it at the end."""
-    words = keras_nlp.tokenizer(wanted.student, vocabulary=wanted.vocabulary, lowercase=wanted.lowercase)
 
     def build(name, **settings):
         model = keras_nlp.build(name, **settings)
-        keras_nlp.check_vocabulary(words, model)
+        check(wanted, model)
         return model
 
-    pairs = data.multinli(
-        flags.FLAGS.data_dir, tokenizer=words, length=wanted.sequence_length, download=flags.FLAGS.download
-    )
+    pairs = splits(wanted, flags.FLAGS)
     also = {"mismatched": pairs.mismatched}
     return trainer.run(wanted, pairs, flags.FLAGS.out, build=build, also=also, resume=flags.FLAGS.resume)
 
