@@ -1,6 +1,17 @@
 """Knowledge distillation for Keras 3, with a weight for every example's soft label."""
 
-from keras_wsl import callbacks, data, export, losses, models, optimizers, regularization, weighting
+from keras_wsl import (
+    analysis,
+    callbacks,
+    data,
+    export,
+    losses,
+    models,
+    online,
+    optimizers,
+    regularization,
+    weighting,
+)
 from keras_wsl.distiller import Distiller
 from keras_wsl.endpoints import Endpoints
 
@@ -9,11 +20,13 @@ __version__ = "0.1.0"
 __all__ = [
     "Distiller",
     "Endpoints",
+    "analysis",
     "callbacks",
     "data",
     "export",
     "losses",
     "models",
+    "online",
     "optimizers",
     "regularization",
     "weighting",

@@ -1,6 +1,7 @@
 """Regularization samples of a fixed probe set: Zhou et al., ICLR 2021, figure 2, https://arxiv.org/abs/2102.00650."""
 
 import csv
+import hashlib
 import io
 import pathlib
 
@@ -47,10 +48,10 @@ class RegularizationSamples(keras.callbacks.Callback):
         self.events = Events(log_dir)
         self.probe, self.temperature, self.batch_size = probe, temperature, batch_size
         self._rows = []
-        self._plain = self._softened = self._counted = None
+        self._plain = self._softened = self._counted = self._asked = None
 
     def on_train_begin(self, logs=None):
-        """Checks what it is to watch, asks the teacher once, and reads the rows of epochs before a resumed one."""
+        """Checks what it is to watch, asks the teacher, and reads the rows of epochs before a resumed one."""
         model = self.model
         if getattr(model, "teacher", None) is None or not model.distillation_losses:
             raise ValueError(
@@ -58,8 +59,7 @@ class RegularizationSamples(keras.callbacks.Callback):
                 "Distiller that has a teacher and a distillation loss."
             )
         if self.probe is not None:
-            both = self._logits(self._teacher_batch)
-            self._plain, self._softened = np.split(both, 2, axis=-1)
+            self._ask_the_teacher()
             self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
             self._counted = self._position_masks() if self._plain.ndim > 2 else None
         if self.path.exists():
@@ -80,6 +80,10 @@ class RegularizationSamples(keras.callbacks.Callback):
         """Ends the events file."""
         self.events.close()
 
+    def _ask_the_teacher(self):
+        self._asked = _weights_of(self.model.teacher)
+        self._plain, self._softened = np.split(self._logits(self._teacher_batch), 2, axis=-1)
+
     def _training_row(self, logs):
         count, share = logs["regularization_samples"], logs["regularization_share"]
         return {
@@ -88,6 +92,8 @@ class RegularizationSamples(keras.callbacks.Callback):
         }
 
     def _probe_row(self, logs, step):
+        if self._asked != _weights_of(self.model.teacher):  # Of online distillation.
+            self._ask_the_teacher()
         student = self._logits(self._student_batch)
         to_numpy = keras.ops.convert_to_numpy
         mask = to_numpy(regularization.mask(self._labels, student, self._softened, self._judged_at()))
@@ -152,6 +158,15 @@ class RegularizationSamples(keras.callbacks.Callback):
         table.writeheader()
         table.writerows(self._rows)
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
+
+
+def _weights_of(teacher):
+    """A number that differs where a teacher's weights do, or one of several teachers'."""
+    digest = hashlib.sha256()
+    for network in teacher.values() if isinstance(teacher, dict) else [teacher]:
+        for variable in network.variables:
+            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+    return digest.digest()
 
 
 def _labels(labels):
