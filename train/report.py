@@ -21,6 +21,7 @@ COLUMNS = (
     "student_layers",
     "teacher",
     "teacher_layers",
+    "online_epochs",
     "method",
     "weighting",
     "seed",

@@ -15,6 +15,9 @@ class Settings:
 
     teacher: str = _field("", "The teacher's network; none for --method=none.")
     teacher_weights: str = _field("", "A .weights.h5 or .keras file of the teacher.")
+    online: bool = _field(False, "Whether the teacher's own checkpoints teach, one after the other as it trained.")
+    online_epochs: int = _field(1, "Epochs of the student that one checkpoint teaches.", lower_bound=1)
+    teacher_checkpoints: str = _field("", "Their folder; checkpoints/ beside --teacher_weights by default.")
     student: str = _field("wrn_16_2", "The student's network.")
     student_weights: str = _field("", "A .weights.h5 or .keras file with which the student starts.")
     method: str = _field("wsl", "How to train: one of recipes.METHODS; none is labels alone.")
@@ -48,6 +51,7 @@ class Settings:
     strategy: str = _field("none", "Devices: none, mirrored or tpu.")
     steps_per_execution: int = _field(1, "Steps in one call of the compiled step.", lower_bound=1)
     backup_steps: int = _field(0, "Steps between backups inside an epoch; 0 for none.", lower_bound=0)
+    keep_checkpoints: int = _field(0, "Epochs between weight files in checkpoints/, for --online.", lower_bound=0)
     deterministic: bool = _field(True, "Whether operations are deterministic, so that a run repeats to the bit.")
 
     # Without annotations, so no settings of a run.

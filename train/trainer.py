@@ -13,8 +13,9 @@ import numpy as np
 import curves
 import recipes
 import record
-from keras_wsl import Distiller, callbacks, data, distribute, export, models, optimizers
+from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers
 from keras_wsl.files import sha256
+from keras_wsl.models.weights import load_weights
 from settings import to_lines
 
 
@@ -25,7 +26,8 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         settings: `Settings`.
         splits: `data.Splits`, or what has `train` and `test` as it does.
         out: Folder of the results: `run.flags`, `epochs.csv`, `result.json`, `curves.png`, `student.keras`,
-            `saved_model/`, `tensorboard/`, `backups/`; `first_stage.csv` of a method that has one.
+            `saved_model/`, `tensorboard/`, `backups/`; `first_stage.csv` of a method that has one; `checkpoints/`
+            where the settings keep them.
         build: What makes a network of a name: `build(name, classes=, weights=, input_shape=, dtype=)`.
         also: Other test sets by name, for `NAME_accuracy`; none by default.
         top_5: Whether it counts too if the label is among the five classes with the highest logits.
@@ -46,6 +48,7 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         _be_deterministic()
     train, validation, test = parts(splits, settings)
     recipe = recipes.of(settings)
+    checkpoints = _checkpoints(settings)
     with distribute.scope(settings.strategy), _reading(train):
         teacher, student = _networks(settings, train, build)
         losses = recipes.main_losses(settings, train, teacher, student)
@@ -56,8 +59,11 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
             before = first_stage(settings, recipe, teacher, student, stage_loss, train)
         out = record.open_run(out, settings, resume=resume)
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
+        identity = {"teacher": teacher_hash}
+        if checkpoints:
+            identity["checkpoints"] = [sha256(path) for path in checkpoints.paths.values()]
         if before:
-            _train_first_stage(before, losses, settings, train, out, teacher_hash=teacher_hash, verbose=verbose)
+            _train_first_stage(before, losses, settings, train, out, identity=identity, verbose=verbose)
         one_hot = settings.label_smoothing > 0
         epochs, backup = _fit(
             main_stage,
@@ -65,10 +71,10 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
             train,
             out / "epochs.csv",
             out / "backups",
-            teacher_hash=teacher_hash,
+            identity=identity,
             epochs=settings.epochs,
             verbose=verbose,
-            observers=_observers(settings, recipe, train, out),
+            observers=_observers(settings, recipe, checkpoints, train, out),
             validation_data=data.eval_batches(validation or test, settings.judged_at_once, one_hot=one_hot),
         )
         result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
@@ -76,6 +82,8 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         others = {f"{name}_accuracy": examples for name, examples in (also or {}).items()}
         result |= {name: _accuracy(student, examples, settings) for name, examples in others.items()}
         if teacher is not None:
+            if checkpoints:  # The student's last epoch may be an earlier one of the teacher.
+                load_weights(teacher, settings.teacher_weights)
             judged = {"accuracy": test, **others}
             result |= {f"teacher_{name}": _accuracy(teacher, part, settings) for name, part in judged.items()}
         result["data"] = {"train": train.report, "test": test.report}
@@ -133,12 +141,12 @@ def _frozen(student, loss, stage):
     return [layer for layer in student.layers if layer.trainable and layer not in learning]
 
 
-def _fit(distiller, settings, train, table, backups, *, teacher_hash, epochs, verbose, observers, **kwargs):
+def _fit(distiller, settings, train, table, backups, *, identity, epochs, verbose, observers, **kwargs):
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
     steps = train.steps_per_epoch(settings.batch_size)
     rows = record.Epochs(table)
     backup = rows.backup = callbacks.Backup(
-        backups, steps, every=settings.backup_steps or None, watch=[rows], identity={"teacher": teacher_hash}
+        backups, steps, every=settings.backup_steps or None, watch=[rows], identity=identity
     )
     # With no epoch left, `fit` restores the finished run and trains nothing.
     distiller.fit(
@@ -173,6 +181,12 @@ def _check(settings):
         raise ValueError(
             f"--weighting={settings.weighting} compares with a teacher, and --method={settings.method} has none."
         )
+    if settings.online and not recipe.counted:
+        raise ValueError(
+            f"--online is for methods with a teacher in every epoch, and --method={settings.method} has none there."
+        )
+    if settings.teacher_checkpoints and not settings.online:
+        raise ValueError("--teacher_checkpoints are for --online. Add it, or leave them out.")
     for name, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "linear"))):
         if getattr(settings, name) not in known:
             raise ValueError(f"--{name}={getattr(settings, name)} is unknown. Expected one of {', '.join(known)}.")
@@ -207,6 +221,14 @@ def parts(splits, settings):
     if settings.train_limit:
         train = train.take(settings.train_limit, seed=settings.seed)
     return train, validation, test
+
+
+def _checkpoints(settings):
+    """The checkpoints that teach one after the other, or `None`."""
+    if not settings.online:
+        return None
+    beside = pathlib.Path(settings.teacher_weights).parent / "checkpoints"
+    return online.Checkpoints(settings.teacher_checkpoints or beside)
 
 
 def _networks(settings, train, build):
@@ -287,8 +309,12 @@ def _learning_rate(settings, steps, epochs):
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
 
 
-def _observers(settings, recipe, train, out):
+def _observers(settings, recipe, checkpoints, train, out):
     observers = [callbacks.FiniteLoss()]
+    if checkpoints:
+        observers.append(callbacks.TeacherSchedule(checkpoints, settings.online_epochs))
+    if settings.keep_checkpoints:
+        observers.append(callbacks.Checkpoints(out / "checkpoints", settings.keep_checkpoints))
     warm_up = recipe.warm_up if settings.warm_up_epochs is None else settings.warm_up_epochs
     if warm_up:
         observers.append(callbacks.WarmUp(warm_up))
@@ -317,6 +343,7 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
         "teacher": settings.teacher or None,
         "seed": settings.seed,
         "epochs": len(rows),
+        "online_epochs": settings.online_epochs if settings.online else None,
         "first_stage_epochs": settings.stage_epochs if recipe.stage else 0,
         "train_examples": len(train),
         "test_examples": len(test),

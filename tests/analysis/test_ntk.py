@@ -60,34 +60,39 @@ class Positions(layers.Layer):
         return inputs + keras.ops.reshape(self.embedding(keras.ops.arange(49)), (7, 7, 3))
 
 
-shared = layers.Conv2D(3, 3, padding="same", activation="tanh")
+def shared():
+    layer = layers.Conv2D(3, 3, padding="same", activation="tanh")
+    return [layer, layer, layers.AveragePooling2D(2), layer]
+
+
+# Made for each test anew: names of layers are counted up, and one network may not have a name twice.
 RULES = {
-    "dense": [layers.Flatten(), layers.Dense(5, activation="gelu"), layers.Dense(4, use_bias=False)],
-    "dense on positions": [layers.Dense(4, activation="tanh")],
-    "einsum": [layers.EinsumDense("abcd,de->abce", output_shape=(7, 7, 4), bias_axes="e", activation="tanh")],
-    "einsum with heads": [
+    "dense": lambda: [layers.Flatten(), layers.Dense(5, activation="gelu"), layers.Dense(4, use_bias=False)],
+    "dense on positions": lambda: [layers.Dense(4, activation="tanh")],
+    "einsum": lambda: [layers.EinsumDense("abcd,de->abce", output_shape=(7, 7, 4), bias_axes="e", activation="tanh")],
+    "einsum with heads": lambda: [
         layers.Reshape((49, 3)),
         layers.EinsumDense("abd,dnh->abnh", output_shape=(49, 2, 3), bias_axes="nh"),
         layers.EinsumDense("abnh,nhe->abe", output_shape=(49, 4), bias_axes="e"),
     ],
-    "convolution": [layers.Conv2D(4, 3, activation="relu")],
-    "strides": [layers.Conv2D(4, (2, 3), strides=2, padding="same", use_bias=False)],
-    "dilation": [layers.Conv2D(4, 2, dilation_rate=2, padding="same")],
-    "convolution of a sequence": [layers.Reshape((49, 3)), layers.Conv1D(4, 5, strides=3, padding="same")],
-    "depthwise": [layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2, padding="same", activation="tanh")],
-    "batch normalization": [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU()],
-    "layer normalization": [layers.Conv2D(4, 3), layers.LayerNormalization(), layers.ReLU()],
-    "over two axes": [layers.LayerNormalization(axis=[2, 3])],
-    "shared": [shared, shared, layers.AveragePooling2D(2), shared],
-    "attention": [layers.Reshape((49, 3)), lambda x: layers.MultiHeadAttention(2, 3)(x, x)],
+    "convolution": lambda: [layers.Conv2D(4, 3, activation="relu")],
+    "strides": lambda: [layers.Conv2D(4, (2, 3), strides=2, padding="same", use_bias=False)],
+    "dilation": lambda: [layers.Conv2D(4, 2, dilation_rate=2, padding="same")],
+    "convolution of a sequence": lambda: [layers.Reshape((49, 3)), layers.Conv1D(4, 5, strides=3, padding="same")],
+    "depthwise": lambda: [layers.DepthwiseConv2D(3, strides=2, depth_multiplier=2, padding="same", activation="tanh")],
+    "batch normalization": lambda: [layers.Conv2D(4, 3), layers.BatchNormalization(), layers.ReLU()],
+    "layer normalization": lambda: [layers.Conv2D(4, 3), layers.LayerNormalization(), layers.ReLU()],
+    "over two axes": lambda: [layers.LayerNormalization(axis=[2, 3])],
+    "shared": shared,
+    "attention": lambda: [layers.Reshape((49, 3)), lambda x: layers.MultiHeadAttention(2, 3)(x, x)],
 }
 if not TENSORFLOW:  # It has no gradients of grouped convolutions on a CPU but under XLA.
-    RULES["groups"] = [layers.Conv2D(4, 1), layers.Conv2D(6, 3, groups=2)]
+    RULES["groups"] = lambda: [layers.Conv2D(4, 1), layers.Conv2D(6, 3, groups=2)]
 
 
 @pytest.mark.parametrize("case", RULES)
 def test_each_rule_gives_the_jacobians_kernel(case):
-    model, x = network(*RULES[case]), images()
+    model, x = network(*RULES[case]()), images()
     expected = ntk_gram(model, x, method="jacobian")
     assert expected.shape == (18, 18) and np.linalg.eigvalsh(expected)[0] > -1e-4 * np.abs(expected).max()
     found = ntk_gram(model, x, method="structured")

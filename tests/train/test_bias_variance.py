@@ -79,6 +79,7 @@ def test_members_differ_in_the_seed_and_the_draw_alone():
     assert (teacher.method, teacher.train_limit, teacher.teacher) == ("none", 0, "")
 
 
+@pytest.mark.slow
 def test_the_whole_path(tmp_path, processes):
     splits, values = bright_splits(120), _values(tmp_path)
     data.save_npz(splits, values.data_dir)

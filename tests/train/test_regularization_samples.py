@@ -39,6 +39,7 @@ def test_two_teachers_and_their_students(tmp_path):
     assert set(regularization_samples.PAPER) == set(students)
 
 
+@pytest.mark.slow
 def test_the_whole_path(tmp_path, processes):
     values, wanted = _values(tmp_path), dataclasses.replace(SMALL, train_limit=0, epochs=2)
     data.save_npz(bright_splits(60), values.data_dir)

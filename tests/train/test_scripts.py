@@ -53,7 +53,7 @@ def npz(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "teacher"
-    trainer.run(SMALL, _splits(), out, verbose=0)
+    trainer.run(dataclasses.replace(SMALL, keep_checkpoints=1), _splits(), out, verbose=0)
     return out / "student.keras"
 
 
@@ -175,6 +175,32 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
 
 
+def test_online(teacher, tmp_path):
+    """The teacher's checkpoints teach; one for all epochs is the ordinary run; resumed in between it ends alike."""
+    folder = shutil.copytree(teacher.parent, tmp_path / "teacher")
+    runs = {"plain": {}, "online": {"online": True}, "late": {"online": True, "online_epochs": 2}}
+    wanted = {name: _taught(folder / "student.keras", **changes) for name, changes in runs.items()}
+    results = {name: trainer.run(wanted[name], _splits(), tmp_path / name, verbose=0) for name in runs}
+    plain, online, late = (_weights(tmp_path / name / "student.keras") for name in runs)
+    for a, b in zip(plain, late, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(plain, online))
+    assert results["online"]["online_epochs"] == 1 and results["plain"]["online_epochs"] is None
+    assert results["online"]["teacher_accuracy"] == results["plain"]["teacher_accuracy"]
+    # Without its last backup the run goes on where the first epoch ended, with the second checkpoint.
+    again = shutil.copytree(tmp_path / "online", tmp_path / "again")
+    for lost in (again / "result.json", again / "student.keras", max((again / "backups").glob("*.backup"))):
+        lost.unlink()
+    trainer.run(wanted["online"], _splits(), again, resume=True, verbose=0)
+    _assert_same_run(tmp_path / "online", again)
+    shutil.copy(folder / "checkpoints" / "epoch-000000.weights.h5", folder / "checkpoints" / "epoch-000001.weights.h5")
+    with pytest.raises(ValueError, match="is of another run. checkpoints"):
+        trainer.run(wanted["online"], _splits(), again, resume=True, verbose=0)
+    shutil.rmtree(folder / "checkpoints")
+    with pytest.raises(FileNotFoundError, match="has no checkpoints such as epoch-000001.weights.h5"):
+        trainer.run(wanted["online"], _splits(), tmp_path / "none", verbose=0)
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     wanted = _taught(teacher, learning_rate=1e30, epochs=3)
     with pytest.raises(callbacks.NonFiniteLoss, match=r"student_loss=nan|wsl=nan") as caught:
@@ -218,6 +244,11 @@ def _identity(teacher):
         ({"strategy": "magic"}, "no strategy 'magic'"),
         ({"strategy": "mirrored", "steps_per_execution": 2}, "--steps_per_execution=2 fails in Keras"),
         ({"train_limit": 1000}, "1000 of 90"),
+        ({"online": True}, "--online is for methods with a teacher in every epoch, and --method=none has none"),
+        (
+            {"method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER", "teacher_checkpoints": "x"},
+            "--teacher_checkpoints are for --online",
+        ),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
         ({"schedule": "linear", "learning_rate_warm_up": -0.1}, r"--learning_rate_warm_up=-0.1 must be .* in \[0, 1\)"),
