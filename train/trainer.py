@@ -15,7 +15,6 @@ import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers
 from keras_wsl.files import sha256
-from keras_wsl.models.weights import load_weights
 from settings import to_lines
 
 
@@ -83,7 +82,7 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         result |= {name: _accuracy(student, examples, settings) for name, examples in others.items()}
         if teacher is not None:
             if checkpoints:  # The student's last epoch may be an earlier one of the teacher.
-                load_weights(teacher, settings.teacher_weights)
+                models.load_weights(teacher, settings.teacher_weights)
             judged = {"accuracy": test, **others}
             result |= {f"teacher_{name}": _accuracy(teacher, part, settings) for name, part in judged.items()}
         result["data"] = {"train": train.report, "test": test.report}

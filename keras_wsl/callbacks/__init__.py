@@ -6,6 +6,7 @@ from keras_wsl.callbacks.events import Events
 from keras_wsl.callbacks.finite import FiniteLoss, NonFiniteLoss
 from keras_wsl.callbacks.regularization_samples import RegularizationSamples
 from keras_wsl.callbacks.scalars import Scalars
+from keras_wsl.callbacks.supervision_complexity import SupervisionComplexity
 from keras_wsl.callbacks.teacher_schedule import Lockstep, TeacherSchedule
 from keras_wsl.callbacks.warm_up import WarmUp
 
@@ -18,6 +19,7 @@ __all__ = [
     "NonFiniteLoss",
     "RegularizationSamples",
     "Scalars",
+    "SupervisionComplexity",
     "TeacherSchedule",
     "WarmUp",
 ]

@@ -1,16 +1,14 @@
 """Regularization samples of a fixed probe set: Zhou et al., ICLR 2021, figure 2, https://arxiv.org/abs/2102.00650."""
 
-import csv
 import hashlib
-import io
 import pathlib
 
 import keras
 import numpy as np
 
 from keras_wsl import regularization, weighting
+from keras_wsl.callbacks.epoch_table import EpochTable
 from keras_wsl.callbacks.events import Events
-from keras_wsl.files import write_atomically
 from keras_wsl.ops import label_classes
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
@@ -43,11 +41,9 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def __init__(self, log_dir, probe=None, *, temperature=None, batch_size=500):
         super().__init__()
-        self.path = pathlib.Path(log_dir) / "regularization_samples.csv"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.table = EpochTable(pathlib.Path(log_dir) / "regularization_samples.csv")
         self.events = Events(log_dir)
         self.probe, self.temperature, self.batch_size = probe, temperature, batch_size
-        self._rows = []
         self._plain = self._softened = self._counted = self._asked = None
 
     def on_train_begin(self, logs=None):
@@ -62,9 +58,7 @@ class RegularizationSamples(keras.callbacks.Callback):
             self._ask_the_teacher()
             self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
             self._counted = self._position_masks() if self._plain.ndim > 2 else None
-        if self.path.exists():
-            with open(self.path, newline="") as file:
-                self._rows = [{**row, "epoch": int(row["epoch"])} for row in csv.DictReader(file)]
+        self.table.read()
 
     def on_epoch_end(self, epoch, logs=None):
         """Judges the probe, adds to the logs, writes the row."""
@@ -72,9 +66,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         for name in COLUMNS[2:]:
             self.events.scalar(f"regularization/{name}", row[name], epoch + 1)
         self.events.flush()
-        # The first epoch is 1. A resumed run replaces the rows of the epochs that it trains again.
-        self._rows = [old for old in self._rows if old["epoch"] <= epoch] + [{"epoch": epoch + 1, **row}]
-        self._write()
+        self.table.put(epoch + 1, row)
 
     def on_train_end(self, logs=None):
         """Ends the events file."""
@@ -151,13 +143,6 @@ class RegularizationSamples(keras.callbacks.Callback):
         outputs = self.model.teacher_outputs(inputs, training=False)
         heard = [self.model.heard_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
         return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in heard], axis=-1)
-
-    def _write(self):
-        text = io.StringIO()
-        table = csv.DictWriter(text, fieldnames=list(self._rows[-1]), restval="", extrasaction="ignore")
-        table.writeheader()
-        table.writerows(self._rows)
-        write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))
 
 
 def _weights_of(teacher):

@@ -2,7 +2,7 @@
 
 from keras_wsl.data.cifar100 import cifar100
 from keras_wsl.data.digits import digits
-from keras_wsl.data.examples import Examples, Splits, load_npz, save_npz
+from keras_wsl.data.examples import Examples, Splits, halves, load_npz, save_npz
 from keras_wsl.data.imagenet import imagenet
 from keras_wsl.data.jpegs import ImageFolder, Jpegs, TfdsImages, Unreadable, UnreadableImages, image_folder
 from keras_wsl.data.multinli import MultiNLI, multinli
@@ -22,6 +22,7 @@ __all__ = [
     "cifar100",
     "digits",
     "eval_batches",
+    "halves",
     "image_folder",
     "imagenet",
     "load_npz",

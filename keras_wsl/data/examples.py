@@ -88,6 +88,24 @@ class Splits(NamedTuple):
     test: Examples
 
 
+def halves(splits):
+    """The task of two classes, whether a label is in the second half of the classes, as in the second paper's figures.
+
+    Args:
+        splits: `Splits`.
+
+    Returns:
+        `Splits` of the same images, with the labels 0 and 1.
+    """
+
+    def of(part):
+        half = len(part.classes) // 2
+        labels = (part.labels >= half).astype(part.labels.dtype)
+        return dataclasses.replace(part, labels=labels, classes=("first half", "second half"))
+
+    return Splits(*map(of, splits))
+
+
 def save_npz(splits, path):
     """Writes both splits to one `.npz` file, which `load_npz` and `cifar100(path)` read without TensorFlow."""
     _write(path, {**_arrays(splits.train, "train."), **_arrays(splits.test, "test.")})

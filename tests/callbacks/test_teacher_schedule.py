@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from keras_wsl import Distiller, callbacks, losses, models, online
-from keras_wsl.models.weights import load_weights
 from tests.common import arrays, examples, hard_loss, network
 
 STEPS, BATCH = 4, 8
@@ -145,7 +144,7 @@ def test_a_probe_hears_the_new_teacher(tmp_path):
         return logs["probe_wsl_weight_mean"]
 
     online_ones = shares(start, callbacks.TeacherSchedule(tmp_path))
-    load_weights(start, tmp_path / online.file_name(1))
+    models.load_weights(start, tmp_path / online.file_name(1))
     first = shares(start)
     assert online_ones == pytest.approx([first[0], shares(teacher)[1]], rel=1e-6)
     assert abs(online_ones[0] - online_ones[1]) > 1e-6
@@ -156,10 +155,10 @@ def test_checkpoints_are_of_the_network_that_is_trained(tmp_path):
     before = arrays(student)
     fit(Distiller(constant_teacher(), student, TeacherSays()), 1, callbacks.Checkpoints(tmp_path, dtype="float16"))
     again = network("student")
-    load_weights(again, tmp_path / online.file_name(1))
+    models.load_weights(again, tmp_path / online.file_name(1))
     for found, expected in zip(arrays(again), arrays(student)):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    load_weights(again, tmp_path / online.file_name(0))
+    models.load_weights(again, tmp_path / online.file_name(0))
     for found, expected in zip(arrays(again), before):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
