@@ -93,8 +93,8 @@ class _Gram:
         """Adds what these columns of the Jacobian give."""
         rows = self.flat(gradients)
         for start in range(0, rows.shape[1], _COLUMNS):
-            part = np.ascontiguousarray(rows[:, start : start + _COLUMNS])
-            self.matrix += part @ part.T  # BLAS's product with its own transpose: symmetric, at half the cost.
+            block = np.ascontiguousarray(rows[:, start : start + _COLUMNS])
+            self.matrix += block @ block.T  # BLAS's product with its own transpose: symmetric, at half the cost.
 
     def add_factored(self, inputs, deltas):
         r"""Adds $\langle a_i, a_j \rangle \langle \delta_i^c, \delta_j^e \rangle$ of a dense layer."""
