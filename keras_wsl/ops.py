@@ -4,6 +4,7 @@ Labels are integers `(...)` or distributions `(..., classes)`.
 """
 
 import math
+import operator
 
 import numpy as np
 from keras import ops
@@ -249,6 +250,17 @@ def check_temperature(temperature, name="temperature"):
     if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
         raise ValueError(f"`{name}` must be a positive number. Received: {name}={temperature!r}.")
     return float(temperature)
+
+
+def check_count(value, name):
+    """The value as an integer of at least 1; else a `ValueError` that says its name."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1 or isinstance(value, bool):
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+    return number
 
 
 def check_weight(weight, name="weight"):

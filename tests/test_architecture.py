@@ -34,7 +34,7 @@ ROOMS = {
     "endpoints": set(),
     "connectors": {"ops"},
     "losses": {"connectors", "endpoints", "ops", "weighting"},
-    "models": {"files"},
+    "models": {"files", "ops"},
     "export": {"endpoints", "files"},
     "distribute": set(),
     "online": set(),

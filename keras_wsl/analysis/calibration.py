@@ -1,8 +1,8 @@
 """Calibration of a classifier: Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599."""
 
-import operator
-
 import numpy as np
+
+from keras_wsl.ops import check_count
 
 
 def calibration(labels, logits, bins=15):
@@ -33,7 +33,7 @@ def calibration(labels, logits, bins=15):
     """
     logits = checked_logits("logits", logits)
     labels = checked_labels(labels, logits)
-    bins = _positive_integer("bins", bins)
+    bins = check_count(bins, "bins")
     log_p = log_softmax(logits)
     p = np.exp(log_p)
     right = (logits.argmax(axis=-1) == labels).astype("float64")
@@ -174,13 +174,3 @@ def _means(bin_of, confidence, right, bins):
 def _gap(count, confidence, accuracy):
     """The mean over the examples of their bin's distance from accuracy to confidence."""
     return float(np.nansum(count * np.abs(accuracy - confidence)) / count.sum())
-
-
-def _positive_integer(name, value):
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
-    return number

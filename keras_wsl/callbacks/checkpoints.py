@@ -6,6 +6,7 @@ import keras
 
 from keras_wsl import online
 from keras_wsl.models.weights import save_weights
+from keras_wsl.ops import check_count
 
 
 class Checkpoints(keras.callbacks.Callback):
@@ -28,8 +29,7 @@ class Checkpoints(keras.callbacks.Callback):
     def __init__(self, folder, every=1, unit="epochs", dtype="float32"):
         super().__init__()
         online.check_unit(unit)
-        check_every(every)
-        self.folder, self.every, self.unit, self.dtype = pathlib.Path(folder), every, unit, dtype
+        self.folder, self.every, self.unit, self.dtype = pathlib.Path(folder), check_count(every, "every"), unit, dtype
         self._epoch = 0
 
     def on_train_begin(self, logs=None):
@@ -59,12 +59,6 @@ class Checkpoints(keras.callbacks.Callback):
     def _write(self, count):
         network = getattr(self.model, "student", self.model)
         save_weights(network, self.folder / online.file_name(count, self.unit), self.dtype)
-
-
-def check_every(every):
-    """A `ValueError` where a period is not a positive integer."""
-    if not isinstance(every, int) or isinstance(every, bool) or every < 1:
-        raise ValueError(f"every={every!r} must be a positive integer.")
 
 
 def steps_of(callback):

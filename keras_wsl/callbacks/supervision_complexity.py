@@ -7,9 +7,9 @@ import numpy as np
 
 from keras_wsl.analysis.ntk import ntk_gram
 from keras_wsl.analysis.supervision_complexity import supervision_complexity
-from keras_wsl.callbacks.checkpoints import check_every
 from keras_wsl.callbacks.epoch_table import EpochTable
 from keras_wsl.callbacks.events import Events
+from keras_wsl.ops import check_count
 
 
 class SupervisionComplexity(keras.callbacks.Callback):
@@ -34,14 +34,13 @@ class SupervisionComplexity(keras.callbacks.Callback):
 
     def __init__(self, log_dir, inputs, targets, *, every=1, outputs="trace"):
         super().__init__()
-        check_every(every)
         if not targets:
             raise ValueError("SupervisionComplexity has no targets. Give at least one by name.")
         if outputs not in ("trace", "sum"):
             raise ValueError(f"outputs={outputs!r} is not a kernel of a row an example. Expected 'trace' or 'sum'.")
         self.table = EpochTable(pathlib.Path(log_dir) / "supervision_complexity.csv")
         self.events = Events(log_dir)
-        self.inputs, self.targets, self.every, self.outputs = inputs, targets, every, outputs
+        self.inputs, self.targets, self.every, self.outputs = inputs, targets, check_count(every, "every"), outputs
 
     def on_train_begin(self, logs=None):
         """Reads the rows of epochs before a resumed one."""

@@ -3,8 +3,9 @@
 import keras
 
 from keras_wsl import online
-from keras_wsl.callbacks.checkpoints import check_every, steps_of
+from keras_wsl.callbacks.checkpoints import steps_of
 from keras_wsl.models.weights import load_weights
+from keras_wsl.ops import check_count
 
 
 class TeacherSchedule(keras.callbacks.Callback):
@@ -31,7 +32,7 @@ class TeacherSchedule(keras.callbacks.Callback):
 
     def __init__(self, checkpoints, every=1, unit="epochs", teacher=None):
         super().__init__()
-        check_every(every)
+        every = check_count(every, "every")
         if not isinstance(checkpoints, online.Checkpoints):
             checkpoints = online.Checkpoints(checkpoints, unit)
         elif checkpoints.unit != unit:
@@ -91,7 +92,7 @@ class Lockstep(keras.callbacks.Callback):
 
     def __init__(self, trainer, batches, every=1, teacher=None):
         super().__init__()
-        check_every(every)
+        every = check_count(every, "every")
         self.trainer, self.batches, self.every, self.teacher = trainer, iter(batches), every, teacher
         self._done = 0
 

@@ -1,7 +1,6 @@
 """Networks by name."""
 
 import functools
-import operator
 
 from keras_wsl.models import keras_cv
 from keras_wsl.models.lenet import lenet
@@ -13,6 +12,7 @@ from keras_wsl.models.shufflenet_v2 import shufflenet_v2
 from keras_wsl.models.vgg import vgg
 from keras_wsl.models.weights import load_weights
 from keras_wsl.models.wide_resnet import wide_resnet
+from keras_wsl.ops import check_count
 
 _small = functools.partial(resnet, stem_filters=16, filters=(16, 32, 64))
 _fourfold = functools.partial(resnet, stem_filters=32, filters=(64, 128, 256))
@@ -117,24 +117,13 @@ def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
         )
     size, count = (32, 100) if not name.startswith(("imagenet_", _KERAS_CV)) else (224, 1000)
     model = make(
-        classes=_positive("classes", count if classes is None else classes),
+        classes=check_count(count if classes is None else classes, "classes"),
         input_shape=_image_shape((size, size, 3) if input_shape is None else input_shape),
         dtype=dtype,
     )
     if weights is not None:
         load_weights(model, weights)
     return model
-
-
-def _positive(name, value):
-    """The value as an integer of at least 1."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
-    return number
 
 
 def _image_shape(shape):
@@ -144,5 +133,5 @@ def _image_shape(shape):
             f"`input_shape` must be (height, width, channels), as in (32, 32, 3), without the batch. "
             f"Received: {shape!r}."
         )
-    height, width = (side if side is None else _positive("input_shape", side) for side in shape[:2])
-    return height, width, _positive("input_shape", shape[2])
+    height, width = (side if side is None else check_count(side, "input_shape") for side in shape[:2])
+    return height, width, check_count(shape[2], "input_shape")

@@ -168,8 +168,8 @@ def test_bad_input(tmp_path):
     student = network("student")
     distiller = Distiller(constant_teacher(), student, TeacherSays())
     for call, message in (
-        (lambda: callbacks.TeacherSchedule(folder, 0), "every=0 must be a positive integer"),
-        (lambda: callbacks.Checkpoints(folder, 1.5), "every=1.5 must be a positive integer"),
+        (lambda: callbacks.TeacherSchedule(folder, 0), "`every` must be an integer of at least 1. Received: 0"),
+        (lambda: callbacks.Checkpoints(folder, 1.5), "`every` must be an integer of at least 1. Received: 1.5"),
         (lambda: callbacks.TeacherSchedule(folder, unit="hours"), "unit='hours' is unknown"),
         (lambda: callbacks.TeacherSchedule(online.Checkpoints(folder), unit="steps"), "are of epochs. Received: unit="),
         (lambda: fit(Distiller(None, student), 1, callbacks.TeacherSchedule(folder)), "has no teacher"),
