@@ -23,7 +23,9 @@ SMALL = settings.Settings(
 )
 
 
-@pytest.fixture(scope="module", params=[2, 3], ids=["two classes", "three classes"])
+@pytest.fixture(
+    scope="module", params=[2, pytest.param(3, marks=pytest.mark.slow)], ids=["two classes", "three classes"]
+)
 def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("complexity")
     splits = bright_splits(48, 30)

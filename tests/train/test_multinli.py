@@ -108,7 +108,11 @@ def test_labels_alone(preset, tmp_path):
 @pytest.mark.usefixtures("no_saved_model")
 @pytest.mark.parametrize(
     "method, labels, weights",
-    [("kd", 0.3, {"kd": 0.7}), ("wsl", 1, {"wsl": 2.25}), ("pkd", 0.3, {"pkd": 1000, "kd": 0.7})],
+    [
+        pytest.param("kd", 0.3, {"kd": 0.7}, marks=pytest.mark.slow),
+        pytest.param("wsl", 1, {"wsl": 2.25}, marks=pytest.mark.slow),
+        ("pkd", 0.3, {"pkd": 1000, "kd": 0.7}),
+    ],
 )
 def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, teacher, tmp_path):
     wanted = _taught(preset, teacher, method=method, train_limit=15)

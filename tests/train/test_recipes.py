@@ -162,7 +162,7 @@ def _stage_weights(wanted, out):
     trainable = [layer.trainable for layer in student.layers]
     out.mkdir()
     model = trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
-    trainer._train_first_stage(model, [], wanted, train, out, teacher_hash=None, verbose=0)
+    trainer._train_first_stage(model, [], wanted, train, out, identity={}, verbose=0)
     assert [layer.trainable for layer in student.layers] == trainable
     return {v.path: np.array(v) for v in student.variables}
 
@@ -177,7 +177,7 @@ def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     distiller = trainer.distiller(wanted, recipe, network, student, [main], train)
     loss = recipes.stage_loss(wanted)
     model = trainer.first_stage(wanted, recipe, network, student, loss, train)
-    trainer._train_first_stage(model, [main], wanted, train, tmp_path, teacher_hash=None, verbose=0)
+    trainer._train_first_stage(model, [main], wanted, train, tmp_path, identity={}, verbose=0)
     rows = record.read_csv(tmp_path / "first_stage.csv")
     assert rows[1]["paraphrase"] < rows[0]["paraphrase"]
     for one, other in zip(before, student.variables):
@@ -197,6 +197,7 @@ class _Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch):
     wanted = _run(teacher, method="ft", backup_steps=1, stage_epochs=1, deterministic=True)
     trainer.run(wanted, _splits(), tmp_path / "whole", verbose=0)

@@ -175,6 +175,7 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_online(teacher, tmp_path):
     """The teacher's checkpoints teach; one for all epochs is the ordinary run; resumed in between it ends alike."""
     folder = shutil.copytree(teacher.parent, tmp_path / "teacher")
