@@ -541,6 +541,7 @@ def killed_run(tmp_path, epochs, in_write, at_random):
     return json.loads((tmp_path / "killed.json").read_text()), kills
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_killed_processes_end_in_the_same_bits(tmp_path, uninterrupted):
     killed, kills = killed_run(tmp_path, EPOCHS, ["before:3", "torn:4"], at_random=1)

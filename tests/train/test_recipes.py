@@ -317,6 +317,7 @@ def test_the_report_of_methods(tmp_path):
         methods_report.write(tmp_path, results)
 
 
+@pytest.mark.slow
 def test_the_cost_of_a_step_is_measured():
     path = pathlib.Path(trainer.__file__).parent / "benchmarks" / "methods.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_methods", path)
