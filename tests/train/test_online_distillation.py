@@ -1,0 +1,64 @@
+"""online_distillation.py: its plan, its table, and the whole path on a few small images."""
+
+import dataclasses
+import types
+
+import pytest
+
+import online_distillation
+import report
+import settings
+from keras_wsl import data
+from tests.common import bright_splits
+
+WANTED = settings.Settings(
+    teacher="resnet8", student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,)
+)
+
+
+def test_the_plan(tmp_path):
+    teacher, students = online_distillation.plan(WANTED, tmp_path, [1.0, 4.0], 2)
+    ((folder, taught),) = teacher.items()
+    assert (taught.student, taught.teacher, taught.keep_checkpoints, taught.method) == ("resnet8", "", 1, "none")
+    assert len(students) == 2 * (1 + 2 * 2) and len({path for path, _ in students.values()}) == len(students)
+    for (kind, temperature, seed), (_, wanted) in students.items():
+        assert wanted.seed == seed and wanted.online is (kind == "online")
+        if kind == "labels":
+            assert (wanted.method, wanted.teacher, wanted.teacher_weights) == ("none", "", "")
+        else:
+            assert (wanted.method, wanted.temperature) == ("kd", temperature)
+            assert (wanted.alpha, wanted.student_loss_weight) == (1.0, 0.0)
+            assert wanted.teacher_weights == str(folder / "student.keras")
+    # Offline and online differ in nothing else.
+    pairs = [students[kind, 4.0, 1][1] for kind in ("offline", "online")]
+    assert dataclasses.replace(pairs[0], online=True) == pairs[1]
+
+
+def test_the_table():
+    rows = {("labels", None, 0): 0.5, ("online", 4.0, 0): 0.6, ("online", 4.0, 1): 0.7}
+    lines = online_distillation.table({key: {"last_accuracy": value} for key, value in rows.items()})
+    assert [line["accuracy, %"] for line in lines] == ["50.00", "65.00 ± 7.07"]
+    assert [line["temperature"] for line in lines] == ["", "4"]
+
+
+def test_what_is_missing_is_said():
+    values = types.SimpleNamespace(out="")
+    with pytest.raises(ValueError, match="--teacher and --out are needed"):
+        online_distillation.run(WANTED, values)
+
+
+@pytest.mark.slow
+def test_the_whole_path(tmp_path):
+    data.save_npz(bright_splits(60, 30), tmp_path / "images.npz")
+    values = types.SimpleNamespace(
+        out=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz", results=tmp_path
+    )
+    online_distillation.run(WANTED, values)
+    text = (tmp_path / "online.md").read_text()
+    for kind in ("labels-0", "offline-4-0", "online-4-0"):
+        row, _ = report.read(tmp_path / "runs" / kind)
+        assert f"{100 * row['last_accuracy']:.2f}" in text
+    assert (tmp_path / "online.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    before = (tmp_path / "runs" / "online-4-0" / "result.json").stat().st_mtime_ns
+    online_distillation.run(WANTED, values)  # Finished runs are kept.
+    assert (tmp_path / "runs" / "online-4-0" / "result.json").stat().st_mtime_ns == before

@@ -1,0 +1,132 @@
+"""Online against offline distillation: the comparison of Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245.
+
+    python train/online_distillation.py --flagfile=train/flags/online_cpu.flags --data_dir=cifar100.npz \
+        --out=runs/online
+
+One teacher, which keeps its checkpoints, and students of it, of each seed: on labels; offline, on the soft labels of
+the trained teacher alone; online, on those of its checkpoint of the same epoch; the last two at each temperature. Each
+run is `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept. Then
+`online.csv`, `online.md` and `online.png` are written to --results.
+"""
+
+import dataclasses
+import pathlib
+
+import matplotlib
+import numpy as np
+from absl import app, flags
+
+import jobs
+import record
+import report
+import scripts
+import settings
+
+matplotlib.use("Agg")
+
+from matplotlib import pyplot as plt
+
+
+def plan(wanted, out, temperatures, seeds):
+    """The runs: two dicts of folders to `Settings`, of the teacher and of the students.
+
+    The students' are by `(kind, temperature, seed)`: each key has a folder and its `Settings`.
+    """
+    alone = {"teacher": "", "teacher_weights": "", "method": "none"}
+    folder = out / "teacher"
+    teacher = {folder: dataclasses.replace(wanted, **alone, student=wanted.teacher, keep_checkpoints=1)}
+    # Soft labels alone teach, as in the paper: no labels, and a weight of 1.
+    soft = {"method": "kd", "alpha": 1.0, "student_loss_weight": 0.0, "teacher_weights": str(folder / "student.keras")}
+    students = {}
+    for seed in range(seeds):
+        students["labels", None, seed] = out / f"labels-{seed}", dataclasses.replace(wanted, **alone, seed=seed)
+        for temperature in temperatures:
+            for kind in ("offline", "online"):
+                changed = {**soft, "temperature": temperature, "online": kind == "online", "seed": seed}
+                students[kind, temperature, seed] = (
+                    out / f"{kind}-{temperature:g}-{seed}",
+                    dataclasses.replace(wanted, **changed),
+                )
+    return teacher, students
+
+
+def table(rows):
+    """A line for each kind and temperature: mean and standard deviation of the last epoch's accuracy over the seeds.
+
+    Args:
+        rows: Dict of `(kind, temperature, seed)` to the rows of `report.read`.
+    """
+    lines = []
+    for kind, temperature in dict.fromkeys(key[:2] for key in rows):
+        of_seeds = [100 * row["last_accuracy"] for key, row in rows.items() if key[:2] == (kind, temperature)]
+        spread = f" ± {np.std(of_seeds, ddof=1):.2f}" if len(of_seeds) > 1 else ""
+        lines.append(
+            {
+                "student": kind,
+                "temperature": "" if temperature is None else f"{temperature:g}",
+                "runs": str(len(of_seeds)),
+                "accuracy, %": f"{np.mean(of_seeds):.2f}{spread}",
+            }
+        )
+    return lines
+
+
+def plot(histories, path, title):
+    """Test accuracy by epoch, the mean over the seeds."""
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    colours = {temperature: f"C{i}" for i, temperature in enumerate(dict.fromkeys(key[1] for key in histories))}
+    styles = {"labels": "k-", "offline": "--", "online": "-"}
+    for kind, temperature in dict.fromkeys(key[:2] for key in histories):
+        series = [rows for key, rows in histories.items() if key[:2] == (kind, temperature)]
+        accuracy = np.mean([[100 * row["val_accuracy"] for row in rows] for rows in series], axis=0)
+        style = {} if kind == "labels" else {"color": colours[temperature]}
+        label = kind if temperature is None else f"{kind}, τ = {temperature:g}"
+        axis.plot([int(row["epoch"]) for row in series[0]], accuracy, styles[kind], label=label, marker=".", **style)
+    axis.set(title=title, xlabel="epoch", ylabel="test accuracy, %")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def run(wanted, values):
+    """Trains what is missing and writes the files."""
+    if not wanted.teacher or not values.out:
+        raise ValueError("--teacher and --out are needed: the teacher's network, and a folder for the runs.")
+    temperatures = [float(temperature) for temperature in values.temperatures]
+    teacher, students = plan(wanted, pathlib.Path(values.out), temperatures, values.seeds)
+    jobs.train_all(teacher, values.data_dir)
+    jobs.train_all(dict(students.values()), values.data_dir, jobs=values.jobs)
+    (folder,) = teacher
+    taught, _ = report.read(folder)
+    found = {key: report.read(path) for key, (path, _) in students.items()}
+    rows = {key: row for key, (row, _) in found.items()}
+    results = pathlib.Path(values.results)
+    lines = table(rows)
+    title = f"{wanted.teacher} to {wanted.student}, {taught['train_examples']} examples, {taught['epochs']} epochs"
+    record.write_csv(results / "online.csv", [taught, *rows.values()])
+    record.write_text(
+        results / "online.md",
+        f"# Online and offline distillation\n\n{title}; the teacher ends at {100 * taught['last_accuracy']:.2f} %. "
+        "Made by `train/online_distillation.py`; `online.csv` has the runs with flags and commit.\n\n"
+        f"{report.markdown(lines, tuple(lines[0]))}\n![Accuracy by epoch](online.png)\n",
+    )
+    plot({key: history for key, (_, history) in found.items()}, results / "online.png", title)
+
+
+def main(argv):
+    """Runs it; an error of the user's is one line, and exit status 2."""
+    if argv[1:]:
+        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+    return scripts.status(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
+
+
+if __name__ == "__main__":
+    settings.define_flags()
+    flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.")
+    flags.DEFINE_integer("seeds", 1, "Students of each kind.", lower_bound=1)
+    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
+    flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True)
+    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named online.")
+    app.run(main)
