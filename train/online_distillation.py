@@ -5,8 +5,8 @@
 
 One teacher, which keeps its checkpoints, and students of it, of each seed: on labels; offline, on the soft labels of
 the trained teacher alone; online, on those of its checkpoint of the same epoch; the last two at each temperature. Each
-run is `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept. Then
-`online.csv`, `online.md` and `online.png` are written to --results.
+run is `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept.
+Then `online.csv`, `online.md` and `online.png` are written to --results.
 """
 
 import dataclasses
