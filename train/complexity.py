@@ -161,6 +161,14 @@ def curve(task, network, checkpoints, said, temperature):
     return rows
 
 
+def table(rows):
+    """The rows of `promises` as Markdown."""
+    plain = {"epoch": "d", "temperature": "g"}
+    return report.markdown(
+        [{name: f"{row[name]:{plain.get(name, '.3f')}}" for name in PROMISE} for row in rows], PROMISE
+    )
+
+
 def plot_promises(rows, path, title):
     """Adjusted complexity and accuracies by the teacher's epoch."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
@@ -220,7 +228,7 @@ def run(values):
     rows = promises(task, task.kernel(student, verbose=values.verbose), said, temperatures)
     out.mkdir(parents=True, exist_ok=True)
     record.write_csv(out / "complexity.csv", rows)
-    record.write_text(out / "complexity.md", f"# {title}\n\n{report.markdown(rows, PROMISE)}\n")
+    record.write_text(out / "complexity.md", f"# {title}\n\n{table(rows)}\n![Complexity and promise](complexity.png)\n")
     plot_promises(rows, out / "complexity.png", title)
     if values.student_checkpoints:
         points = curve(task, student, online.Checkpoints(values.student_checkpoints), said, temperatures[0])
