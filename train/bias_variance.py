@@ -18,7 +18,7 @@ import pathlib
 import keras
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import jobs
 import record
@@ -265,13 +265,6 @@ def run(wanted, values):
     plot(rows, differences, results / "bias_variance.png")
 
 
-def main(argv):
-    """Runs it; an error of the user's is one line, and exit status 2."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    return scripts.status(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
-
-
 if __name__ == "__main__":
     settings.define_flags()
     flags.DEFINE_integer("members", 10, "Members of each ensemble.", lower_bound=2)
@@ -279,4 +272,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
     flags.DEFINE_string("data_dir", jobs.DIGITS, "As of cifar100.py; digits for those of scikit-learn.")
     flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named bias_variance.")
-    app.run(main)
+    scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))

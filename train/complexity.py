@@ -20,7 +20,7 @@ import pathlib
 import keras
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import jobs
 import record
@@ -237,23 +237,17 @@ def run(values):
     return rows[0]
 
 
-def main(argv):
+def main():
     """Says which checkpoint and temperature promise most."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
     values = flags.FLAGS
     if not values.out:
-        raise app.UsageError("--out is missing: name a folder for the files, such as --out=runs/complexity.")
-
-    def work():
-        best = run(values)
-        print(
-            f"most promising: the teacher after {best['epoch']} epochs at temperature {best['temperature']:g}: "
-            f"{best['promised_accuracy']:.4f} promised, complexity {best['adjusted_over_rms']:.3f} of the targets' "
-            f"size: {values.out}/complexity.md"
-        )
-
-    return scripts.status(work)
+        raise ValueError("--out is missing: name a folder for the files, such as --out=runs/complexity.")
+    best = run(values)
+    print(
+        f"most promising: the teacher after {best['epoch']} epochs at temperature {best['temperature']:g}: "
+        f"{best['promised_accuracy']:.4f} promised, complexity {best['adjusted_over_rms']:.3f} of the targets' "
+        f"size: {values.out}/complexity.md"
+    )
 
 
 if __name__ == "__main__":
@@ -270,4 +264,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the choice of examples, of initial weights and random labels.")
     flags.DEFINE_integer("verbose", 0, "1 for a progress bar of the kernel.")
     flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
-    app.run(main)
+    scripts.start(main)

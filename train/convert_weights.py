@@ -6,30 +6,22 @@ The source is a `.pth` or `.pt` file, such as torchvision's of https://pytorch.o
 papers' teachers are its first weights, IMAGENET1K_V1), a `.safetensors` or an `.npz` file with torchvision's names.
 """
 
-import sys
-
 import numpy as np
-from absl import app, flags
+from absl import flags
 
+import scripts
 from keras_wsl import files, models
 from keras_wsl.models import torchvision
 
 
-def main(argv):
-    """Runs what the flags say; an error of the user's is one line, and exit status 2."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
+def main():
+    """Converts what the flags say."""
     wanted = flags.FLAGS
-    try:
-        model = models.build(wanted.network, classes=wanted.classes)
-        torchvision.load_torchvision(model, wanted.source)
-        models.save_weights(model, wanted.out, dtype="float32")
-    except (ValueError, FileNotFoundError, ImportError) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
-        return 2
+    model = models.build(wanted.network, classes=wanted.classes)
+    torchvision.load_torchvision(model, wanted.source)
+    models.save_weights(model, wanted.out, dtype="float32")
     count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     print(f"{wanted.network}: {count:,} parameters, sha256 {files.sha256(wanted.out)}: {wanted.out}")
-    return 0
 
 
 if __name__ == "__main__":
@@ -37,4 +29,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("source", None, "A .pth, .pt, .safetensors or .npz file of PyTorch's arrays.", required=True)
     flags.DEFINE_string("out", None, "The .weights.h5 file to write.", required=True)
     flags.DEFINE_integer("classes", 1000, "The number of logits.", lower_bound=1)
-    app.run(main)
+    scripts.start(main)

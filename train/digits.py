@@ -9,7 +9,7 @@ method is best.
 import dataclasses
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 import curves
 import record
@@ -61,14 +61,8 @@ def _cell(value):
     return f"{value:.4f}".removesuffix(".0000") if isinstance(value, float) else str(value)
 
 
-def main(argv):
-    """Runs the four and prints the table; an error of the user's is one line, and exit status 2."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    return scripts.status(_run)
-
-
-def _run():
+def main():
+    """Runs the four and prints the table."""
     out = pathlib.Path(flags.FLAGS.out)
     rows = run_all(out, flags.FLAGS.seed, resume=flags.FLAGS.resume)
     table = [COLUMNS, *([_cell(value) for value in row.values()] for row in rows)]
@@ -81,4 +75,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "runs/digits", "Folder of the results; made if it is missing.")
     flags.DEFINE_integer("seed", 0, "Seed of all four runs.", lower_bound=0)
     flags.DEFINE_bool("resume", False, "Go on with the runs in --out.")
-    app.run(main)
+    scripts.start(main)

@@ -12,7 +12,7 @@ or so on two CPU cores.
 import dataclasses
 import pathlib
 
-from absl import app, flags
+from absl import flags
 
 import jobs
 import methods_report
@@ -57,24 +57,19 @@ def run_name(method, weighting):
     return f"{method}-{weighting}" if weighting else method
 
 
-def main(argv):
-    """Trains what is left and writes the report; exit status 1 if a run failed, 2 after an error of the user's."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    values, failed = flags.FLAGS, []
+def main():
+    """Trains what is left and writes the report; the exit status is 1 if a run failed."""
+    values = flags.FLAGS
     if not values.out:
-        raise app.UsageError("--out is missing: name a folder for the runs, such as --out=runs/methods.")
-
-    def work():
-        wanted = settings.from_flags(values)
-        runs = {
-            pathlib.Path(values.out) / run_name(*run): settings_of(wanted, *run, values.negatives)
-            for run in plan(values.methods or list(recipes.METHODS))
-        }
-        failed.extend(jobs.train(runs, values.data_dir, jobs=values.jobs))
-        methods_report.write(values.out, values.results)
-
-    return scripts.status(work) or int(bool(failed))
+        raise ValueError("--out is missing: name a folder for the runs, such as --out=runs/methods.")
+    wanted = settings.from_flags(values)
+    runs = {
+        pathlib.Path(values.out) / run_name(*run): settings_of(wanted, *run, values.negatives)
+        for run in plan(values.methods or list(recipes.METHODS))
+    }
+    failed = jobs.train(runs, values.data_dir, jobs=values.jobs)
+    methods_report.write(values.out, values.results)
+    return int(bool(failed))
 
 
 if __name__ == "__main__":
@@ -84,4 +79,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("negatives", 4096, "CRD's negatives, fewer than there are examples of other classes.")
     flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True)
     flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of methods.csv, methods.md and methods.png.")
-    app.run(main)
+    scripts.start(main)

@@ -6,11 +6,12 @@ python train/methods_report.py runs/methods
 import pathlib
 
 import matplotlib
-from absl import app, flags
+from absl import flags
 
 import recipes
 import record
 import report
+import scripts
 
 matplotlib.use("Agg")
 
@@ -117,11 +118,6 @@ def write(runs, results):
     plot(lines, results / "methods.png")
 
 
-def main(argv):
-    """Writes the report of the folder that is named."""
-    write(argv[1], flags.FLAGS.results)
-
-
 if __name__ == "__main__":
     flags.DEFINE_string("results", str(pathlib.Path(__file__).parent / "results"), "Folder of the files.")
-    app.run(main)
+    scripts.start(lambda folder: write(folder, flags.FLAGS.results), "the folder of the runs")

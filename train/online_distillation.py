@@ -14,7 +14,7 @@ import pathlib
 
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import jobs
 import record
@@ -115,13 +115,6 @@ def run(wanted, values):
     plot({key: history for key, (_, history) in found.items()}, results / "online.png", title)
 
 
-def main(argv):
-    """Runs it; an error of the user's is one line, and exit status 2."""
-    if argv[1:]:
-        raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-    return scripts.status(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
-
-
 if __name__ == "__main__":
     settings.define_flags()
     flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.")
@@ -129,4 +122,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
     flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True)
     flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named online.")
-    app.run(main)
+    scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))

@@ -12,7 +12,7 @@ import pathlib
 
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import jobs
 import recipes
@@ -144,16 +144,9 @@ def run(folder, values):
     plot(matrix, classes, order, title, out / "resemblance.png")
 
 
-def main(argv):
-    """Runs it; an error of the user's is one line, and exit status 2."""
-    if len(argv) != 2:
-        raise app.UsageError(f"Expected the folder of one run. Received: {argv[1:]}.")
-    return scripts.status(lambda: run(argv[1], flags.FLAGS))
-
-
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "As of cifar100.py; digits for those of scikit-learn.", required=True)
     flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
     flags.DEFINE_enum("split", "train", ["train", "test"], "Of which examples.")
     flags.DEFINE_float("temperature", None, "At which to judge; the run's own by default.", lower_bound=0.0)
-    app.run(main)
+    scripts.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")

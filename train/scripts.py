@@ -9,18 +9,33 @@ from keras_wsl import callbacks
 
 
 def status(work):
-    """The exit status of a script: 0 after `work()`, or 2 and one line after an error of the user's."""
+    """The exit status of a script: of `work()`, 0 if it returns nothing; 2, and a line, after an error of a user's."""
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
     try:
-        work()
-    except (ValueError, FileNotFoundError, MemoryError, callbacks.NonFiniteLoss) as error:
+        return work() or 0
+    except (ValueError, FileNotFoundError, ImportError, MemoryError, callbacks.NonFiniteLoss) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
-    return 0
+
+
+def start(work, *names):
+    """Runs a script and ends the process with its `status`.
+
+    Args:
+        work: Function of the script's arguments, each of which has a name.
+        names: What the user has to give besides flags.
+    """
+
+    def main(argv):
+        if len(argv) - 1 != len(names):
+            raise app.UsageError(f"Expected {' and '.join(names) or 'flags alone'}. Received: {argv[1:]}.")
+        return status(lambda: work(*argv[1:]))
+
+    app.run(main)
 
 
 def main(train, kind):
-    """Runs a script.
+    """Runs a script that trains one network.
 
     Args:
         train: Function of the settings that runs and returns the content of `result.json`.
@@ -38,10 +53,5 @@ def main(train, kind):
         )
         print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.out}/result.json")
 
-    def without_arguments(argv):
-        if argv[1:]:
-            raise app.UsageError(f"Unexpected arguments: {argv[1:]}.")
-        return status(run)
-
     settings.define_flags(kind=kind)
-    app.run(without_arguments)
+    start(run)
