@@ -19,6 +19,7 @@ import keras
 import matplotlib
 import numpy as np
 from absl import flags
+from scipy.special import log_softmax
 
 import jobs
 import record
@@ -83,7 +84,7 @@ def log_probs(path, test, batch_size):
     r"""$\log p$ of a trained network for the test set: float64, shape `(examples, classes)`."""
     logits = jobs.logits(keras.saving.load_model(path, compile=False), test, batch_size).astype("float64")
     keras.backend.clear_session()  # Dozens of networks are read one after the other.
-    return logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    return log_softmax(logits, axis=-1)
 
 
 def row_of(name, ensemble, labels, results):

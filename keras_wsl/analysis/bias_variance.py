@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from keras_wsl.analysis.checks import checked_labels
 from keras_wsl.ops import labels_are_distributions
 
 TERMS = ("error", "noise", "bias", "variance")
@@ -78,7 +79,7 @@ def bias_variance(log_probs, labels):
         noise = -_sum_x_log(y, y)
         error, bias = -(y * mean_log).sum(-1), -(y * log_mean).sum(-1) - noise
     else:
-        rows, y = np.arange(len(mean_log)), class_labels(labels, mean_log.shape)
+        rows, y = np.arange(len(mean_log)), checked_labels(labels, mean_log.shape)
         noise = np.zeros(len(mean_log))
         error, bias = -mean_log[rows, y], -log_mean[rows, y]
     variance = (np.exp(log_mean) * (log_mean - log_probs)).sum(-1).mean(0)
@@ -205,27 +206,6 @@ def _checked_log_probs(log_probs):
             "1: pass log_softmax of logits at temperature 1, not logits or probabilities, and in float32 at least."
         )
     return log_probs - log_sums
-
-
-def class_labels(labels, shape):
-    """Integer labels that have been checked against `(examples, classes)`: shape `(examples,)`.
-
-    Raises:
-        ValueError: They are no integers, not one an example, or out of range.
-    """
-    labels = np.asarray(labels)
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape not in (shape[:1], (shape[0], 1)):
-        raise ValueError(
-            f"Labels have dtype {labels.dtype} and shape {labels.shape}. Expected integers of shape {shape[:1]}, as "
-            f"there are {shape[0]} examples."
-        )
-    labels = labels.reshape(shape[0])
-    if len(wrong := np.flatnonzero((labels < 0) | (labels >= shape[1]))):
-        raise ValueError(
-            f"Example {wrong[0]} has the label {labels[wrong[0]]}. Expected 0 to {shape[1] - 1}, as there are "
-            f"{shape[1]} classes; {len(wrong)} of {len(labels)} are out of range."
-        )
-    return labels
 
 
 def _checked_distributions(labels):

@@ -1,7 +1,9 @@
 """Calibration of a classifier: Guo et al., ICML 2017, https://arxiv.org/abs/1706.04599."""
 
 import numpy as np
+from scipy.special import log_softmax
 
+from keras_wsl.analysis.checks import checked_labels, checked_logits
 from keras_wsl.ops import check_count
 
 
@@ -32,9 +34,9 @@ def calibration(labels, logits, bins=15):
             probabilities, there is no example, or `bins` is not a positive integer.
     """
     logits = checked_logits("logits", logits)
-    labels = checked_labels(labels, logits)
+    labels = checked_labels(labels, logits.shape)
     bins = check_count(bins, "bins")
-    log_p = log_softmax(logits)
+    log_p = log_softmax(logits, axis=-1)
     p = np.exp(log_p)
     right = (logits.argmax(axis=-1) == labels).astype("float64")
     confidence = p.max(axis=-1)
@@ -75,7 +77,7 @@ def fit_temperature(labels, logits):
     from scipy import optimize
 
     z = checked_logits("logits", logits)
-    labels = checked_labels(labels, z)
+    labels = checked_labels(labels, z.shape)
     z = z - z.max(axis=-1, keepdims=True)
     scale = -z.min() or 1.0
     z /= scale
@@ -85,7 +87,7 @@ def fit_temperature(labels, logits):
         raise ValueError(f"Every label has its row's highest logit, so that the best temperature is 0. {advice}")
 
     def slope(beta):
-        return float(((np.exp(log_softmax(beta * z)) * z).sum(axis=-1) - at_label).mean())
+        return float(((np.exp(log_softmax(beta * z, axis=-1)) * z).sum(axis=-1) - at_label).mean())
 
     if slope(0.0) >= 0:
         raise ValueError(
@@ -97,61 +99,6 @@ def fit_temperature(labels, logits):
         beta *= 2
     root = optimize.brentq(slope, 0.0, beta, xtol=1e-300, rtol=1e-14, maxiter=1000)
     return float(scale / root)
-
-
-def log_softmax(logits):
-    """Float64 logarithms of the probabilities, of float64 `(n, classes)`."""
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
-
-
-def checked_logits(name, logits):
-    """`logits` as float64, shape `(n, classes)`.
-
-    Raises:
-        ValueError: If the shape is another, there is no example or only one class, a value is not finite, or every row
-            is a probability distribution.
-    """
-    logits = np.asarray(logits, "float64")
-    if logits.ndim != 2 or len(logits) < 1 or logits.shape[1] < 2:
-        raise ValueError(
-            f"`{name}` must have the shape (examples, classes), of one example and two classes at least. Received: "
-            f"shape {logits.shape}."
-        )
-    finite = np.isfinite(logits).all(axis=-1)
-    if not finite.all():
-        raise ValueError(
-            f"`{name}` must be finite. Received: {(~finite).sum()} of {len(logits)} rows that are not; the first is "
-            f"row {int(np.argmin(finite))}. Judge a network whose training did not diverge."
-        )
-    if (logits >= 0).all() and np.allclose(logits.sum(axis=-1), 1, rtol=0, atol=1e-5):
-        raise ValueError(
-            f"`{name}` must be logits. Received: rows that are not negative and add up to 1, as probabilities do. Pass "
-            "the network's outputs before the softmax, or the logarithms of the probabilities."
-        )
-    return logits
-
-
-def checked_labels(labels, logits):
-    """`labels` as int64, shape `(n,)`.
-
-    Raises:
-        ValueError: If they are no integers, not one for each row of the logits, or out of range.
-    """
-    labels, (count, classes) = np.asarray(labels), logits.shape
-    if not np.issubdtype(labels.dtype, np.integer) or labels.shape != (count,):
-        raise ValueError(
-            f"`labels` must be integers of shape ({count},), one for each row of the logits. Received: {labels.dtype} "
-            f"of shape {labels.shape}. Of distributions, take the argmax."
-        )
-    labels = labels.astype("int64")
-    wrong = (labels < 0) | (labels >= classes)
-    if wrong.any():
-        raise ValueError(
-            f"`labels` must be in [0, {classes}), as there are {classes} logits. Received: {labels[wrong][0]} in row "
-            f"{int(np.argmax(wrong))}; {wrong.sum()} of {count} are out of range."
-        )
-    return labels
 
 
 def _adaptive(confidence, right, bins):

@@ -1,8 +1,9 @@
 """How much a student predicts as its teacher does: Stanton et al., NeurIPS 2021, https://arxiv.org/abs/2106.05945."""
 
 import numpy as np
+from scipy.special import log_softmax
 
-from keras_wsl.analysis.calibration import checked_labels, checked_logits, log_softmax
+from keras_wsl.analysis.checks import checked_labels, checked_pair
 from keras_wsl.ops import check_temperature
 
 
@@ -32,15 +33,9 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
         ValueError: If shapes differ, a label is out of range, a logit is not finite, rows are probabilities, there is
             no example, or the temperature is not a positive number.
     """
-    teacher_logits = checked_logits("teacher_logits", teacher_logits)
-    student_logits = checked_logits("student_logits", student_logits)
-    if teacher_logits.shape != student_logits.shape:
-        raise ValueError(
-            "Teacher and student must give logits of the same examples and classes. Received: shapes "
-            f"{teacher_logits.shape} and {student_logits.shape}."
-        )
+    teacher_logits, student_logits = checked_pair(teacher_logits, student_logits)
     temperature = check_temperature(temperature)
-    log_p, log_q = log_softmax(teacher_logits / temperature), log_softmax(student_logits / temperature)
+    log_p, log_q = (log_softmax(logits / temperature, axis=-1) for logits in (teacher_logits, student_logits))
     p, q = np.exp(log_p), np.exp(log_q)
     total_variation = float(np.abs(p - q).sum(axis=-1).mean() / 2)
     choices = teacher_logits.argmax(axis=-1)
@@ -52,7 +47,7 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
         "kl": float((p * (log_p - log_q)).sum(axis=-1).mean()),
     }
     if labels is not None:
-        right = choices == checked_labels(labels, teacher_logits)
+        right = choices == checked_labels(labels, teacher_logits.shape)
         result["teacher_accuracy"] = float(right.mean())
         result["agreement_where_teacher_right"] = _mean(agreement[right])
         result["agreement_where_teacher_wrong"] = _mean(agreement[~right])

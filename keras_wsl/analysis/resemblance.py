@@ -3,8 +3,9 @@
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import softmax
 
-from keras_wsl.analysis.bias_variance import class_labels
+from keras_wsl.analysis.checks import checked_labels, checked_pair
 from keras_wsl.ops import check_temperature
 
 
@@ -45,21 +46,10 @@ def logit_gradients(labels, student_logits, teacher_logits, temperature):
     Raises:
         ValueError: Shapes, labels or the temperature do not fit, or a logit is not finite.
     """
-    student, teacher = np.asarray(student_logits, "float64"), np.asarray(teacher_logits, "float64")
-    if student.ndim != 2 or student.shape != teacher.shape or 0 in student.shape:
-        raise ValueError(
-            f"The logits have the shapes {student.shape} (student) and {teacher.shape} (teacher). Expected (examples, "
-            "classes), the same for both."
-        )
-    for whose, logits in (("student", student), ("teacher", teacher)):
-        if not np.isfinite(logits).all():
-            example, c = np.argwhere(~np.isfinite(logits))[0]
-            raise ValueError(
-                f"The {whose}'s logit {c} of example {example} is {logits[example, c]}. Expected finite ones."
-            )
-    temperature, labels = check_temperature(temperature), class_labels(labels, student.shape)
-    soft = temperature * (_softmax(student / temperature) - _softmax(teacher / temperature))
-    return soft - _softmax(student) + (labels[:, None] == np.arange(student.shape[1]))
+    teacher, student = checked_pair(teacher_logits, student_logits)
+    temperature, labels = check_temperature(temperature), checked_labels(labels, student.shape)
+    soft = temperature * (softmax(student / temperature, axis=-1) - softmax(teacher / temperature, axis=-1))
+    return soft - softmax(student, axis=-1) + (labels[:, None] == np.arange(student.shape[1]))
 
 
 def resemblance(labels, student_logits, teacher_logits, temperature):
@@ -146,7 +136,3 @@ def _off_diagonal(matrix):
     if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
         raise ValueError(f"The matrix has shape {matrix.shape}. Expected (classes, classes).")
     return np.isfinite(matrix) & ~np.eye(len(matrix), dtype=bool)
-
-
-def _softmax(logits):
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True))
