@@ -129,7 +129,7 @@ def test_it_learns_and_trains_both_embeddings():
     assert history["crd"][-1] < 0.9 * history["crd"][0]
 
 
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
 def test_continued_from_a_file_to_the_same_bits(ending, tmp_path):
     """Memories, normalizers and the state of the draws are in the file, and the data set's labels in the settings."""
     _, y = data()
@@ -200,7 +200,7 @@ def test_labels_without_an_index_are_refused():
         distiller.fit(x, y["labels"], verbose=0)
 
 
-@pytest.mark.parametrize("index", [-1, COUNT])
+@pytest.mark.parametrize("index", [pytest.param(-1, marks=pytest.mark.slow), COUNT])
 def test_an_index_out_of_range(index):
     """It stops TensorFlow, and is a loss of NaN elsewhere: never a number."""
     x, y = data()
@@ -232,7 +232,7 @@ def test_each_replica_keeps_its_own_memory(tmp_path):
     assert np.isfinite(result["history"]["crd"]).all()
 
 
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
 def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
     """Keras writes no generators into files, such as those of its own dropout; a run of ours goes on as it was."""
     weighting = {"name": "exclude_regularization", "probability": 0.5}

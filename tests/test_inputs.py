@@ -128,7 +128,9 @@ def test_each_network_gets_its_own(way, tmp_path):
     assert history["probe_regularization_samples"] == [samples.sum()]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way", [way if way == "layers_of_both" else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+)
 def test_files_keep_what_each_is_given(way, tmp_path):
     """Saved in graphs, loaded in safe mode, and continued to the same bits."""
     x, y = WAYS[way][1]()

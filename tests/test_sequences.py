@@ -292,7 +292,7 @@ def test_mixed_precision_keeps_the_mask():
     assert everywhere.mean() != pytest.approx(weights.mean(), rel=1e-2)  # Else no one would see padding counted.
 
 
-@pytest.mark.parametrize("masking", ["keras", "explicit"])
+@pytest.mark.parametrize("masking", [pytest.param("keras", marks=pytest.mark.slow), "explicit"])
 def test_files(masking, tmp_path):
     """Saved, loaded and continued in graphs, to the same bits; `predict` gives every position."""
     x, y, _ = sentences(masking)

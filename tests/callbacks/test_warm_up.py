@@ -45,7 +45,12 @@ def fit(distiller, observers=(), epochs=5, **settings):
 
 @pytest.mark.parametrize(
     ("epochs", "expected"),
-    [(4, [0.25, 0.5, 0.75, 1, 1]), (1, [1] * 5), (2.5, [0.4, 0.8, 1, 1, 1]), (20, [0.05, 0.1, 0.15, 0.2, 0.25])],
+    [
+        pytest.param(4, [0.25, 0.5, 0.75, 1, 1], marks=pytest.mark.slow),
+        pytest.param(1, [1] * 5, marks=pytest.mark.slow),
+        (2.5, [0.4, 0.8, 1, 1, 1]),
+        pytest.param(20, [0.05, 0.1, 0.15, 0.2, 0.25], marks=pytest.mark.slow),
+    ],
 )
 def test_the_ramp_of_each_epoch(epochs, expected):
     """It counts in the sum of the distillation losses, and not in their own entries nor in the student's loss."""
@@ -93,7 +98,7 @@ def test_it_counts_epochs_of_the_run_and_not_of_the_fit():
     np.testing.assert_allclose(ramps.seen, [0.5, 0.75])
 
 
-@pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
+@pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
 def test_files_keep_the_ramp(ending, tmp_path):
     """A run continued from a file ends in the same bits as one that was not interrupted."""
     whole, distiller = made(0.05), made(0.05)

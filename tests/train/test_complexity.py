@@ -106,6 +106,7 @@ def test_errors(runs):
         _run(folder, examples=31)
 
 
+@pytest.mark.slow
 def test_the_command(runs):
     folder, splits = runs
     if len(splits.train.classes) > 2:

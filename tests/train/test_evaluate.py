@@ -100,6 +100,7 @@ def _assert_row(row, expected):
         assert float(row[name]) == pytest.approx(value, abs=1e-5), name
 
 
+@pytest.mark.slow
 def test_runs_from_the_command_line(runs, tmp_path):
     out = tmp_path / "judged"
     command = [sys.executable, str(SCRIPT), f"--out={out}", "--split=test,train", runs / "labels", runs / "kd"]

@@ -91,6 +91,7 @@ def _weights(path):
     return keras.saving.load_model(path, compile=False).get_weights()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
 def test_labels_alone(preset, tmp_path):
     result = _run(_small(preset), tmp_path / "run")

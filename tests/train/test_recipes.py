@@ -266,6 +266,7 @@ def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_the_weight_is_ramped_up(teacher, tmp_path):
     wanted = _run(teacher, method="dkd", epochs=2, warm_up_epochs=4)
     trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)

@@ -212,6 +212,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     assert not (tmp_path / "run" / "student.keras").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
     changes = {"precision": "mixed_float16", "strategy": "mirrored"}
