@@ -10,6 +10,7 @@ from keras_wsl import (
     online,
     optimizers,
     regularization,
+    soft_labels,
     weighting,
 )
 from keras_wsl.distiller import Distiller
@@ -29,5 +30,6 @@ __all__ = [
     "online",
     "optimizers",
     "regularization",
+    "soft_labels",
     "weighting",
 ]

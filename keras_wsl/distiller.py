@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from keras_wsl import losses, regularization, weighting
-from keras_wsl.endpoints import Endpoints, frozen, mask_of, output_layer, symbolic_inputs
+from keras_wsl.endpoints import Endpoints, check_network, frozen, mask_of, symbolic_inputs
 from keras_wsl.ops import check_weight, labels_are_distributions, mean_over_positions
+from keras_wsl.top_k import expand
 from keras_wsl.trainers import step
 
 MASK = "logits.mask"  # Where the student's endpoints have Keras's mask of the logits.
@@ -37,6 +38,9 @@ class Distiller(step(), keras.Model):
     checkpoint, `.keras` file or export. After `keras.saving.load_model`, set `distiller.teacher`, and `fit` goes on.
     `evaluate` and `predict` are the student's and run no teacher.
 
+    A teacher may also be the name of what it has said already: of a key of the labels' dict that holds its logits, such
+    as `"teacher_logits"`, which `data.train_batches(..., soft_labels=...)` brings. Then no teacher runs.
+
     Of several teachers, a dict by name, each loss says to whom it listens: `KD(teacher="large")`, or to the mean of
     their probabilities: `KD(teacher={"large": 2.0, "small": 1.0})`.
 
@@ -51,8 +55,8 @@ class Distiller(step(), keras.Model):
     on, at the temperature of the first loss that has one, else at 1.
 
     Args:
-        teacher: A built `keras.Model`, or a dict of several by name; `None` for labels alone, for losses that need
-            none, or to be set later.
+        teacher: A built `keras.Model`, a key of the labels' dict, or a dict of several by name; `None` for labels
+            alone, for losses that need none, or to be set later.
         student: A built `keras.Model`.
         distillation_losses: One or a list of what `losses.get` takes: a `losses.DistillationLoss`, a name, a loss of
             `keras.distillation`.
@@ -82,7 +86,7 @@ class Distiller(step(), keras.Model):
         teacher_inputs=None,
         name="distiller",
     ):
-        _check_network("student", student)
+        check_network("student", student)
         # Keras scales the loss by the policy here. What the inputs are cast to is for the student's layers to say.
         super().__init__(name=name, dtype=_policy(student), autocast=False)
         if not isinstance(distillation_losses, (list, tuple)):
@@ -122,7 +126,7 @@ class Distiller(step(), keras.Model):
 
     @property
     def teacher(self):
-        """The model that teaches, a dict of several by name, or `None`."""
+        """The model that teaches, the key of its logits in the labels' dict, a dict of several by name, or `None`."""
         return self._teacher()
 
     def __setattr__(self, name, value):
@@ -139,8 +143,11 @@ class Distiller(step(), keras.Model):
         teachers = teacher if isinstance(teacher, dict) else {} if teacher is None else {"teacher": teacher}
         if isinstance(teacher, dict) and not teacher:
             raise ValueError("`teacher` is an empty dict. Give at least one teacher by name, or None.")
-        for name, model in teachers.items():
-            _check_network(name, model)
+        networks = {name: model for name, model in teachers.items() if not isinstance(model, str)}
+        if len(networks) < len(teachers) and self.teacher_training:
+            raise ValueError("`teacher_training` is for a teacher that runs, and the logits of one are given.")
+        for name, model in networks.items():
+            check_network(name, model)
             if model is self.student:
                 raise ValueError("Teacher and student are one model. Clone it: a student needs weights of its own.")
         if teachers and isinstance(self.teacher_inputs, dict) and (unknown := set(self.teacher_inputs) - set(teachers)):
@@ -151,25 +158,36 @@ class Distiller(step(), keras.Model):
         endpoints = {}
         for name, model in teachers.items():
             wanted = [loss for loss, shares in zip(self.distillation_losses, heard) if name in shares]
+            layers = {loss.name: loss.teacher_endpoints for loss in wanted if loss.teacher_endpoints}
+            if name not in networks and layers:
+                raise ValueError(
+                    f"The teacher {model!r} is given by its logits alone, and {min(layers)} needs its "
+                    f"{layers[min(layers)]}. Use losses on logits, or a teacher that runs."
+                )
             if wanted or not self.distillation_losses:
-                endpoints[name] = Endpoints(model, {layer for loss in wanted for layer in loss.teacher_endpoints})
+                inner = {layer for names in layers.values() for layer in names}
+                endpoints[name] = Endpoints(model, inner) if name in networks else model
         # Closures: whatever Keras finds in an attribute, it tracks and saves.
         self.__dict__["_teacher"] = lambda: teacher
         self.__dict__["_teacher_endpoints"] = lambda: endpoints
         self.train_function = None  # A traced step keeps the teacher that it was traced with.
-        self._meet(teachers, heard)
+        self._meet(networks, heard)
         # Everything is built, if only from a file: optimizers and backups may look for the variables.
         self.built = self.student.built and all(loss.built for loss in self.distillation_losses)
 
-    def _meet(self, teachers, heard):
+    def _meet(self, networks, heard):
         """Builds the losses, and shows them the networks to whom each listens."""
-        if not self.distillation_losses or not (teachers or self._teaches_itself()):
+        told = self._teacher_endpoints()
+        if not self.distillation_losses or not (told or self._teaches_itself()):
             return
         student_shapes = self._student_endpoints.shapes()
-        shapes = {name: endpoints.shapes() for name, endpoints in self._teacher_endpoints().items()}
-        for name in shapes:
+        self._classes = student_shapes["logits"][-1]
+        # What is given has as many classes as the student, or the step will say so.
+        given = {"logits": student_shapes["logits"]}
+        shapes = {name: given if isinstance(ends, str) else ends.shapes() for name, ends in told.items()}
+        for name in networks.keys() & shapes.keys():
             if self.student_inputs is None and self._inputs_of(name) is None:
-                _check_same_inputs(self.student, teachers[name])
+                _check_same_inputs(self.student, networks[name])
         for loss, shares in zip(self.distillation_losses, heard):
             ours = [shapes[name] for name in shares]
             if any(other["logits"] != ours[0]["logits"] for other in ours):
@@ -180,8 +198,8 @@ class Distiller(step(), keras.Model):
             if not loss.built:
                 loss.build((None,), student_shapes, ours[0] if ours else {})
                 loss.built = True
-            if len(shares) == 1:
-                loss.meet(self.student, teachers[next(iter(shares))])
+            if len(shares) == 1 and (only := next(iter(shares))) in networks:
+                loss.meet(self.student, networks[only])
         first = next(iter(heard[0]), None)
         self._comparable = first is not None and student_shapes["logits"][-1] == shapes[first]["logits"][-1]
 
@@ -202,6 +220,8 @@ class Distiller(step(), keras.Model):
             return variables
         seen = {id(variable) for variable in self.variables}  # A buffer cannot be donated twice.
         for model in self.teacher.values() if isinstance(self.teacher, dict) else [self.teacher]:
+            if isinstance(model, str):
+                continue
             variables = variables + [variable for variable in model.variables if id(variable) not in seen]
             seen |= {id(variable) for variable in model.variables}
         return variables
@@ -224,11 +244,12 @@ class Distiller(step(), keras.Model):
             return outputs if mask is None else {**outputs, MASK: mask}
         return _logits(self.student(inputs, training=False))
 
-    def teacher_outputs(self, inputs, training=None):
+    def teacher_outputs(self, inputs, y=None, training=None):
         """What the teachers' endpoints are on a batch's inputs, as constants.
 
         Args:
             inputs: The batch's inputs, before `teacher_inputs`.
+            y: The batch's targets, which have the logits of teachers that do not run.
             training: Whether with the batch's statistics; `teacher_training` by default.
 
         Returns:
@@ -236,16 +257,30 @@ class Distiller(step(), keras.Model):
         """
         if not self.distillation_losses:
             return {}
-        outputs = {
-            name: frozen(
-                endpoints,
-                endpoints.model,
-                _selected(self._inputs_of(name), inputs),
-                training=self.teacher_training if training is None else training,
-            )
-            for name, endpoints in self._teacher_endpoints().items()
-        }
+        training = self.teacher_training if training is None else training
+        outputs = {}
+        for name, endpoints in self._teacher_endpoints().items():
+            if isinstance(endpoints, str):
+                outputs[name] = {"logits": self._given_logits(endpoints, y)}
+            else:
+                given = _selected(self._inputs_of(name), inputs)
+                outputs[name] = frozen(endpoints, endpoints.model, given, training=training)
         return outputs if isinstance(self.teacher, dict) else outputs.get("teacher", {})
+
+    def _given_logits(self, key, y):
+        """The logits that a batch's targets have of a teacher, all or the highest, as constants."""
+        if not isinstance(y, dict) or key not in y:
+            came = f"a dict of {sorted(y)}" if isinstance(y, dict) else "no dict"
+            raise ValueError(
+                f"The distiller's teacher is {key!r} of the labels' dict. Received: {came}. Bring its logits in "
+                "batches, such as those of data.train_batches(..., soft_labels=...)."
+            )
+        if isinstance(y[key], dict):
+            return keras.tree.map_structure(ops.stop_gradient, expand(y[key], _labels(y), self._classes))
+        logits = ops.convert_to_tensor(y[key])
+        if logits.shape[-1] != self._classes:
+            raise ValueError(f"{key!r} has {logits.shape[-1]} logits an example, and the student {self._classes}.")
+        return ops.stop_gradient(ops.cast(logits, "float32"))
 
     def heard_logits(self, teacher, temperature):
         """The teachers' logits as the first loss hears them: of several, the mean of probabilities at a temperature.
@@ -366,7 +401,7 @@ class Distiller(step(), keras.Model):
         if not training:
             logits = _logits(y_pred)
             return ops.mean(self.hard_rows(labels, logits, self.position_mask(y, logits), sample_weight)) + penalty
-        teacher = self.teacher_outputs(x)
+        teacher = self.teacher_outputs(x, y)
         rows, total = self.loss_rows(y, labels, y_pred, teacher, sample_weight)
         self.update_trackers(y, labels, y_pred, teacher, rows)
         return ops.mean(total) + penalty
@@ -544,16 +579,3 @@ def _policy(model):
     """The policy of a model, or of its layers where one computes in float16, whose gradients need a scaled loss."""
     layers = (layer.dtype_policy for layer in model._flatten_layers())
     return next((policy for policy in layers if policy.name == "mixed_float16"), model.dtype_policy)
-
-
-def _check_network(role, model):
-    """Raises `ValueError` unless `model` is a `keras.Model` that gives logits, as far as its graph shows."""
-    if not isinstance(model, keras.Model):
-        raise ValueError(f"The {role} must be a keras.Model. Received: {model!r}.")
-    layer = output_layer(model)
-    activation = getattr(layer, "activation", None)
-    if isinstance(layer, keras.layers.Softmax) or activation in (keras.activations.softmax, keras.activations.sigmoid):
-        raise ValueError(
-            f"The {role} {model.name!r} gives probabilities: its last layer {layer.name!r} ends in a softmax or "
-            f"sigmoid. Distillation needs logits: build it without that activation."
-        )

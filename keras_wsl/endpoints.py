@@ -96,6 +96,19 @@ def output_layer(model):
     return (output_layer(layer) or layer) if isinstance(layer, keras.Model) else layer
 
 
+def check_network(role, model):
+    """Raises `ValueError` unless `model` is a `keras.Model` that gives logits, as far as its graph shows."""
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"The {role} must be a keras.Model. Received: {model!r}.")
+    layer = output_layer(model)
+    activation = getattr(layer, "activation", None)
+    if isinstance(layer, keras.layers.Softmax) or activation in (keras.activations.softmax, keras.activations.sigmoid):
+        raise ValueError(
+            f"The {role} {model.name!r} gives probabilities: its last layer {layer.name!r} ends in a softmax or "
+            f"sigmoid. Distillation needs logits: build it without that activation."
+        )
+
+
 def _graph(model, end):
     """The symbolic `"input"` or `"output"` of a model; `None` if its graph is not known."""
     if isinstance(model, keras.Sequential):

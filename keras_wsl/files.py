@@ -1,8 +1,14 @@
 """Files that are either whole or absent."""
 
+import contextlib
 import hashlib
 import os
 import pathlib
+
+try:
+    import fcntl
+except ImportError:  # Windows.
+    fcntl = None
 
 
 def write_atomically(path, write):
@@ -30,6 +36,31 @@ def write_atomically(path, write):
         temporary.unlink(missing_ok=True)
         raise
     _sync_directory(path.parent)
+
+
+@contextlib.contextmanager
+def exclusive(path):
+    """Whether this process alone has a lock: `with exclusive(path) as mine`. A killed process gives its locks back.
+
+    Args:
+        path: Path of the lock's file, which is there only while somebody has the lock.
+
+    Yields:
+        Boolean; False at once if another has it. Where the system has no such locks, True.
+    """
+    if fcntl is None:
+        yield True
+        return
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            pathlib.Path(path).unlink(missing_ok=True)
 
 
 def sha256(path):

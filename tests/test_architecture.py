@@ -33,14 +33,16 @@ ROOMS = {
     "weighting": {"ops", "regularization"},
     "endpoints": set(),
     "connectors": {"ops"},
-    "losses": {"connectors", "endpoints", "ops", "weighting"},
+    "top_k": {"ops"},
+    "losses": {"connectors", "endpoints", "ops", "top_k", "weighting"},
     "models": {"files", "ops"},
     "export": {"endpoints", "files"},
     "distribute": set(),
     "online": set(),
     "data": {"files"},
+    "soft_labels": {"data", "endpoints", "files", "ops", "top_k"},
     "trainers": set(),
-    "distiller": {"endpoints", "losses", "ops", "regularization", "trainers", "weighting"},
+    "distiller": {"endpoints", "losses", "ops", "regularization", "top_k", "trainers", "weighting"},
     "callbacks": {"analysis", "endpoints", "files", "models", "online", "ops", "regularization", "weighting"},
 }
 

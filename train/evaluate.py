@@ -10,7 +10,6 @@ otherwise (`--teacher=none` leaves it out); a `.keras` file; or a `.weights.h5` 
 are those that it was trained on, without crops and flips. As long as the forward passes take: digits, seconds.
 """
 
-import dataclasses
 import functools
 import pathlib
 
@@ -227,14 +226,8 @@ def _cell(value):
 
 def define_flags(values=flags.FLAGS):
     """Defines the flags of this script."""
-    known = {field.name: field for source in students.SOURCES.values() for field in dataclasses.fields(source.settings)}
-    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
-    for name in students.FLAGS:
-        define[known[name].type](name, None, known[name].metadata["help"], flag_values=values)
+    students.define_flags(students.FLAGS, values)
     flags.DEFINE_string("out", "", "Folder of the results; made if it is missing.", flag_values=values)
-    flags.DEFINE_string("data", "", f"What files are judged on: {', '.join(students.SOURCES)}.", flag_values=values)
-    flags.DEFINE_string("data_dir", None, "Where it lies, as of the script of that name.", flag_values=values)
-    flags.DEFINE_bool("download", False, "Whether TFDS may download it.", flag_values=values)
     flags.DEFINE_list("split", ["test"], "Which examples: test, train; mismatched of multinli.", flag_values=values)
     flags.DEFINE_integer("bins", 15, "Bins of the calibration errors.", lower_bound=1, flag_values=values)
     flags.DEFINE_float("temperature", 1.0, "Of KL and total variation to the teacher.", flag_values=values)

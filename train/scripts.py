@@ -13,7 +13,7 @@ def status(work):
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
     try:
         return work() or 0
-    except (ValueError, FileNotFoundError, ImportError, MemoryError, callbacks.NonFiniteLoss) as error:
+    except (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLoss) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
 

@@ -128,7 +128,7 @@ def read(path, values):
         )
     if not values.data:
         raise ValueError(f"{path} does not say what it was trained on. Pass --data, one of {', '.join(SOURCES)}.")
-    wanted = _with_flags(_source(values.data).settings(), values, FLAGS)
+    wanted = with_flags(source(values.data).settings(), values, FLAGS)
     name = ""
     if path.suffix != ".keras":
         name = _name_for(path, "student", values.student)
@@ -139,10 +139,10 @@ def read(path, values):
 def _read_run(folder, values):
     row, _ = report.read(folder)
     result = json.loads((folder / "result.json").read_text())
-    wanted = _with_flags(_run_settings(folder), values, FLAGS[2:])
+    wanted = with_flags(_run_settings(folder), values, FLAGS[2:])
     path = folder / "student.keras"
     name = values.data or _data_of(wanted, path)
-    if _source(name).settings is not type(wanted):
+    if source(name).settings is not type(wanted):
         raise ValueError(
             f"{folder} is a run of {type(wanted).__name__}, whose data is not --data={name}. Leave --data out."
         )
@@ -181,13 +181,29 @@ def _data_of(wanted, path):
     return "digits" if saved(path).input_shape[1:] == (8, 8, 1) else "cifar100"
 
 
-def _source(name):
+def source(name):
+    """The data set of `--data`.
+
+    Raises:
+        ValueError: If there is none of that name.
+    """
     if name not in SOURCES:
         raise ValueError(f"--data={name} is unknown. Expected one of {', '.join(SOURCES)}.")
     return SOURCES[name]
 
 
-def _with_flags(wanted, values, names):
+def define_flags(names, values=flags.FLAGS):
+    """Defines flags for settings of these names, of whatever data set, that are none by default; and for the data."""
+    known = {field.name: field for source in SOURCES.values() for field in dataclasses.fields(source.settings)}
+    define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
+    for name in names:
+        define[known[name].type](name, None, known[name].metadata["help"], flag_values=values)
+    flags.DEFINE_string("data", "", f"The data set: {', '.join(SOURCES)}.", flag_values=values)
+    flags.DEFINE_string("data_dir", None, "Where it lies, as of the script of that name.", flag_values=values)
+    flags.DEFINE_bool("download", False, "Whether TFDS may download it.", flag_values=values)
+
+
+def with_flags(wanted, values, names):
     """The settings, with those of these names that are given as flags."""
     given = {name: getattr(values, name) for name in names if getattr(values, name) is not None}
     if unknown := [name for name in given if not hasattr(wanted, name)]:

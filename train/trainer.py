@@ -13,9 +13,11 @@ import numpy as np
 import curves
 import recipes
 import record
-from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers
+from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
 from keras_wsl.files import sha256
 from settings import to_lines
+
+GIVEN = "teacher_logits"  # The key of the targets that has the logits of --soft_labels.
 
 
 def run(settings, splits, out, *, build=models.build, also=None, top_5=False, resume=False, verbose=None):
@@ -48,10 +50,13 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
     train, validation, test = parts(splits, settings)
     recipe = recipes.of(settings)
     checkpoints = _checkpoints(settings)
+    store = _store(settings)
     with distribute.scope(settings.strategy), _reading(train):
         teacher, student = _networks(settings, train, build)
-        losses = recipes.main_losses(settings, train, teacher, student)
-        main_stage = distiller(settings, recipe, teacher if losses else None, student, losses, train, top_5=top_5)
+        named = dataclasses.replace(settings, teacher=store.manifest.teacher) if store else settings
+        losses = recipes.main_losses(named, train, teacher, student)
+        taught_by = GIVEN if store else teacher
+        main_stage = distiller(settings, recipe, taught_by if losses else None, student, losses, train, top_5=top_5)
         before = None
         if recipe.stage:
             stage_loss = recipes.stage_loss(settings, teacher, student)
@@ -59,6 +64,8 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         out = record.open_run(out, settings, resume=resume)
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
         identity = {"teacher": teacher_hash}
+        if store:
+            identity["soft_labels"] = store.manifest.sha256
         if checkpoints:
             identity["checkpoints"] = [sha256(path) for path in checkpoints.paths.values()]
         if before:
@@ -73,11 +80,14 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
             identity=identity,
             epochs=settings.epochs,
             verbose=verbose,
-            observers=_observers(settings, recipe, checkpoints, train, out),
+            observers=_observers(settings, recipe, checkpoints, store, train, out),
+            soft_labels=store,
             validation_data=data.eval_batches(validation or test, settings.judged_at_once, one_hot=one_hot),
         )
         result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
-        result["teacher_sha256"] = teacher_hash
+        result["teacher_sha256"] = store.manifest.file_sha256 if store else teacher_hash
+        if store:
+            result["teacher"] = store.manifest.teacher
         others = {f"{name}_accuracy": examples for name, examples in (also or {}).items()}
         result |= {name: _accuracy(student, examples, settings) for name, examples in others.items()}
         if teacher is not None:
@@ -140,7 +150,9 @@ def _frozen(student, loss, stage):
     return [layer for layer in student.layers if layer.trainable and layer not in learning]
 
 
-def _fit(distiller, settings, train, table, backups, *, identity, epochs, verbose, observers, **kwargs):
+def _fit(
+    distiller, settings, train, table, backups, *, identity, epochs, verbose, observers, soft_labels=None, **kwargs
+):
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
     steps = train.steps_per_epoch(settings.batch_size)
     rows = record.Epochs(table)
@@ -155,6 +167,8 @@ def _fit(distiller, settings, train, table, backups, *, identity, epochs, verbos
             batch_size=settings.batch_size,
             start=backup.position,
             one_hot=settings.label_smoothing > 0,
+            views=settings.views or None,
+            soft_labels=soft_labels,
         ),
         initial_epoch=backup.position[0],
         epochs=epochs,
@@ -169,13 +183,17 @@ def _fit(distiller, settings, train, table, backups, *, identity, epochs, verbos
 
 def _check(settings):
     recipe = recipes.of(settings)
-    if recipe.needs_teacher and not (settings.teacher and settings.teacher_weights):
+    if recipe.needs_teacher and not (settings.teacher and settings.teacher_weights) and not settings.soft_labels:
         raise ValueError(
             f"--method={settings.method} needs a trained teacher: pass --teacher and --teacher_weights. Train one with "
             "--method=none; its student.keras is such a file."
         )
-    if not recipe.needs_teacher and (settings.teacher or settings.teacher_weights):
-        raise ValueError(f"--method={settings.method} has no teacher: leave --teacher and --teacher_weights out.")
+    if not recipe.needs_teacher and (settings.teacher or settings.teacher_weights or settings.soft_labels):
+        raise ValueError(
+            f"--method={settings.method} has no teacher: leave --teacher, --teacher_weights and --soft_labels out."
+        )
+    if settings.soft_labels:
+        _check_soft_labels(settings, recipe)
     if settings.weighting and not recipe.needs_teacher:
         raise ValueError(
             f"--weighting={settings.weighting} compares with a teacher, and --method={settings.method} has none."
@@ -198,6 +216,18 @@ def _check(settings):
             f"--steps_per_execution={settings.steps_per_execution} fails in Keras under a strategy. Use 1 with "
             f"--strategy={settings.strategy}."
         )
+
+
+def _check_soft_labels(settings, recipe):
+    """Raises `ValueError` for what needs a teacher that runs."""
+    needs = {
+        "--online": settings.online,
+        "--teacher_training": settings.teacher_training or recipe.teacher_training,
+        f"--method={settings.method}, which has a first stage,": recipe.stage,
+    }
+    for name, needed in needs.items():
+        if needed:
+            raise ValueError(f"{name} needs a teacher that runs, and --soft_labels has its logits alone.")
 
 
 def _be_deterministic():
@@ -230,11 +260,34 @@ def _checkpoints(settings):
     return online.Checkpoints(settings.teacher_checkpoints or beside)
 
 
+def _store(settings):
+    """The soft labels that teach, each file of which is whole; or `None`.
+
+    Raises:
+        FileNotFoundError: If there are none.
+        ValueError: If a file is missing or damaged, or they are of another teacher than the settings'.
+    """
+    if not settings.soft_labels:
+        return None
+    store = soft_labels.SoftLabels(settings.soft_labels)
+    store.verify()
+    for name, here, wanted in (
+        ("teacher", store.manifest.teacher, settings.teacher),
+        ("teacher_weights", store.manifest.file_sha256, settings.teacher_weights and sha256(settings.teacher_weights)),
+    ):
+        if wanted and here != wanted:
+            raise ValueError(
+                f"--soft_labels={settings.soft_labels} are of another teacher: --{name} is {wanted!r}, and theirs "
+                f"{here!r}. Leave --{name} out, or write soft labels of it."
+            )
+    return store
+
+
 def _networks(settings, train, build):
-    """The teacher, or `None`, and the student."""
+    """The teacher, or `None` where there is none or it need not run, and the student."""
     options = {"classes": len(train.classes), "input_shape": train.input_shape, "dtype": settings.precision}
     teacher = None
-    if settings.teacher:
+    if settings.teacher and not settings.soft_labels:
         teacher = build(settings.teacher, weights=settings.teacher_weights, **options, **settings.teacher_options())
     # After the teacher, which draws initial weights too: the student's depend on the seed alone.
     keras.utils.set_random_seed(settings.seed)
@@ -308,7 +361,7 @@ def _learning_rate(settings, steps, epochs):
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
 
 
-def _observers(settings, recipe, checkpoints, train, out):
+def _observers(settings, recipe, checkpoints, store, train, out):
     observers = [callbacks.FiniteLoss()]
     if checkpoints:
         observers.append(callbacks.TeacherSchedule(checkpoints, settings.online_epochs))
@@ -318,12 +371,20 @@ def _observers(settings, recipe, checkpoints, train, out):
     if warm_up:
         observers.append(callbacks.WarmUp(warm_up))
     if recipe.counted:
-        probe = train.take(min(settings.probe, len(train)))
-        batches = data.eval_batches(probe, settings.judged_at_once, framework="numpy")
-        if isinstance(batches, keras.utils.PyDataset):  # What is in memory; files are read again.
-            batches = [batches[i] for i in range(len(batches))]
+        batches = _probe(settings, store, train)
         observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
     return [*observers, callbacks.Scalars(out / "tensorboard")]
+
+
+def _probe(settings, store, train):
+    """Batches of clean examples; `None` where soft labels have no logits of such."""
+    if store and not store.manifest.clean:
+        return None
+    probe = train.take(min(settings.probe, len(train)))
+    batches = data.eval_batches(probe, settings.judged_at_once, soft_labels=store, framework="numpy")
+    if isinstance(batches, keras.utils.PyDataset):  # What is in memory; files are read again.
+        batches = [batches[i] for i in range(len(batches))]
+    return batches
 
 
 def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):

@@ -30,7 +30,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         log_dir: Folder, made if it is missing.
         probe: `None`, or `(inputs, labels)`: arrays, or dicts of such, as `fit` takes them; or an iterable of batches
             `(inputs, labels)` in a fixed order. Labels may be a dict `{"labels": ..., "mask": ...}`; of sequences,
-            unmasked positions count.
+            unmasked positions count. Of a teacher that is given by its logits, they have these too.
         temperature: Positive float, at which to judge; the Distiller's own by default.
         batch_size: Integer, the examples in a forward pass of a probe of arrays.
 
@@ -115,7 +115,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         return (keras.tree.map_structure(lambda array, part=part: array[part], self.probe) for part in parts)
 
     def _logits(self, forward):
-        logits = [np.asarray(forward(inputs), "float32") for inputs, _ in self._batches()]
+        logits = [np.asarray(forward(*batch), "float32") for batch in self._batches()]
         if not logits:
             raise ValueError("The probe of RegularizationSamples is empty. Pass at least one batch, or probe=None.")
         return np.concatenate(logits)
@@ -130,17 +130,17 @@ class RegularizationSamples(keras.callbacks.Callback):
             return None
         return np.concatenate([np.asarray(keras.ops.convert_to_numpy(mask), "bool") for mask in masks])
 
-    def _student_batch(self, inputs):
+    def _student_batch(self, inputs, labels):
         # Not `predict`: on Torch its loader draws from the generator that shuffles the training.
         return self.model.predict_on_batch(inputs)
 
     def _judged_at(self):
         return self.temperature or self.model.temperature
 
-    def _teacher_batch(self, inputs):
+    def _teacher_batch(self, inputs, labels):
         """What the loss hears at temperature 1, for weights, and where samples are judged: side by side."""
-        inputs = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
-        outputs = self.model.teacher_outputs(inputs, training=False)
+        inputs, labels = keras.tree.map_structure(keras.ops.convert_to_tensor, (inputs, labels))
+        outputs = self.model.teacher_outputs(inputs, labels, training=False)
         heard = [self.model.heard_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
         return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in heard], axis=-1)
 
@@ -149,7 +149,7 @@ def _weights_of(teacher):
     """A number that differs where a teacher's weights do, or one of several teachers'."""
     digest = hashlib.sha256()
     for network in teacher.values() if isinstance(teacher, dict) else [teacher]:
-        for variable in network.variables:
+        for variable in getattr(network, "variables", []):  # None of logits that are given.
             digest.update(keras.ops.convert_to_numpy(variable).tobytes())
     return digest.digest()
 

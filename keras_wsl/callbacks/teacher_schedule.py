@@ -128,7 +128,9 @@ def taught_by(model, name, callback):
     if isinstance(teacher, dict):
         if name not in teacher:
             raise ValueError(f"{callback}: choose one of the teachers {sorted(teacher)}. Received: teacher={name!r}.")
-        return teacher[name]
+        teacher, name = teacher[name], None
+    if isinstance(teacher, str):
+        raise ValueError(f"{callback} changes a teacher that runs, and that of {model.name} is given by its logits.")
     if teacher is None or name is not None:
         said = "no teacher" if teacher is None else f"one teacher, and none named {name!r}"
         raise ValueError(f"{callback} changes the teacher of a Distiller, and {model.name} has {said}.")

@@ -6,7 +6,7 @@ from keras_wsl.data.examples import Examples, Splits, halves, load_npz, save_npz
 from keras_wsl.data.imagenet import imagenet
 from keras_wsl.data.jpegs import ImageFolder, Jpegs, TfdsImages, Unreadable, UnreadableImages, image_folder
 from keras_wsl.data.multinli import MultiNLI, multinli
-from keras_wsl.data.pipeline import eval_batches, train_batches
+from keras_wsl.data.pipeline import eval_batches, train_batches, view_batches
 from keras_wsl.data.sentence_pairs import SentencePairs
 
 __all__ = [
@@ -29,4 +29,5 @@ __all__ = [
     "multinli",
     "save_npz",
     "train_batches",
+    "view_batches",
 ]

@@ -6,7 +6,9 @@ import numpy as np
 from keras_wsl.data import seeded
 
 
-def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, **augmentation):
+def train_batches(
+    examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, soft_labels=None, **augmentation
+):
     """Endless batches, each epoch a permutation of all examples, as `pipeline.train_batches` says.
 
     They depend on the arguments and each example's number alone, so batches from a later `start` are those that a run
@@ -19,6 +21,7 @@ def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, vi
         start: Epoch, and step in that epoch, of the first batch.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
         views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
+        soft_labels: `soft_labels.SoftLabels`, or None.
         **augmentation: Settings of `augmented`; none for sentences.
 
     Returns:
@@ -28,6 +31,7 @@ def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, vi
         ValueError: A setting is out of its range.
     """
     augmentation = check_settings(examples, seed, batch_size, start, views, augmentation)
+    view_seed, views = replayed(examples, soft_labels, seed, views, augmentation)
 
     def generate():
         epoch, first_step = start
@@ -35,17 +39,25 @@ def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, vi
             order = seeded.order(seed, epoch, examples.index)
             for low in range(first_step * batch_size, len(order), batch_size):
                 rows = order[low : low + batch_size]
-                if augmentation:
-                    inputs = augmented(examples, rows, seed=seed, view=view_of(epoch, views), **augmentation)
-                else:
-                    inputs = examples.inputs(rows)
-                yield inputs, _targets(examples, rows, one_hot)
+                view = view_of(epoch, views)
+                yield (
+                    _varied(examples, rows, view_seed, view, augmentation),
+                    _targets(examples, rows, one_hot, soft_labels, view),
+                )
             epoch, first_step = epoch + 1, 0
 
     return generate()
 
 
-def eval_batches(examples, batch_size, *, one_hot=False):
+def view_batches(examples, batch_size, *, seed, view, **augmentation):
+    """All examples once, in order, as a view shows them: a generator of batches like those of `train_batches`."""
+    augmentation = check_settings(examples, seed, batch_size, (view, 0), None, augmentation)
+    for low in range(0, len(examples), batch_size):
+        rows = np.arange(low, min(low + batch_size, len(examples)))
+        yield _varied(examples, rows, seed, view, augmentation), _targets(examples, rows, False)
+
+
+def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):
     """All examples once, in order, as they are.
 
     Not a generator, which `fit(validation_data=)` would find empty from the second epoch on.
@@ -54,12 +66,15 @@ def eval_batches(examples, batch_size, *, one_hot=False):
         examples: `Examples` or `SentencePairs`.
         batch_size: Integer; the last batch may be smaller.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
+        soft_labels: `soft_labels.SoftLabels`, or None.
 
     Returns:
         `keras.utils.PyDataset` of batches like those of `train_batches`, for `fit`, `evaluate`, `predict` and `for`.
     """
     check_batch_size(batch_size)
-    return _InOrder(examples, batch_size, one_hot)
+    if soft_labels is not None:
+        soft_labels.check(examples)
+    return _InOrder(examples, batch_size, one_hot, soft_labels)
 
 
 def augmented(examples, rows, *, seed, view, padding=4, flip=True):
@@ -93,6 +108,20 @@ def augmented(examples, rows, *, seed, view, padding=4, flip=True):
 def view_of(epoch, views):
     """The view that an epoch shows; of integers, or of tensors of them."""
     return epoch if views is None else epoch % views
+
+
+def replayed(examples, soft_labels, seed, views, augmentation):
+    """The seed of crops and flips, and the number of views: those of the soft labels where there are such.
+
+    Raises:
+        ValueError: If the soft labels are of other data, crops, flips or views.
+    """
+    if soft_labels is None:
+        return seed, views
+    soft_labels.check(examples, augmentation)
+    if views not in (None, soft_labels.views):
+        raise ValueError(f"views is {views}, and the soft labels are of {soft_labels.views} views. Leave `views` out.")
+    return soft_labels.seed, soft_labels.views
 
 
 def check_batch_size(batch_size):
@@ -133,20 +162,29 @@ def check_settings(examples, seed, batch_size, start, views, augmentation):
 
 
 class _InOrder(keras.utils.PyDataset):
-    def __init__(self, examples, batch_size, one_hot):
+    def __init__(self, examples, batch_size, one_hot, soft_labels):
         super().__init__()
-        self.examples, self.batch_size, self.one_hot = examples, batch_size, one_hot
+        self.examples, self.batch_size, self.one_hot, self.soft_labels = examples, batch_size, one_hot, soft_labels
 
     def __len__(self):
         return self.examples.steps_per_epoch(self.batch_size)
 
     def __getitem__(self, step):
         rows = slice(step * self.batch_size, (step + 1) * self.batch_size)
-        return self.examples.inputs(rows), _targets(self.examples, rows, self.one_hot)
+        return self.examples.inputs(rows), _targets(self.examples, rows, self.one_hot, self.soft_labels)
 
 
-def _targets(examples, rows, one_hot):
-    labels = examples.labels[rows]
+def _varied(examples, rows, seed, view, augmentation):
+    if not augmentation:
+        return examples.inputs(rows)
+    return augmented(examples, rows, seed=seed, view=view, **augmentation)
+
+
+def _targets(examples, rows, one_hot, soft_labels=None, view=None):
+    labels, index = examples.labels[rows], examples.index[rows]
     if one_hot:
         labels = (labels[:, None] == np.arange(len(examples.classes))).astype("float32")
-    return {"labels": labels, "index": examples.index[rows]}
+    targets = {"labels": labels, "index": index}
+    if soft_labels is not None:
+        targets["teacher_logits"] = soft_labels.rows(view, index)
+    return targets

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wsl.data.labelled import Labelled, Normalized
+from keras_wsl.data.labelled import Labelled, Normalized, fingerprint
 from keras_wsl.files import write_atomically
 
 _FIELDS = ("images", "labels", "index", "classes", "mean", "std")
@@ -65,6 +65,11 @@ class Examples(Labelled, Normalized):
     def inputs(self, rows):
         """The images at some positions, normalised: float32, shape `(n, height, width, channels)`."""
         return self.normalize(self.images[rows].astype("float32"))
+
+    @property
+    def fingerprints(self):
+        """64 bits for each image and its label: uint64, shape `(n,)`."""
+        return np.array([fingerprint(*row) for row in zip(self.images, self.labels)], "uint64")
 
     def save(self, path):
         """Writes one `.npz` file, which `Examples.load` reads without TensorFlow."""

@@ -7,7 +7,7 @@ import pathlib
 
 import numpy as np
 
-from keras_wsl.data.labelled import Labelled, Normalized
+from keras_wsl.data.labelled import Labelled, Normalized, fingerprint
 
 # Of ImageNet, as all its networks have them.
 MEAN = (0.485, 0.456, 0.406)
@@ -57,6 +57,11 @@ class Jpegs(Normalized):
     def augmentation(self):
         """Crops of 8 % to all of the area, of shapes from 3:4 to 4:3, and flips, as in the recipes for ImageNet."""
         return {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": True}
+
+    @property
+    def preprocessing(self):
+        """What becomes of the pixels, beside crops and flips."""
+        return {**super().preprocessing, "resize": self.resize}
 
     @property
     def report(self):
@@ -112,6 +117,15 @@ class ImageFolder(Jpegs, Labelled):
         self._set_sizes()
         self._set(paths=np.array([os.fsencode(path) for path in self.paths]))
         self._set_labels(len(self.paths))
+
+    @property
+    def fingerprints(self):
+        """64 bits for each file's name, its folder's, its size and its label: uint64, shape `(n,)`."""
+        found = []
+        for path, label in zip(self.paths, self.labels):
+            name, size = b"/".join(path.split(b"/")[-2:]), os.stat(path).st_size
+            found.append(fingerprint(name, size.to_bytes(8, "little"), label))
+        return np.array(found, "uint64")
 
     def names_of(self, numbers):
         """The paths of the examples of these numbers."""
@@ -207,9 +221,20 @@ class TfdsImages(Jpegs):
         found = zip(split.filepaths, firsts[:-1], firsts[1:])
         return [(os.fspath(path), int(first)) for path, first, end in found if first < self.high and end > self.low]
 
+    @property
+    def fingerprints(self):
+        """64 bits for each example: of the data set, its version, the split's files, and the number among them."""
+        split = self.builder.info.splits[self.split_name]
+        text = f"{self.builder.info.full_name} {self.split_name} {split.num_bytes} {split.shard_lengths}".encode()
+        return np.array([fingerprint(text, number) for number in self.index], "uint64")
+
     def steps_per_epoch(self, batch_size):
         """Batches of an epoch, the smaller last one among them."""
         return -(-len(self) // batch_size)
+
+    def between(self, low, high):
+        """The examples at the positions from `low` to `high - 1`, with the numbers they have here."""
+        return dataclasses.replace(self, low=self.low + low, high=min(self.low + high, self.high))
 
     def take(self, limit, *, seed=0):
         """The first examples: the files are in a random order, and whatever the seed, they are a random part."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 
@@ -12,7 +13,8 @@ class Labelled:
     """Base of frozen dataclasses with `labels`, `classes` and `index`, and other fields with a row for each example.
 
     A subclass names all fields with a row for each example in `ROWS`, gives what a network is fed in `inputs(rows)`,
-    and the settings of `train_batches` that suit it in `augmentation`.
+    and the settings of `train_batches` that suit it in `augmentation`; in `fingerprints`, 64 bits for each example's
+    contents and label, uint64 `(n,)`; and in `preprocessing`, whatever else decides what a network is fed, for JSON.
     """
 
     ROWS = ("labels", "index")
@@ -41,6 +43,10 @@ class Labelled:
             positions: Integers in `[0, n)`, or booleans of shape `(n,)`.
         """
         return dataclasses.replace(self, **{name: getattr(self, name)[positions] for name in self.ROWS})
+
+    def between(self, low, high):
+        """The examples at the positions from `low` to `high - 1`, with the numbers they have here."""
+        return self.rows(slice(low, high))
 
     def take(self, limit, *, seed=0):
         """A part in which every class has its share, up to one example; a larger limit only adds examples.
@@ -129,6 +135,11 @@ class Normalized:
         scale, shift = self.scale_and_shift
         return pixels * scale + shift
 
+    @property
+    def preprocessing(self):
+        """What becomes of the pixels, beside crops and flips."""
+        return {"input_shape": list(self.input_shape), "mean": list(self.mean), "std": list(self.std)}
+
     def _set_statistics(self, channels):
         """Checks mean and standard deviation, and keeps them as tuples of floats."""
         mean, std = (tuple(float(value) for value in values) for values in (self.mean, self.std))
@@ -137,6 +148,21 @@ class Normalized:
         if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std} expected to be finite, and std positive.")
         self._set(mean=mean, std=std)
+
+
+def fingerprint(*parts):
+    """64 bits that tell contents apart.
+
+    Args:
+        parts: Bytes, or NumPy arrays.
+
+    Returns:
+        Integer in `[0, 2**64)`.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part))
+    return int.from_bytes(digest.digest(), "little")
 
 
 def _integers(name, values, count):

@@ -7,7 +7,16 @@ from keras_wsl.data.jpegs import Jpegs
 
 
 def train_batches(
-    examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, framework="auto", **augmentation
+    examples,
+    *,
+    seed,
+    batch_size,
+    start=(0, 0),
+    one_hot=False,
+    views=None,
+    soft_labels=None,
+    framework="auto",
+    **augmentation,
 ):
     """Endless training batches, the same for the same arguments on every framework.
 
@@ -21,6 +30,8 @@ def train_batches(
         start: Epoch, and step in that epoch, of the first batch.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
         views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
+        soft_labels: `soft_labels.SoftLabels`, whose views and crops and flips are then taken: targets also have its
+            `"teacher_logits"` of exactly these pixels. `seed` is of the order alone.
         framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend; JPEG files are always read
             by TensorFlow.
         **augmentation: How images are varied, by default as `examples.augmentation` says. Of `Examples`, `padding`, the
@@ -33,29 +44,50 @@ def train_batches(
         images, a dict of int32 `(n, length)` of sentences; labels; int32 `(n,)`.
 
     Raises:
+        ValueError: A setting is out of its range, or the soft labels are of other data, crops, flips or views.
+    """
+    settings = {"seed": seed, "batch_size": batch_size, "start": start, "one_hot": one_hot, "views": views}
+    return _module(framework, examples).train_batches(examples, **settings, soft_labels=soft_labels, **augmentation)
+
+
+def view_batches(examples, batch_size, *, seed, view, framework="auto", **augmentation):
+    """All examples once, in order, with the crops and flips of a view.
+
+    Args:
+        examples: A data set, as of `train_batches`.
+        batch_size: Integer; the last batch may be smaller.
+        seed: Integer in `[0, 2**32)`.
+        view: Integer in `[0, 2**32)`: that of epoch e of `train_batches` is e.
+        framework: As of `train_batches`.
+        **augmentation: As of `train_batches`.
+
+    Returns:
+        Iterable of batches like those of `train_batches`.
+
+    Raises:
         ValueError: A setting is out of its range.
     """
-    return _module(framework, examples).train_batches(
-        examples, seed=seed, batch_size=batch_size, start=start, one_hot=one_hot, views=views, **augmentation
-    )
+    module = _module(framework, examples)
+    return module.view_batches(examples, batch_size, seed=seed, view=view, **augmentation)
 
 
-def eval_batches(examples, batch_size, *, one_hot=False, framework="auto"):
+def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None, framework="auto"):
     """All examples once, in order and as they are; can be gone through again and again.
 
     Args:
         examples: A data set, as of `train_batches`.
         batch_size: Integer; the last batch may be smaller.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
+        soft_labels: `soft_labels.SoftLabels` whose `"teacher_logits"` of the unvaried examples targets also have.
         framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend.
 
     Returns:
         `tf.data.Dataset` or `keras.utils.PyDataset` of batches like those of `train_batches`.
 
     Raises:
-        ValueError: A setting is out of its range.
+        ValueError: A setting is out of its range, or the soft labels are of other data.
     """
-    return _module(framework, examples).eval_batches(examples, batch_size, one_hot=one_hot)
+    return _module(framework, examples).eval_batches(examples, batch_size, one_hot=one_hot, soft_labels=soft_labels)
 
 
 def _module(framework, examples):

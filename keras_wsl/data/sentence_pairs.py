@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from keras_wsl.data.labelled import Labelled
+from keras_wsl.data.labelled import Labelled, fingerprint
 
 _CHUNK = 1000  # Pairs tokenized at once.
 STEP = 16  # Batches are cut to a multiple of it, so that a compiled step meets few lengths.
@@ -58,6 +58,17 @@ class SentencePairs(Labelled):
     def input_shape(self):
         """`(length,)`, the longest that a batch can be."""
         return self.token_ids.shape[1:]
+
+    @property
+    def preprocessing(self):
+        """Nothing beside the tokens themselves."""
+        return {}
+
+    @property
+    def fingerprints(self):
+        """64 bits for each pair's tokens and its label: uint64, shape `(n,)`."""
+        rows = zip(self.token_ids, self.segment_ids, self.lengths, self.labels)
+        return np.array([fingerprint(t[:n], s[:n], label) for t, s, n, label in rows], "uint64")
 
     @property
     def report(self):

@@ -5,11 +5,12 @@ Crops of 32 x 32 cost 1.5 times what no augmentation at all does; example by exa
 
 import functools
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_wsl.data import seeded
-from keras_wsl.data.arrays import check_batch_size, check_settings, view_of
+from keras_wsl.data.arrays import check_batch_size, check_settings, replayed, view_of
 from keras_wsl.data.decoding import centre, random_crop, readable
 from keras_wsl.data.examples import Examples
 from keras_wsl.data.jpegs import ImageFolder, TfdsImages
@@ -18,7 +19,9 @@ from keras_wsl.data.sentence_pairs import STEP, SentencePairs
 FILES_AT_ONCE = 16
 
 
-def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, **augmentation):
+def train_batches(
+    examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, soft_labels=None, **augmentation
+):
     """Endless `tf.data.Dataset` of the batches that `pipeline.train_batches` describes.
 
     Args:
@@ -28,6 +31,7 @@ def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, vi
         start: Epoch, and step in that epoch, of the first batch.
         one_hot: Whether labels are float32 `(n, classes)`.
         views: Integer, or None.
+        soft_labels: `soft_labels.SoftLabels`, or None.
         **augmentation: As of the data set.
 
     Returns:
@@ -37,41 +41,61 @@ def train_batches(examples, *, seed, batch_size, start=(0, 0), one_hot=False, vi
         ValueError: A setting is out of its range.
     """
     augmentation = check_settings(examples, seed, batch_size, start, views, augmentation)
+    view_seed, views = replayed(examples, soft_labels, seed, views, augmentation)
     first_epoch, first_step = (int(value) for value in start)
     # Left to itself, TensorFlow would put the images into the accelerator's memory, and fetch every batch from there.
     with tf.device("CPU:0"):
         source = _source(examples)
-        seed = tf.constant(seeded.key("seed", seed))
+        seed, view_seed = (tf.constant(seeded.key("seed", value)) for value in (seed, view_seed))
+        logits_of = _reader(soft_labels)
 
         def batches_of(epoch):
             return source.shuffled(seed, epoch, batch_size).map(lambda *found: (epoch, found))
 
         def batch(epoch, found):
-            view = tf.cast(view_of(epoch, views), tf.uint32)[None]
-            inputs, labels, index = source.varied(*found, seed=seed, view=view, **augmentation)
-            return inputs, _targets(labels, index, one_hot, examples)
+            view = view_of(epoch, views)
+            now = tf.cast(view, tf.uint32)[None]
+            inputs, labels, index = source.varied(*found, seed=view_seed, view=now, **augmentation)
+            return inputs, _targets(labels, index, one_hot, examples) | logits_of(index, view)
 
         return _prepared(tf.data.Dataset.range(first_epoch, 2**32).flat_map(batches_of).skip(first_step), batch)
 
 
-def eval_batches(examples, batch_size, *, one_hot=False):
+def view_batches(examples, batch_size, *, seed, view, **augmentation):
+    """All examples once, in order, as a view shows them: a finite `tf.data.Dataset` of such batches."""
+    augmentation = check_settings(examples, seed, batch_size, (view, 0), None, augmentation)
+    with tf.device("CPU:0"):
+        source = _source(examples)
+        keys = {"seed": tf.constant(seeded.key("seed", seed)), "view": tf.constant(seeded.key("view", view))}
+
+        def batch(*found):
+            inputs, labels, index = source.varied(*found, **keys, **augmentation)
+            return inputs, _targets(labels, index, False, examples)
+
+        return _prepared(source.in_order(batch_size), batch)
+
+
+def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):
     """All examples once, in order and as they are: the batches of `arrays.eval_batches`.
 
     Args:
         examples: A data set; what it holds is kept in host memory.
         batch_size: Integer; the last batch may be smaller.
         one_hot: Whether labels are float32 `(n, classes)`.
+        soft_labels: `soft_labels.SoftLabels`, or None.
 
     Returns:
         Finite `tf.data.Dataset` of `(inputs, {"labels", "index"})`.
     """
     check_batch_size(batch_size)
+    if soft_labels is not None:
+        soft_labels.check(examples)
     with tf.device("CPU:0"):
-        source = _source(examples)
+        source, logits_of = _source(examples), _reader(soft_labels)
 
         def batch(*found):
             inputs, labels, index = source.plain(*found)
-            return inputs, _targets(labels, index, one_hot, examples)
+            return inputs, _targets(labels, index, one_hot, examples) | logits_of(index)
 
         return _prepared(source.in_order(batch_size), batch)
 
@@ -218,6 +242,25 @@ def _source(examples):
 
 def _targets(labels, index, one_hot, examples):
     return {"labels": tf.one_hot(labels, len(examples.classes)) if one_hot else labels, "index": index}
+
+
+def _reader(soft_labels):
+    """What targets also have, a function of a batch's index and view: `{"teacher_logits"}` of soft labels, or `{}`."""
+    if soft_labels is None:
+        return lambda index, view=None: {}
+    like = soft_labels.rows(None if soft_labels.manifest.clean else 0, np.empty(0, "int32"))
+
+    def rows(index, *view):
+        return keras.tree.flatten(soft_labels.rows(int(view[0]) if view else None, index))
+
+    def logits_of(index, view=None):
+        arguments = [index] if view is None else [index, view]
+        values = tf.numpy_function(rows, arguments, [array.dtype for array in keras.tree.flatten(like)])
+        for value, array in zip(values, keras.tree.flatten(like)):
+            value.set_shape([index.shape[0], *array.shape[1:]])
+        return {"teacher_logits": keras.tree.pack_sequence_as(like, values)}
+
+    return logits_of
 
 
 def _prepared(dataset, batch):

@@ -14,6 +14,7 @@ from keras_wsl.ops import (
     smaller_size,
     standardized,
 )
+from keras_wsl.top_k import Partial
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -119,17 +120,18 @@ class DistillationLoss(keras.layers.Layer):
 
         Args:
             teacher: Dict of endpoints, or a dict of names to such.
-            temperature: Positive float, at which the probabilities of several are averaged.
+            temperature: Positive float, at which the probabilities of several are averaged, and the mass of logits
+                that are not known is shared out.
 
         Returns:
             Dict of endpoints.
         """
         if not _are_several(teacher):
-            return teacher
+            return _at(teacher, temperature)
         shares = self.shares(teacher)
         if len(shares) == 1:
-            return teacher[next(iter(shares))]
-        logits = [teacher[name]["logits"] for name in shares]
+            return _at(teacher[next(iter(shares))], temperature)
+        logits = [_at(teacher[name], temperature)["logits"] for name in shares]
         return {"logits": log_mean_softmax(logits, list(shares.values()), temperature)}
 
     def shares(self, names):
@@ -314,6 +316,12 @@ def check_same_classes(name, student_shape, teacher_shape):
             f"{name} compares logits class by class. Received: a student of {student_classes} classes and a "
             f"teacher of {teacher_classes}. Build both with the same `classes`."
         )
+
+
+def _at(teacher, temperature):
+    """A teacher's endpoints, with logits of all classes where only the highest are known."""
+    logits = teacher.get("logits")
+    return {**teacher, "logits": logits.at(temperature)} if isinstance(logits, Partial) else teacher
 
 
 def _are_several(teacher):

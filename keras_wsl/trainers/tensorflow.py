@@ -17,7 +17,7 @@ class TensorFlowStep:
     def train_step(self, data):
         """One update of student and adapters on a batch `(x, y)` or `(x, y, sample_weight)`; returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        teacher = self.teacher_outputs(x)
+        teacher = self.teacher_outputs(x, y)
         replica = tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
             student = self(x, training=True)

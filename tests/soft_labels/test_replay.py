@@ -1,0 +1,171 @@
+"""Training on soft labels is training with the teacher: the same batches, logits, losses, counts and weights."""
+
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import Distiller, callbacks, data, losses, optimizers, soft_labels
+from tests.common import bright_splits, hard_loss, image_network
+
+BACKEND = keras.backend.backend()
+STEPS, BATCH = 3, 16
+
+
+def _train():
+    return bright_splits(40).train
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    keras.utils.set_random_seed(0)
+    teacher = image_network("teacher", classes=3)
+    folder = tmp_path_factory.mktemp("soft") / "labels"
+    return teacher, soft_labels.write(teacher, _train(), folder, seed=3, views=2, batch_size=40, verbose=0)
+
+
+def _distiller(teacher, *loss, **settings):
+    keras.utils.set_random_seed(1)
+    student = image_network("student", classes=3)
+    distiller = Distiller(teacher, student, [*loss] or losses.WSL(weight=2.25), **settings)
+    distiller.compile(optimizers.SGD(0.01, momentum=0.9), hard_loss(), metrics=["accuracy"])
+    return distiller
+
+
+def _fit(distiller, observers=(), epochs=3, **batches):
+    found = data.train_batches(_train(), seed=3, batch_size=BATCH, **batches)
+    settings = {"epochs": epochs, "steps_per_epoch": STEPS, "shuffle": False, "verbose": 0}
+    return distiller.fit(found, callbacks=[*observers], **settings).history
+
+
+@pytest.mark.parametrize("framework", ["numpy", pytest.param("tensorflow", marks=pytest.mark.tensorflow)])
+def test_batches_bring_the_logits_of_their_pixels(made, framework):
+    teacher, store = made
+    batches = data.train_batches(_train(), seed=8, batch_size=BATCH, soft_labels=store, framework=framework)
+    plain = data.train_batches(_train(), seed=8, batch_size=BATCH, views=2, framework=framework)
+    for step, (batch, other) in enumerate(itertools.islice(zip(batches, plain), 3 * STEPS)):
+        inputs, targets = keras.tree.map_structure(np.asarray, batch)
+        np.testing.assert_array_equal(targets["index"], np.asarray(other[1]["index"]), err_msg=f"step {step}")
+        expected = teacher.predict_on_batch(inputs)
+        np.testing.assert_allclose(targets["teacher_logits"], expected, atol=1e-5)
+    for inputs, targets in data.eval_batches(_train(), 25, soft_labels=store, framework=framework):
+        expected = teacher.predict_on_batch(np.asarray(inputs))
+        np.testing.assert_allclose(np.asarray(targets["teacher_logits"]), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        losses.WSL(weight=2.25),
+        pytest.param(losses.KD(weight=0.9), marks=pytest.mark.slow),
+        pytest.param(losses.DKD(weighting="wsl"), marks=pytest.mark.slow),
+    ],
+    ids=lambda loss: loss.name,
+)
+def test_training_ends_in_the_same_weights(made, loss, tmp_path):
+    teacher, store = made
+    histories, weights = [], []
+    probe = _train().take(10)
+    for given, taught_by in ((None, teacher), (store, "teacher_logits")):
+        distiller = _distiller(taught_by, type(loss).from_config(loss.get_config()))
+        clean = data.eval_batches(probe, 10, soft_labels=given, framework="numpy")
+        counts = callbacks.RegularizationSamples(tmp_path / str(len(weights)), [clean[0]])
+        histories.append(_fit(distiller, [counts], **({"soft_labels": store} if given else {"views": 2})))
+        weights.append(distiller.student.get_weights())
+    live, given = histories
+    assert live.keys() == given.keys() and "probe_regularization_samples" in live
+    for name, values in live.items():
+        np.testing.assert_allclose(given[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"k": 3}, {"k": 2}], ids=["float16", "all", "top_2"])
+def test_smaller_storage_is_near(made, storage, tmp_path):
+    teacher, store = made
+    small = soft_labels.write(teacher, _train(), tmp_path, seed=3, views=2, batch_size=40, verbose=0, **storage)
+    exact, near = (_fit(_distiller("teacher_logits"), epochs=1, soft_labels=s) for s in (store, small))
+    for name in ("loss", "wsl", "wsl_weight_mean"):  # Of three classes the two highest and the label leave one at most.
+        np.testing.assert_allclose(near[name], exact[name], rtol=2e-3, err_msg=name)
+
+
+def test_a_file_keeps_no_teacher_and_goes_on(made, tmp_path):
+    store = made[1]
+    distiller = _distiller("teacher_logits")
+    _fit(distiller, epochs=1, soft_labels=store)
+    distiller.save(tmp_path / "distiller.keras")
+    loaded = keras.saving.load_model(tmp_path / "distiller.keras")
+    assert loaded.teacher is None
+    loaded.teacher = "teacher_logits"
+    ones, others = (_fit(model, epochs=1, soft_labels=store)["loss"] for model in (distiller, loaded))
+    np.testing.assert_allclose(others, ones, rtol=1e-5)
+
+
+def test_evaluation_needs_no_logits(made):
+    distiller = _distiller("teacher_logits")
+    batches = data.eval_batches(_train(), 25)
+    assert set(distiller.evaluate(batches, verbose=0, return_dict=True)) == {"loss", "accuracy"}
+
+
+def test_one_of_several_teachers_may_be_given(made):
+    teacher, store = made
+    loss = losses.KD(teacher={"here": 1.0, "given": 1.0})
+    history = _fit(_distiller({"here": teacher, "given": "teacher_logits"}, loss), epochs=1, soft_labels=store)
+    alone = _fit(_distiller(teacher, losses.KD()), epochs=1, views=2)
+    np.testing.assert_allclose(history["kd"], alone["kd"], rtol=1e-4)  # Both say the same.
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: _distiller("teacher_logits", losses.FitNet()), "given by its logits alone, and fitnet needs its"),
+        (lambda: _distiller("teacher_logits", teacher_training=True), "`teacher_training` is for a teacher that runs"),
+        (lambda: _fit(_distiller("teacher_logits")), r"'teacher_logits' of the labels' dict. Received: a dict of"),
+        (lambda: _distiller("logits").train_on_batch(np.zeros((2, 8, 8, 3)), np.zeros(2, int)), "Received: no dict"),
+        (
+            lambda: _distiller("a").train_on_batch(
+                np.zeros((2, 8, 8, 3)), {"labels": np.zeros(2, int), "a": np.zeros((2, 4), "float32")}
+            ),
+            "'a' has 4 logits an example, and the student 3",
+        ),
+    ],
+    ids=["inner_layers", "batch_statistics", "no_logits", "no_dict", "classes"],
+)
+def test_what_a_teacher_given_by_its_logits_cannot(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_other_views_are_refused(made):
+    with pytest.raises(ValueError, match="views is 5, and the soft labels are of 2 views"):
+        data.train_batches(_train(), seed=0, batch_size=8, views=5, soft_labels=made[1])
+
+
+def test_callbacks_that_change_the_teacher_refuse(made, tmp_path):
+    distiller = _distiller("teacher_logits")
+    lockstep = callbacks.Lockstep(image_network("other", classes=3), [])
+    with pytest.raises(ValueError, match="changes a teacher that runs"):
+        _fit(distiller, [lockstep], epochs=1, soft_labels=made[1])
+
+
+@pytest.mark.tensorflow
+def test_an_image_that_cannot_be_read_has_no_soft_label(tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    for label in ("a", "b"):
+        (tmp_path / "tree" / label).mkdir(parents=True)
+        for k in range(4):
+            pixels = np.random.default_rng(k).integers(0, 256, (12, 12, 3), "uint8")
+            image.fromarray(pixels).save(tmp_path / "tree" / label / f"{k}.jpg")
+    good = (tmp_path / "tree" / "a" / "1.jpg").read_bytes()
+    (tmp_path / "tree" / "a" / "1.jpg").write_bytes(b"no image".ljust(len(good), b"."))
+    images = data.image_folder(tmp_path / "tree", image_size=8, resize=10)
+    teacher = image_network("teacher", classes=2)
+    store = soft_labels.write(teacher, images, tmp_path / "soft", views=1, batch_size=3, verbose=0)
+    for inputs, targets in data.view_batches(images, 8, seed=0, view=0):
+        np.testing.assert_allclose(store.rows(0, targets["index"].numpy()), teacher.predict_on_batch(inputs), atol=1e-5)
+    assert len(targets["index"]) == 7
+    with pytest.raises(ValueError, match="Example 1 has no soft label .* could not be read"):
+        store.rows(0, [0, 1])
+    batches = data.train_batches(images, seed=0, batch_size=4, soft_labels=store)
+    assert sum(len(y["teacher_logits"]) for _, y in itertools.islice(batches, 2)) == 7

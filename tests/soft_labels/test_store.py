@@ -1,0 +1,359 @@
+"""Writing soft labels and reading them: rows, interruptions, several writers, and what is refused."""
+
+import dataclasses
+import errno
+import itertools
+import json
+import shutil
+import threading
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import data, soft_labels
+from keras_wsl.files import exclusive
+from keras_wsl.soft_labels import store as store_module
+from keras_wsl.soft_labels import teacher_pass
+from tests.common import bright_splits, image_network, network
+
+SETTINGS = {"seed": 3, "views": 2, "batch_size": 16, "verbose": 0}
+
+
+def _teacher(seed=0):
+    keras.utils.set_random_seed(seed)
+    return image_network("teacher", classes=3)
+
+
+def _train():
+    return bright_splits(40).train
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("soft") / "labels"
+    teacher = _teacher()
+    return teacher, soft_labels.write(teacher, _train(), folder, **SETTINGS)
+
+
+def _copy(store, folder):
+    return shutil.copytree(store.folder, folder / "copy")
+
+
+def _expected(teacher, view):
+    train = _train()
+    if view is None:
+        batches = data.eval_batches(train, 40, framework="numpy")
+    else:
+        batches = data.view_batches(train, 40, seed=3, view=view, framework="numpy")
+    ((inputs, _),) = batches
+    return teacher.predict(inputs, verbose=0)
+
+
+@pytest.mark.parametrize("view", [None, 0, 1])
+def test_rows_are_what_the_teacher_says_of_a_view(made, view):
+    teacher, store = made
+    numbers = np.random.default_rng(0).permutation(40)[:25]
+    rows = store.rows(view, numbers)
+    assert rows.dtype == np.float32 and rows.shape == (25, 3)
+    np.testing.assert_allclose(rows, _expected(teacher, view)[numbers], atol=1e-5)
+
+
+def test_views_differ_and_have_the_crops_of_training(made):
+    _, store = made
+    assert store.views == 2 and store.seed == 3
+    everything = [store.rows(view, np.arange(40)) for view in (None, 0, 1)]
+    assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(everything))
+
+
+def test_float16_is_precise_near_the_highest_logit(made, tmp_path):
+    teacher, store = made
+    half = soft_labels.write(teacher, _train(), tmp_path, dtype="float16", **SETTINGS)
+    exact = store.rows(0, np.arange(40))
+    exact = exact - exact.max(axis=1, keepdims=True)
+    assert (np.abs(half.rows(0, np.arange(40)) - exact) <= np.abs(exact) * 2**-11 + 1e-7).all()
+    assert half.manifest.bytes_of_a_view == 40 * 3 * 2
+
+
+def test_several_files_a_view(made, tmp_path):
+    teacher, store = made
+    parted = soft_labels.write(teacher, _train(), tmp_path, rows_a_file=7, **SETTINGS)
+    assert len(list(tmp_path.glob("view-00001.part-*.npy"))) == 6
+    numbers = np.random.default_rng(1).permutation(40)
+    np.testing.assert_allclose(parted.rows(1, numbers), store.rows(1, numbers), atol=1e-5)
+    parted.verify()
+
+
+def test_parts_of_the_data_keep_their_numbers(made):
+    _, store = made
+    part = _train().take(9, seed=5)
+    store.check(part, {"padding": 4, "flip": True})
+    with pytest.raises(ValueError, match="no soft labels of 1 of 2 examples, the first is number 40; it is of 40"):
+        store.rows(0, [3, 40])
+
+
+def test_sentences_are_not_varied(tmp_path):
+    tokens = np.random.default_rng(0).integers(1, 9, (6, 16))
+    pairs = data.SentencePairs(tokens, tokens * 0, np.arange(6) + 8, np.arange(6) % 3, ("a", "b", "c"))
+    inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in pairs.inputs(slice(0, 6))}
+    embedded = keras.layers.Embedding(9, 4)(inputs["token_ids"])
+    logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(embedded))
+    teacher = keras.Model(inputs, logits)
+    store = soft_labels.write(teacher, pairs, tmp_path, views=5, batch_size=4, verbose=0)
+    assert store.views is None and not list(tmp_path.glob("view-*"))
+    np.testing.assert_array_equal(store.rows(7, np.arange(6)), store.rows(None, np.arange(6)))
+    changed = dataclasses.replace(pairs, token_ids=np.where(np.arange(16) == 0, 8, tokens))
+    with pytest.raises(ValueError, match="of other data"):
+        store.check(changed, {})
+
+
+class _Stops(Exception):
+    pass
+
+
+def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
+    teacher, store = made
+    calls, predict = [], teacher.predict_on_batch
+
+    def counted(inputs):
+        calls.append(len(inputs))
+        if len(calls) == 5:
+            raise _Stops
+        return predict(inputs)
+
+    monkeypatch.setattr(teacher, "predict_on_batch", counted)
+    with pytest.raises(_Stops):
+        soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+    assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["clean.npy", "examples.npy"]
+    with pytest.raises(ValueError, match="lacks 2 of 3 files, the first is view-00000.npy"):
+        soft_labels.SoftLabels(tmp_path)
+    again = soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+    assert len(calls) == 5 + 6  # Three batches a view, and one view was finished.
+    for view in (None, 0, 1):
+        np.testing.assert_array_equal(again.rows(view, np.arange(40)), store.rows(view, np.arange(40)))
+    soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+    assert len(calls) == 11
+
+
+def test_more_views_add_to_a_folder(made, tmp_path):
+    teacher, store = made
+    folder = _copy(store, tmp_path)
+    times = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npy.sha256")}
+    more = soft_labels.write(teacher, _train(), folder, **{**SETTINGS, "views": 3})
+    assert more.views == 3 and {n: (folder / n).stat().st_mtime_ns for n in times} == times
+    with pytest.raises(ValueError, match="has 3 views, and 2 are asked for"):
+        soft_labels.write(teacher, _train(), folder, **SETTINGS)
+
+
+def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
+    """What another process is writing is left to it, and waited for."""
+    teacher, store = made
+    monkeypatch.setattr(teacher_pass, "_WAIT", 0.01)
+    done = []
+    work = threading.Thread(target=lambda: done.append(soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)))
+    for name in ("manifest.json", "examples.npy"):
+        shutil.copy(store.folder / name, tmp_path)
+    with exclusive(tmp_path / "clean.npy.lock") as mine:  # Another writer.
+        assert mine
+        work.start()
+        for _ in range(1000):
+            if len(list(tmp_path.glob("view-*.sha256"))) == 2:
+                break
+            work.join(0.05)
+        assert not done and not (tmp_path / "clean.npy").exists()
+    work.join(60)
+    (found,) = done
+    np.testing.assert_allclose(found.rows(None, np.arange(40)), store.rows(None, np.arange(40)), atol=1e-5)
+    assert not list(tmp_path.glob("*.lock"))
+
+
+def test_a_lock_is_of_one_at_a_time(tmp_path):
+    with exclusive(tmp_path / "lock") as first, exclusive(tmp_path / "lock") as second:
+        assert first and not second
+    with exclusive(tmp_path / "lock") as again:
+        assert again
+
+
+def _other_labels():
+    train = _train()
+    return dataclasses.replace(train, labels=(train.labels + 1) % 3)
+
+
+def _other_pixel():
+    images = _train().images.copy()
+    images[7, 0, 0, 0] ^= 1
+    return dataclasses.replace(_train(), images=images)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"teacher": 1}, r"another teacher \(SHA-256 of its weights\)"),
+        ({"examples": _other_labels}, "another data set"),
+        ({"examples": lambda: _train().take(30)}, "another number of examples: they have 40, and 30"),
+        ({"seed": 4}, "another seed: they have 3, and 4"),
+        ({"padding": 2}, "another augmentation"),
+        ({"dtype": "float16"}, "another dtype"),
+        ({"clean": False}, "another clean"),
+        ({"rows_a_file": 5}, "another number of rows a file"),
+        ({"dtype": "bfloat16"}, "dtype='bfloat16' is unknown"),
+        ({"k": 4}, "k=4 is more than the 3 classes"),
+        ({"k": 2, "temperatures": [-1.0]}, "temperature"),
+        ({"views": 0}, "views"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"seed": -1}, "seed is -1"),
+        ({"scale": (0.1, 1)}, "not varied by"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_what_is_written_into_a_folder_is_of_one_kind(made, changes, message):
+    teacher, store = made
+    changes = dict(changes)
+    teacher = _teacher(changes.pop("teacher")) if "teacher" in changes else teacher
+    train = changes.pop("examples", _train)()
+    with pytest.raises(ValueError, match=message):
+        soft_labels.write(teacher, train, store.folder, **{**SETTINGS, **changes})
+
+
+def test_a_folder_of_something_else(made, tmp_path):
+    (tmp_path / "thesis.tex").write_text("")
+    with pytest.raises(ValueError, match="holds something else"):
+        soft_labels.write(made[0], _train(), tmp_path, **SETTINGS)
+    with pytest.raises(FileNotFoundError, match="holds no soft labels"):
+        soft_labels.SoftLabels(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "teacher, message",
+    [
+        (lambda: image_network("teacher", classes=4), r"logits of shape \(16, 4\) .* expected \(16, 3\)"),
+        (lambda: keras.Sequential([image_network("inner", classes=3), keras.layers.Softmax()]), "gives probabilities"),
+        (lambda: "teacher", "must be a keras.Model"),
+        (lambda: _with_nan(_teacher()), "not finite, for example number 0"),
+    ],
+    ids=["classes", "probabilities", "no_model", "nan"],
+)
+def test_teachers_that_are_refused(teacher, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        soft_labels.write(teacher(), _train(), tmp_path, **SETTINGS)
+
+
+def _with_nan(model):
+    model.get_layer("logits").bias.assign([np.nan, 0, 0])
+    return model
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_damaged_file_is_found_when_it_is_read(made, tmp_path):
+    folder = _copy(made[1], tmp_path)
+    _flip(folder / "view-00001.npy")
+    store = soft_labels.SoftLabels(folder)
+    store.rows(0, [1])
+    for read in (lambda: store.rows(1, [1]), store.verify):
+        with pytest.raises(ValueError, match="view-00001.npy is damaged: its SHA-256 .* Remove it"):
+            read()
+    for name in ("view-00001.npy", "view-00001.npy.sha256"):  # As the message says.
+        (folder / name).unlink()
+    again = soft_labels.write(made[0], _train(), folder, **SETTINGS)
+    again.verify()
+    np.testing.assert_array_equal(again.rows(1, np.arange(40)), made[1].rows(1, np.arange(40)))
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda f: (f / "view-00000.npy").write_bytes((f / "view-00000.npy").read_bytes()[:-9]), "is not whole"),
+        (lambda f: np.save(f / "view-00000.npy", np.zeros((40, 4), "float32")), r"of shape \(40, 4\); expected"),
+        (lambda f: (f / "view-00000.npy").unlink(), "lacks 1 of 3 files, the first is view-00000.npy"),
+        (lambda f: (f / "view-00001.npy.sha256").unlink(), "lacks 1 of 3 files, the first is view-00001.npy"),
+        (lambda f: _flip(f / "examples.npy"), "examples.npy is damaged"),
+        (lambda f: (f / "examples.npy").unlink(), "examples.npy cannot be read"),
+        (lambda f: (f / "manifest.json").write_text("{"), "is no manifest"),
+        (lambda f: (f / "manifest.json").write_text(json.dumps({"format": "other/2"})), "of another version"),
+    ],
+    ids=["truncated", "shape", "missing", "no_digest", "examples_flipped", "no_examples", "manifest", "version"],
+)
+def test_what_is_not_whole_is_refused_at_once(made, tmp_path, damage, message):
+    folder = _copy(made[1], tmp_path)
+    damage(folder)
+    with pytest.raises(ValueError, match=message):
+        soft_labels.SoftLabels(folder)
+
+
+@pytest.mark.parametrize(
+    "examples, augmentation, message",
+    [
+        (
+            _other_pixel,
+            {"padding": 4, "flip": True},
+            "1 of 40 examples have other contents .* number 7",
+        ),
+        (_other_labels, {"padding": 4, "flip": True}, "40 of 40 examples"),
+        (_train, {"padding": 4, "flip": False}, "another augmentation"),
+        (lambda: dataclasses.replace(_train(), std=(0.3,) * 3), {"padding": 4, "flip": True}, "another preprocessing"),
+        (lambda: data.digits().train, {"padding": 1, "flip": False}, "another number of classes"),
+    ],
+    ids=["pixel", "labels", "augmentation", "preprocessing", "data"],
+)
+def test_they_teach_only_what_they_are_of(made, examples, augmentation, message):
+    with pytest.raises(ValueError, match=message):
+        made[1].check(examples(), augmentation)
+
+
+def test_without_clean_rows(made, tmp_path):
+    store = soft_labels.write(made[0], _train(), tmp_path, clean=False, **SETTINGS)
+    with pytest.raises(ValueError, match="clean=True"):
+        store.check(_train())
+    with pytest.raises(ValueError, match="no view 2; it has 2, and clean=False"):
+        store.rows(2, [0])
+
+
+def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made, tmp_path, monkeypatch):
+    teacher = made[0]
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_pass.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
+        with pytest.raises(OSError, match="do not fit") as error:
+            soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+        assert error.value.errno == errno.ENOSPC
+    save = np.save
+
+    def full(file, array):
+        if "view-00001" in file.name:
+            file.write(b"half of it")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(file, array)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(teacher_pass.np, "save", full)
+        with pytest.raises(OSError, match="The disk is full: view-00001.npy needs .* finished are kept"):
+            soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+    assert not list(tmp_path.glob("*.writing")) and not (tmp_path / "view-00001.npy").exists()
+    assert (tmp_path / "view-00000.npy.sha256").exists()
+    soft_labels.write(teacher, _train(), tmp_path, **SETTINGS).verify()
+
+
+def test_sizes_before_and_the_rate_after(made, tmp_path, capsys):
+    soft_labels.write(made[0], _train(), tmp_path, **{**SETTINGS, "verbose": 2})
+    said = capsys.readouterr().out
+    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB a view; 3 files" in said
+    assert "/example" in said
+
+
+def test_few_views_stay_open(made):
+    store = soft_labels.SoftLabels(made[1].folder)
+    for view in (None, 0, 1):
+        store.rows(view, [0])
+    assert len(store._open) == store_module._KEPT
+
+
+def test_a_teacher_that_gives_a_dict(tmp_path):
+    plain = network("plain", classes=3, inputs=192)
+    x = keras.Input((8, 8, 3))
+    teacher = keras.Model(x, {"logits": plain(keras.layers.Flatten()(x))})
+    store = soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+    assert store.rows(0, [0]).shape == (1, 3)

@@ -1,0 +1,84 @@
+"""Top-k soft labels: what is kept of a row is exact, and the rest has its mass."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import losses, regularization, top_k, weighting
+
+LABELS = np.array([3, 0, 5, 1])
+
+
+def _logits(classes=7):
+    logits = np.random.default_rng(0).normal(size=(4, classes)) * 4
+    logits[2, LABELS[2]] = logits[2].min() - 2  # A label that is not among the highest.
+    return logits.astype("float32")
+
+
+def _softmax(z):
+    p = np.exp(z - z.max(axis=-1, keepdims=True))
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def _partial(logits, k, temperatures=(1.0, 4.0), labels=LABELS):
+    rows = top_k.encode(logits, labels, k, temperatures)
+    return top_k.expand(top_k.decode(rows, temperatures), keras.ops.convert_to_tensor(labels), logits.shape[1])
+
+
+@pytest.mark.parametrize("k", [1, 3, 6, 7])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_what_is_known_and_the_mass_of_the_rest(k, temperature):
+    logits = _logits()
+    found = keras.ops.convert_to_numpy(_partial(logits, k).at(temperature))
+    p, q = (_softmax(z.astype("float64") / temperature) for z in (logits, found))
+    kept = np.zeros(p.shape, bool)
+    np.put_along_axis(kept, np.argsort(-logits, axis=1)[:, :k], True, axis=1)
+    kept[np.arange(4), LABELS] = True
+    np.testing.assert_allclose(q[kept], p[kept], rtol=6e-3)  # float16: 2**-11 of a logit's distance to the highest.
+    np.testing.assert_allclose(np.where(kept, 0, q).sum(axis=1), np.where(kept, 0, p).sum(axis=1), rtol=6e-3, atol=1e-6)
+    for row, rest in zip(q, ~kept):
+        assert not rest.any() or np.ptp(row[rest]) < 1e-6
+
+
+def test_the_label_is_as_precise_as_float32():
+    logits = _logits()
+    dense = weighting.cross_entropy(LABELS, logits)
+    found = weighting.cross_entropy(LABELS, _partial(logits, 6).at(1.0))
+    to_numpy = keras.ops.convert_to_numpy
+    np.testing.assert_allclose(to_numpy(found), to_numpy(dense), rtol=2e-3)
+
+
+def test_a_label_that_is_a_distribution_counts_by_its_likeliest_class():
+    logits, one_hot = _logits(), np.eye(7, dtype="float32")[LABELS]
+    rows = top_k.decode(top_k.encode(logits, LABELS, 2, (1.0,)), (1.0,))
+    ones, others = (top_k.expand(rows, keras.ops.convert_to_tensor(y), 7).at(1.0) for y in (LABELS, one_hot))
+    np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ones, others)))
+
+
+@pytest.mark.parametrize("name", ["kd", "wsl", "dkd"])
+def test_losses_hear_it_at_their_temperature(name):
+    logits = _logits()
+    student = {"logits": np.random.default_rng(1).normal(size=(4, 7)).astype("float32")}
+    loss = losses.get(name, temperature=4.0)
+    to_numpy = keras.ops.convert_to_numpy
+    dense, top = (to_numpy(loss(LABELS, student, {"logits": z})) for z in (logits, _partial(logits, 7)))
+    np.testing.assert_allclose(top, dense, rtol=2e-3)
+
+
+def test_wsl_weights_and_regularization_samples_of_all_logits():
+    logits, student = _logits(), np.random.default_rng(1).normal(size=(4, 7)).astype("float32")
+    partial, to_numpy = _partial(logits, 2), keras.ops.convert_to_numpy
+    ones, others = (weighting.wsl(LABELS, student, z) for z in (logits, partial.at(1.0)))
+    np.testing.assert_allclose(to_numpy(others), to_numpy(ones), rtol=2e-2)
+    ones, others = (regularization.mask(LABELS, student, z, 4.0) for z in (logits, partial.at(4.0)))
+    np.testing.assert_array_equal(to_numpy(others), to_numpy(ones))
+
+
+def test_another_temperature_is_refused():
+    with pytest.raises(ValueError, match="at the temperatures 1, 4, and it is needed at 2"):
+        losses.KD(temperature=2.0)(LABELS, {"logits": _logits()}, {"logits": _partial(_logits(), 3)})
+
+
+def test_many_classes_have_wider_numbers():
+    assert top_k.row_type(5, 2**16, (1.0,)).itemsize == 5 * 4 + 4 + 4
+    assert top_k.row_type(5, 2**16 + 1, (1.0,)).itemsize == 5 * 6 + 4 + 4
