@@ -75,13 +75,21 @@ def main():
     print(f"{store.views or 1} views of {len(store.examples):,} examples: --soft_labels={store.folder}")
 
 
+def define_flags(values=flags.FLAGS):
+    """Defines the flags of this script."""
+    students.define_flags(FLAGS, values)
+    to = {"flag_values": values}
+    flags.DEFINE_integer(
+        "views", 1, "How often the teacher sees an example, cropped and flipped anew.", lower_bound=1, **to
+    )
+    flags.DEFINE_bool("clean", True, "Whether it also sees them as they are, for the probe of a training.", **to)
+    flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "In which all logits are stored.", **to)
+    flags.DEFINE_integer("top_k", 0, "Stores so many of a row's highest logits alone; 0 for all.", lower_bound=0, **to)
+    flags.DEFINE_list("temperatures", ["1", "4"], "Of --top_k: the temperatures of the losses.", **to)
+    flags.DEFINE_integer("batch_size", 256, "Examples in a forward pass.", lower_bound=1, **to)
+    flags.DEFINE_string("out", "", "Folder of the soft labels; made if it is missing.", **to)
+
+
 if __name__ == "__main__":
-    students.define_flags(FLAGS)
-    flags.DEFINE_integer("views", 1, "How often the teacher sees an example, cropped and flipped anew.", lower_bound=1)
-    flags.DEFINE_bool("clean", True, "Whether it also sees them as they are, for the probe of regularization samples.")
-    flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "In which all logits are stored.")
-    flags.DEFINE_integer("top_k", 0, "Stores so many of a row's highest logits alone; 0 for all.", lower_bound=0)
-    flags.DEFINE_list("temperatures", ["1", "4"], "Of --top_k: the temperatures of the losses.")
-    flags.DEFINE_integer("batch_size", 256, "Examples in a forward pass.", lower_bound=1)
-    flags.DEFINE_string("out", "", "Folder of the soft labels; made if it is missing.")
+    define_flags()
     scripts.start(main)

@@ -1,0 +1,150 @@
+"""Soft labels from the shell: written for a run's examples, and trained on without a teacher."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from absl import flags
+
+import cache_soft_labels
+import record
+import settings
+import trainer
+from keras_wsl import data, soft_labels
+from tests.common import bright_splits
+
+SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A teacher, its student that heard it live, and its soft labels, of 60 of 90 examples."""
+    folder = tmp_path_factory.mktemp("runs")
+    data.save_npz(bright_splits(90), folder / "images.npz")
+    trainer.run(SMALL, bright_splits(90), folder / "teacher", verbose=0)
+    trainer.run(_taught(folder), bright_splits(90), folder / "live", verbose=0)
+    _write(folder, "soft", "--views=2")
+    return folder
+
+
+def _taught(folder, **changes):
+    weights = str(folder / "teacher" / "student.keras")
+    taught = {"method": "wsl", "teacher": "resnet8", "teacher_weights": weights, "train_limit": 60}
+    return dataclasses.replace(SMALL, **{**taught, **changes})
+
+
+def _given(folder, **changes):
+    given = {"soft_labels": str(folder / "soft"), "teacher": "", "teacher_weights": ""}
+    return _taught(folder, **{**given, **changes})
+
+
+def _arguments(folder, name, *others):
+    return [
+        "--data=cifar100",
+        f"--data_dir={folder / 'images.npz'}",
+        "--teacher=resnet8",
+        f"--teacher_weights={folder / 'teacher' / 'student.keras'}",
+        "--train_limit=60",
+        f"--out={folder / name}",
+        *others,
+    ]
+
+
+def _write(folder, name, *others):
+    values = flags.FlagValues()
+    cache_soft_labels.define_flags(values)
+    values(["cache_soft_labels", *_arguments(folder, name, *others)])
+    return cache_soft_labels.write(values)
+
+
+def test_a_run_on_soft_labels_is_the_run_with_the_teacher(runs):
+    result = trainer.run(_given(runs), bright_splits(90), runs / "given", verbose=0)
+    live = json.loads((runs / "live" / "result.json").read_text())
+    for name in ("teacher", "teacher_sha256", "test_accuracy", "train_examples"):
+        assert result[name] == live[name], name
+    for one, other in zip(*(record.read_csv(runs / name / "epochs.csv") for name in ("live", "given")), strict=True):
+        assert one.keys() == other.keys() and "probe_regularization_samples" in one
+        np.testing.assert_allclose([*other.values()], [*one.values()], rtol=1e-3, atol=1e-5)
+    lines = (runs / "given" / "run.flags").read_text().splitlines()
+    assert f"--soft_labels={runs / 'soft'}" in lines
+    weights = [
+        keras.saving.load_model(runs / n / "student.keras", compile=False).get_weights() for n in ("live", "given")
+    ]
+    for one, other in zip(*weights, strict=True):
+        np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
+
+
+def test_without_clean_rows_there_is_no_probe(runs):
+    _write(runs, "no_clean", "--views=1", "--noclean", "--dtype=float16")
+    wanted = _given(runs, soft_labels=str(runs / "no_clean"), epochs=1)
+    trainer.run(wanted, bright_splits(90), runs / "without", verbose=0)
+    (row,) = record.read_csv(runs / "without" / "epochs.csv")
+    assert "regularization_samples" in row and "probe_regularization_samples" not in row
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"soft_labels": "nowhere"}, "nowhere holds no soft labels"),
+        ({"teacher": "resnet14"}, "of another teacher: --teacher is 'resnet14', and theirs 'resnet8'"),
+        ({"teacher_weights": "IMAGES"}, "of another teacher: --teacher_weights"),
+        ({"seed": 1}, "no soft labels of"),
+        ({"method": "fitnet"}, "given by its logits alone, and fitnet needs"),
+        ({"method": "ab"}, "--method=ab, which has a first stage, needs a teacher that runs"),
+        ({"method": "none"}, "has no teacher: leave --teacher, --teacher_weights and --soft_labels out"),
+        ({"teacher_training": True}, "--teacher_training needs a teacher that runs"),
+        ({"online": True}, "--online needs a teacher that runs"),
+        ({"views": 3}, "views is 3, and the soft labels are of 2"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_runs_that_do_not_fit_are_refused(runs, changes, message, tmp_path):
+    if changes.get("teacher_weights"):
+        changes = {"teacher_weights": str(runs / "images.npz")}
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        trainer.run(_given(runs, **changes), bright_splits(90), tmp_path / "run", verbose=0)
+
+
+def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
+    trainer.run(_given(runs, epochs=1), bright_splits(90), tmp_path / "run", verbose=0)
+    other = soft_labels.SoftLabels(runs / "soft").manifest
+    assert other.sha256 != dataclasses.replace(other, seed=1).sha256
+    _write(runs, "half", "--views=2", "--dtype=float16")
+    path = tmp_path / "run" / "run.flags"
+    path.write_text(path.read_text().replace(str(runs / "soft"), str(runs / "half")))
+    with pytest.raises(ValueError, match="soft_labels"):
+        wanted = _given(runs, epochs=1, soft_labels=str(runs / "half"))
+        trainer.run(wanted, bright_splits(90), tmp_path / "run", resume=True, verbose=0)
+
+
+@pytest.mark.parametrize(
+    "others, message",
+    [
+        (["--teacher="], "--teacher, --teacher_weights and --out are needed"),
+        (["--data=mnist"], "--data=mnist is unknown"),
+        (["--top_k=4"], "k=4 is more than the 3 classes"),
+        (["--seed=1"], "another data set|another seed"),
+        (["--image_size=32"], "--image_size is no setting of this data"),
+    ],
+)
+def test_what_cannot_be_written(runs, others, message):
+    with pytest.raises(ValueError, match=message):
+        _write(runs, "soft", "--views=2", *others)
+
+
+@pytest.mark.slow
+def test_the_command(runs):
+    script = pathlib.Path(trainer.__file__).parent / "cache_soft_labels.py"
+    command = [sys.executable, str(script), *_arguments(runs, "command", "--top_k=2", "--temperatures=4")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "the 2 highest of 3 logits" in done.stdout and "1 views of 60 examples: --soft_labels=" in done.stdout
+    done = subprocess.run([*command, "--dtype=float16", "--top_k=0"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(
+        "ValueError: The soft labels are of another"
+    )
