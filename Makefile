@@ -6,13 +6,14 @@ RUN := TF_CPP_MIN_LOG_LEVEL=3 $(VENV)/bin/python
 # Two processes, each of which takes whole files: half the time on two cores.
 PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 
-.PHONY: help quickstart test test-slow test-jax test-torch lint clean
+.PHONY: help quickstart test test-slow test-jax test-torch bench lint clean
 
 help:
 	@echo "make quickstart   teacher, labels, KD and WSL on digits: a table in under three minutes"
 	@echo "make test         lint and the default tests (TensorFlow)"
 	@echo "make test-slow    the longer tests"
 	@echo "make test-jax     the default tests on JAX;  make test-torch: on Torch"
+	@echo "make bench        the step against its alternatives: half an hour or more on two cores that do nothing else"
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -42,6 +43,10 @@ test-jax: $(VENV)/installed
 
 test-torch: $(VENV)/installed-torch
 	KERAS_BACKEND=torch $(PYTEST)
+
+# BENCH="--only=step,kd --rounds=3" measures less.
+bench: $(VENV)/installed-torch
+	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} $(RUN) train/benchmarks/speed.py $(BENCH)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info
