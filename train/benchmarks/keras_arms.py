@@ -4,14 +4,13 @@
 """
 
 import itertools
-import pathlib
 import tempfile
 
 import keras
 
 from benchmarks import by_hand, rewritten
 from benchmarks.case import ALPHA, KD_SHARE, LEARNING_RATE, MOMENTUM, PRODUCT, TEMPERATURE, WEIGHT_DECAY
-from keras_wsl import Distiller, data, losses, models, optimizers
+from keras_wsl import Distiller, data, losses, models, optimizers, soft_labels
 
 LOSSES = ("wsl", "at", "dist", "sp", "pkt", "dkd", "rkd", "cc")  # In the order in which `distiller` adds them.
 EVALUATED = 20  # Batches in an evaluation at least, as many as CIFAR-100's test set has of 500.
@@ -28,11 +27,11 @@ class QuietDistiller(Distiller):
 class CompiledTeacherDistiller(Distiller):
     """A `Distiller` whose teacher alone is compiled by XLA."""
 
-    def teacher_outputs(self, inputs, training=None):
+    def teacher_outputs(self, inputs, y=None, training=None):
         """As the base class gives them."""
         import tensorflow as tf
 
-        return tf.function(super().teacher_outputs, jit_compile=True)(inputs, training)
+        return tf.function(super().teacher_outputs, jit_compile=True)(inputs, None, training)
 
 
 def networks(case, dtype=None):
@@ -169,16 +168,13 @@ def cached(case, batches=8):
         case: `Case`.
         batches: Integer, of which the data set consists.
     """
-    from keras_wsl import soft_labels
-
     teacher, student = networks(case)
     examples, folder = case.examples(batches), tempfile.TemporaryDirectory()
-    store = soft_labels.write(teacher, examples, pathlib.Path(folder.name) / "store", seed=0, views=1)
+    store = soft_labels.write(teacher, examples, folder.name, clean=False, batch_size=case.batch_size, verbose=0)
     loss = losses.KD(temperature=TEMPERATURE, weight=KD_SHARE)
-    run = fitted(
-        compiled(Distiller(store, student, loss, student_loss_weight=1 - KD_SHARE)),
-        lambda: data.train_batches(examples, seed=0, batch_size=case.batch_size, soft_labels=store),
-    )
+    batches = data.train_batches(examples, seed=0, batch_size=case.batch_size, soft_labels=store)
+    distiller = Distiller("teacher_logits", student, loss, student_loss_weight=1 - KD_SHARE)
+    run = fitted(compiled(distiller), lambda: batches)
     run.folder = folder  # It goes with the last that refers to it.
     return run
 
@@ -190,16 +186,14 @@ def cache_writing(case, batches=16):
         case: `Case`.
         batches: Integer, that are written in what counts as as many steps.
     """
-    from keras_wsl import soft_labels
-
     teacher, _ = networks(case)
-    examples = case.examples(batches)
+    examples, settings = case.examples(batches), {"clean": False, "batch_size": case.batch_size, "verbose": 0}
 
     def run(steps):
         rounds = -(-steps // batches)
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
-                soft_labels.write(teacher, examples, pathlib.Path(folder) / "store", seed=0, views=1)
+                soft_labels.write(teacher, examples, folder, **settings)
         return rounds * batches
 
     return run
