@@ -51,28 +51,28 @@ def plan(wanted, out, temperatures, seeds):
 
 
 def table(rows):
-    """A line for each kind and temperature: mean and standard deviation of the last epoch's accuracy over the seeds.
+    """A line for each kind and temperature: mean and standard deviation over the seeds of the accuracy at the end.
 
     Args:
         rows: Dict of `(kind, temperature, seed)` to the rows of `report.read`.
     """
     lines = []
     for kind, temperature in dict.fromkeys(key[:2] for key in rows):
-        of_seeds = [100 * row["last_accuracy"] for key, row in rows.items() if key[:2] == (kind, temperature)]
+        of_seeds = [100 * row["test_accuracy"] for key, row in rows.items() if key[:2] == (kind, temperature)]
         spread = f" ± {np.std(of_seeds, ddof=1):.2f}" if len(of_seeds) > 1 else ""
         lines.append(
             {
                 "student": kind,
                 "temperature": "" if temperature is None else f"{temperature:g}",
                 "runs": str(len(of_seeds)),
-                "accuracy, %": f"{np.mean(of_seeds):.2f}{spread}",
+                "test accuracy, %": f"{np.mean(of_seeds):.2f}{spread}",
             }
         )
     return lines
 
 
-def plot(histories, path, title):
-    """Test accuracy by epoch, the mean over the seeds."""
+def plot(histories, path, title, judged_on):
+    """Accuracy by epoch, the mean over the seeds."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     colours = {temperature: f"C{i}" for i, temperature in enumerate(dict.fromkeys(key[1] for key in histories))}
     styles = {"labels": "k-", "offline": "--", "online": "-"}
@@ -82,7 +82,7 @@ def plot(histories, path, title):
         style = {} if kind == "labels" else {"color": colours[temperature]}
         label = kind if temperature is None else f"{kind}, τ = {temperature:g}"
         axis.plot([int(row["epoch"]) for row in series[0]], accuracy, styles[kind], label=label, marker=".", **style)
-    axis.set(title=title, xlabel="epoch", ylabel="test accuracy, %")
+    axis.set(title=title, xlabel="epoch", ylabel=f"accuracy on {judged_on}, %")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
@@ -108,11 +108,12 @@ def run(wanted, values):
     record.write_csv(results / "online.csv", [taught, *rows.values()])
     record.write_text(
         results / "online.md",
-        f"# Online and offline distillation\n\n{title}; the teacher ends at {100 * taught['last_accuracy']:.2f} %. "
+        f"# Online and offline distillation\n\n{title}; the teacher ends at {100 * taught['test_accuracy']:.2f} %. "
         "Made by `train/online_distillation.py`; `online.csv` has the runs with flags and commit.\n\n"
         f"{report.markdown(lines, tuple(lines[0]))}\n![Accuracy by epoch](online.png)\n",
     )
-    plot({key: history for key, (_, history) in found.items()}, results / "online.png", title)
+    histories = {key: history for key, (_, history) in found.items()}
+    plot(histories, results / "online.png", title, taught["judged_on"])
 
 
 if __name__ == "__main__":

@@ -51,7 +51,8 @@ def open_run(out, settings, *, resume):
 
 
 def write_text(path, text):
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all; its folder is made if it is missing."""
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

@@ -107,10 +107,9 @@ class SoftLabels:
         wanted = {
             "number of classes": (manifest.classes, len(examples.classes)),
             "preprocessing": (manifest.preprocessing, as_json(examples.preprocessing)),
-            "augmentation": (manifest.augmentation, as_json(augmentation)),
         }
-        if augmentation is None:
-            del wanted["augmentation"]
+        if augmentation is not None:
+            wanted["augmentation"] = manifest.augmentation, as_json(augmentation)
         for name, (here, there) in wanted.items():
             if here != there:
                 raise ValueError(
@@ -231,4 +230,4 @@ def digest_path(path):
 
 def as_json(settings):
     """Settings as a manifest has them: tuples are lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in (settings or {}).items()}
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}

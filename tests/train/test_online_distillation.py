@@ -36,8 +36,8 @@ def test_the_plan(tmp_path):
 
 def test_the_table():
     rows = {("labels", None, 0): 0.5, ("online", 4.0, 0): 0.6, ("online", 4.0, 1): 0.7}
-    lines = online_distillation.table({key: {"last_accuracy": value} for key, value in rows.items()})
-    assert [line["accuracy, %"] for line in lines] == ["50.00", "65.00 ± 7.07"]
+    lines = online_distillation.table({key: {"test_accuracy": value} for key, value in rows.items()})
+    assert [line["test accuracy, %"] for line in lines] == ["50.00", "65.00 ± 7.07"]
     assert [line["temperature"] for line in lines] == ["", "4"]
 
 
@@ -51,14 +51,15 @@ def test_what_is_missing_is_said():
 def test_the_whole_path(tmp_path):
     data.save_npz(bright_splits(60, 30), tmp_path / "images.npz")
     values = types.SimpleNamespace(
-        out=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz", results=tmp_path
+        out=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz"
     )
+    values.results = tmp_path / "results"  # Made if it is missing: it is needed only after all runs.
     online_distillation.run(WANTED, values)
-    text = (tmp_path / "online.md").read_text()
+    text = (values.results / "online.md").read_text()
     for kind in ("labels-0", "offline-4-0", "online-4-0"):
         row, _ = report.read(tmp_path / "runs" / kind)
-        assert f"{100 * row['last_accuracy']:.2f}" in text
-    assert (tmp_path / "online.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+        assert f"{100 * row['test_accuracy']:.2f}" in text
+    assert (values.results / "online.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     before = (tmp_path / "runs" / "online-4-0" / "result.json").stat().st_mtime_ns
     online_distillation.run(WANTED, values)  # Finished runs are kept.
     assert (tmp_path / "runs" / "online-4-0" / "result.json").stat().st_mtime_ns == before
