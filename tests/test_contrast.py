@@ -215,6 +215,7 @@ def test_an_index_out_of_range(index):
         assert np.isnan(distiller.fit(x, y, batch_size=BATCH, verbose=0).history["crd"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.tensorflow
 def test_each_replica_keeps_its_own_memory(tmp_path):
     """Of two replicas each refreshes the rows that it was given, and no row has moved in both."""

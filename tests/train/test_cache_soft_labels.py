@@ -79,6 +79,7 @@ def test_a_run_on_soft_labels_is_the_run_with_the_teacher(runs):
         np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_without_clean_rows_there_is_no_probe(runs):
     _write(runs, "no_clean", "--views=1", "--noclean", "--dtype=float16")
     wanted = _given(runs, soft_labels=str(runs / "no_clean"), epochs=1)

@@ -229,6 +229,7 @@ def sentences(tmp_path, monkeypatch):
     return _fake_run(tmp_path / "run", wanted, keras_nlp.build(preset, layers=2), 12)
 
 
+@pytest.mark.slow
 def test_a_run_on_sentences(sentences, tmp_path):
     rows = _judge(tmp_path / "out", sentences, split="test,mismatched")
     for row, pairs in zip(rows, test_multinli._splits()[1:]):
@@ -319,6 +320,7 @@ def test_several_data_sets_and_no_folder(runs, tmp_path):
         _judge("", runs / "kd")
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
     command = [sys.executable, str(SCRIPT), f"--out={tmp_path / 'out'}", str(tmp_path / "absent")]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=300)

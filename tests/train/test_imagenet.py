@@ -107,6 +107,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert 0 <= result["teacher_accuracy"] <= 1
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
     absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
     assert absent.returncode == 2
@@ -134,6 +135,7 @@ def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatc
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
 def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
     folder, bad = _damaged(tree, tmp_path)

@@ -112,7 +112,7 @@ def test_labels_alone(preset, tmp_path):
     [
         pytest.param("kd", 0.3, {"kd": 0.7}, marks=pytest.mark.slow),
         pytest.param("wsl", 1, {"wsl": 2.25}, marks=pytest.mark.slow),
-        ("pkd", 0.3, {"pkd": 1000, "kd": 0.7}),
+        pytest.param("pkd", 0.3, {"pkd": 1000, "kd": 0.7}, marks=pytest.mark.slow),
     ],
 )
 def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, teacher, tmp_path):
@@ -320,6 +320,7 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(preset, tmp_path):
     absent = _script("--method=none", f"--student={preset}", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
     assert absent.returncode == 2

@@ -131,6 +131,7 @@ def test_adapters_have_the_originals_size(method, pair, parameters):
     assert sum(math.prod(variable.shape) for variable in loss.trainable_variables) == parameters
 
 
+@pytest.mark.slow
 def test_activation_boundaries_are_a_start(teacher, tmp_path):
     wanted = _run(teacher, method="ab")
     keras.utils.set_random_seed(wanted.seed)

@@ -164,6 +164,7 @@ def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
     _assert_same_run(wsl[0], out)
 
 
+@pytest.mark.slow
 def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     wanted = _taught(teacher, method="kd", epochs=1, label_smoothing=0.1, holdout=30, train_limit=45, decay_epochs=())
     result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
@@ -240,7 +241,10 @@ def _identity(teacher):
         ({"method": "wls"}, "no method 'wls'. Expected one of .*'kd', .*'none', .*'wsl'"),
         ({"student": "resnet9"}, "'resnet9'.*resnet8"),
         ({"method": "wsl"}, "--method=wsl needs a trained teacher"),
-        ({"teacher": "resnet8", "teacher_weights": "TEACHER"}, "leave --teacher and --teacher_weights out"),
+        (
+            {"teacher": "resnet8", "teacher_weights": "TEACHER"},
+            "leave --teacher, --teacher_weights and --soft_labels out",
+        ),
         ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|resnet8"),
         ({"method": "kd", "teacher": "resnet8", "teacher_weights": "absent.keras"}, "absent.keras"),
         ({"strategy": "magic"}, "no strategy 'magic'"),
