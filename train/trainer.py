@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import math
 import pathlib
-import resource
 import sys
 
 import keras
@@ -15,6 +14,7 @@ import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
 from keras_wsl.files import sha256
+from memory import peak_mib
 from settings import to_lines
 
 GIVEN = "teacher_logits"  # The key of the targets that has the logits of --soft_labels.
@@ -419,7 +419,7 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
             for variable in loss.trainable_variables
         ),
         "seconds": round(epochs.seconds, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,  # Linux counts KiB.
+        "peak_memory_mib": int(peak_mib()),
     }
     if recipe.counted:
         result["last_epoch"] = {name: last[name] for name in last if "regularization" in name or "wsl_weight" in name}

@@ -10,13 +10,13 @@ import importlib
 import json
 import os
 import pathlib
-import resource
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
 from benchmarks.case import Case
+from memory import peak_mib
 
 WARM_UP = 2  # Runs of one step before the first that counts: compilers and allocators settle.
 
@@ -25,16 +25,6 @@ def cpu_seconds():
     """CPU seconds of all threads of this process so far, and of its children that have ended."""
     times = os.times()
     return time.process_time() + times.children_user + times.children_system
-
-
-def peak_mib():
-    """The most memory that this process has held, MiB."""
-    try:
-        status = pathlib.Path("/proc/self/status").read_text()
-        # Not `ru_maxrss`: Linux lets a process inherit that of the one that started it.
-        return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
 def serve(run, asked, commands, answer):

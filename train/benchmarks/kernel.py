@@ -9,7 +9,6 @@ seconds and 4 GB. Each number of examples has a process of its own. Writes `ntk_
 
 import json
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import numpy as np
 from absl import app, flags
 
 import record
+from memory import peak_mib
 
 matplotlib.use("Agg")
 
@@ -33,7 +33,7 @@ def measure(network, examples, outputs):
 
     model = models.build(network, 1, input_shape=(32, 32, 3))
     images = np.random.default_rng(0).normal(size=(examples, 32, 32, 3)).astype("float32")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Linux counts KiB.
+    before = int(peak_mib())
     wall, cpu = time.perf_counter(), time.process_time()
     kernel = analysis.ntk_gram(model, images, outputs, "structured")
     row = {
@@ -41,7 +41,7 @@ def measure(network, examples, outputs):
         "examples": examples,
         "seconds": round(time.perf_counter() - wall, 1),
         "cpu_seconds": round(time.process_time() - cpu, 1),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_memory_mib": int(peak_mib()),
         "before_mib": before,
     }
     wall = time.perf_counter()

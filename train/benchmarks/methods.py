@@ -9,7 +9,6 @@ method alone takes some steps, then it and KD take turns, and the median of the 
 import csv
 import dataclasses
 import pathlib
-import resource
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ import recipes
 import settings
 import trainer
 from keras_wsl import data, models
+from memory import peak_mib
 
 COLUMNS = ("method", "stage", "milliseconds", "relative", "peak_memory_mib", "adapter_parameters")
 CLASSES = 100
@@ -72,7 +72,7 @@ def measure(wanted, *, stage="", steps=30, negatives=16384):
 
     for _ in range(5):
         step(own)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024  # Before there is a second Distiller.
+    peak = int(peak_mib())  # Before there is a second Distiller.
     kd = distiller_of(dataclasses.replace(wanted, method="kd"), train)
     for _ in range(3):  # The first one compiles.
         step(kd)
