@@ -27,14 +27,21 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def plan(wanted, out, temperatures, seeds):
+def plan(wanted, out, temperatures, seeds, **of_teacher):
     """The runs: two dicts of folders to `Settings`, of the teacher and of the students.
 
     The students' are by `(kind, temperature, seed)`: each key has a folder and its `Settings`.
+
+    Args:
+        wanted: `Settings` of the students.
+        out: Path of the folder of the runs.
+        temperatures: Floats.
+        seeds: Integer, students of each kind.
+        **of_teacher: Settings that are others in the teacher's run.
     """
     alone = {"teacher": "", "teacher_weights": "", "method": "none"}
     folder = out / "teacher"
-    teacher = {folder: dataclasses.replace(wanted, **alone, student=wanted.teacher, keep_checkpoints=1)}
+    teacher = {folder: dataclasses.replace(wanted, **alone, **of_teacher, student=wanted.teacher, keep_checkpoints=1)}
     # Soft labels alone teach, as in the paper: no labels, and a weight of 1.
     soft = {"method": "kd", "alpha": 1.0, "student_loss_weight": 0.0, "teacher_weights": str(folder / "student.keras")}
     students = {}
@@ -95,7 +102,9 @@ def run(wanted, values):
     if not wanted.teacher or not values.out:
         raise ValueError("--teacher and --out are needed: the teacher's network, and a folder for the runs.")
     temperatures = [float(temperature) for temperature in values.temperatures]
-    teacher, students = plan(wanted, pathlib.Path(values.out), temperatures, values.seeds)
+    given = {"train_limit": values.teacher_train_limit, "learning_rate": values.teacher_learning_rate}
+    of_teacher = {name: value for name, value in given.items() if value is not None}
+    teacher, students = plan(wanted, pathlib.Path(values.out), temperatures, values.seeds, **of_teacher)
     jobs.train_all(teacher, values.data_dir)
     jobs.train_all(dict(students.values()), values.data_dir, jobs=values.jobs)
     (folder,) = teacher
@@ -104,11 +113,13 @@ def run(wanted, values):
     rows = {key: row for key, (row, _) in found.items()}
     results = pathlib.Path(values.results)
     lines = table(rows)
-    title = f"{wanted.teacher} to {wanted.student}, {taught['train_examples']} examples, {taught['epochs']} epochs"
+    examples = next(iter(rows.values()))["train_examples"]
+    title = f"{wanted.teacher} to {wanted.student}, {examples:,} examples, {taught['epochs']} epochs"
     record.write_csv(results / "online.csv", [taught, *rows.values()])
     record.write_text(
         results / "online.md",
-        f"# Online and offline distillation\n\n{title}; the teacher ends at {100 * taught['test_accuracy']:.2f} %. "
+        f"# Online and offline distillation\n\n{title}; the teacher has {taught['train_examples']:,} examples and ends "
+        f"at {100 * taught['test_accuracy']:.2f} %. "
         "Made by `train/online_distillation.py`; `online.csv` has the runs with flags and commit.\n\n"
         f"{report.markdown(lines, tuple(lines[0]))}\n![Accuracy by epoch](online.png)\n",
     )
@@ -120,6 +131,8 @@ if __name__ == "__main__":
     settings.define_flags()
     flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.")
     flags.DEFINE_integer("seeds", 1, "Students of each kind.", lower_bound=1)
+    flags.DEFINE_integer("teacher_train_limit", None, "The teacher's --train_limit; the students' by default.")
+    flags.DEFINE_float("teacher_learning_rate", None, "The teacher's --learning_rate; the students' by default.")
     flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
     flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True)
     flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named online.")

@@ -29,6 +29,8 @@ def test_the_plan(tmp_path):
             assert (wanted.method, wanted.temperature) == ("kd", temperature)
             assert (wanted.alpha, wanted.student_loss_weight) == (1.0, 0.0)
             assert wanted.teacher_weights == str(folder / "student.keras")
+    ((_, other),) = online_distillation.plan(WANTED, tmp_path, [1.0], 1, train_limit=7)[0].items()
+    assert other == dataclasses.replace(taught, train_limit=7)
     # Offline and online differ in nothing else.
     pairs = [students[kind, 4.0, 1][1] for kind in ("offline", "online")]
     assert dataclasses.replace(pairs[0], online=True) == pairs[1]
@@ -53,6 +55,7 @@ def test_the_whole_path(tmp_path):
     values = types.SimpleNamespace(
         out=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz"
     )
+    values.teacher_train_limit, values.teacher_learning_rate = 50, None
     values.results = tmp_path / "results"  # Made if it is missing: it is needed only after all runs.
     online_distillation.run(WANTED, values)
     text = (values.results / "online.md").read_text()
