@@ -129,6 +129,13 @@ class Distiller(step(), keras.Model):
         """The model that teaches, the key of its logits in the labels' dict, a dict of several by name, or `None`."""
         return self._teacher()
 
+    @property
+    def running_teachers(self):
+        """The teachers that run in a step, a list of models; those whose logits are given are not among them."""
+        teacher = self.teacher if self.__dict__.get("_teacher") else None
+        teachers = teacher.values() if isinstance(teacher, dict) else [teacher]
+        return [model for model in teachers if isinstance(model, keras.Model)]
+
     def __setattr__(self, name, value):
         # A property's setter comes too late: Keras, and Torch, register a layer before it runs.
         if name != "teacher":
@@ -216,12 +223,11 @@ class Distiller(step(), keras.Model):
     def non_trainable_variables(self):
         """The Distiller's own and the teachers': on JAX they are the state of a step, all else a constant of it."""
         variables = super().non_trainable_variables
-        if self.__dict__.get("_teacher") is None or self.teacher is None:
+        teachers = self.running_teachers
+        if not teachers:
             return variables
         seen = {id(variable) for variable in self.variables}  # A buffer cannot be donated twice.
-        for model in self.teacher.values() if isinstance(self.teacher, dict) else [self.teacher]:
-            if isinstance(model, str):
-                continue
+        for model in teachers:
             variables = variables + [variable for variable in model.variables if id(variable) not in seen]
             seen |= {id(variable) for variable in model.variables}
         return variables

@@ -1,6 +1,6 @@
 """Online against offline distillation: the comparison of Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245.
 
-    python train/online_distillation.py --flagfile=train/flags/online_cpu.flags --data_dir=cifar100.npz \
+    python train/online_distillation.py --flagfile=train/flags/online/lenet5x8_cpu.flags --data_dir=cifar100.npz \
         --out=runs/online
 
 One teacher, which keeps its checkpoints, and students of it, of each seed: on labels; offline, on the soft labels of
@@ -127,13 +127,20 @@ def run(wanted, values):
     plot(histories, results / "online.png", title, taught["judged_on"])
 
 
+def define_flags(flag_values=flags.FLAGS):
+    """Defines the flags of a run of cifar100.py, which both networks share, and this script's own."""
+    own = {"flag_values": flag_values}
+    settings.define_flags(flag_values)
+    flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.", **own)
+    flags.DEFINE_integer("seeds", 1, "Students of each kind.", lower_bound=1, **own)
+    text = "The teacher's --{}; the students' by default."
+    flags.DEFINE_integer("teacher_train_limit", None, text.format("train_limit"), **own)
+    flags.DEFINE_float("teacher_learning_rate", None, text.format("learning_rate"), **own)
+    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1, **own)
+    flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True, **own)
+    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named online.", **own)
+
+
 if __name__ == "__main__":
-    settings.define_flags()
-    flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.")
-    flags.DEFINE_integer("seeds", 1, "Students of each kind.", lower_bound=1)
-    flags.DEFINE_integer("teacher_train_limit", None, "The teacher's --train_limit; the students' by default.")
-    flags.DEFINE_float("teacher_learning_rate", None, "The teacher's --learning_rate; the students' by default.")
-    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
-    flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True)
-    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named online.")
+    define_flags()
     scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))

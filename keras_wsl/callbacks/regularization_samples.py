@@ -1,6 +1,5 @@
 """Regularization samples of a fixed probe set: Zhou et al., ICLR 2021, figure 2, https://arxiv.org/abs/2102.00650."""
 
-import hashlib
 import pathlib
 
 import keras
@@ -9,6 +8,7 @@ import numpy as np
 from keras_wsl import regularization, weighting
 from keras_wsl.callbacks.epoch_table import EpochTable
 from keras_wsl.callbacks.events import Events
+from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import label_classes
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
@@ -73,8 +73,12 @@ class RegularizationSamples(keras.callbacks.Callback):
         self.events.close()
 
     def _ask_the_teacher(self):
-        self._asked = _weights_of(self.model.teacher)
+        self._asked = self._teachers_weights()
         self._plain, self._softened = np.split(self._logits(self._teacher_batch), 2, axis=-1)
+
+    def _teachers_weights(self):
+        """What differs where the weights of a teacher do."""
+        return [weights_sha256(network) for network in self.model.running_teachers]
 
     def _training_row(self, logs):
         count, share = logs["regularization_samples"], logs["regularization_share"]
@@ -84,7 +88,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         }
 
     def _probe_row(self, logs, step):
-        if self._asked != _weights_of(self.model.teacher):  # Of online distillation.
+        if self._asked != self._teachers_weights():  # Of online distillation.
             self._ask_the_teacher()
         student = self._logits(self._student_batch)
         to_numpy = keras.ops.convert_to_numpy
@@ -143,15 +147,6 @@ class RegularizationSamples(keras.callbacks.Callback):
         outputs = self.model.teacher_outputs(inputs, labels, training=False)
         heard = [self.model.heard_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
         return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in heard], axis=-1)
-
-
-def _weights_of(teacher):
-    """A number that differs where a teacher's weights do, or one of several teachers'."""
-    digest = hashlib.sha256()
-    for network in teacher.values() if isinstance(teacher, dict) else [teacher]:
-        for variable in getattr(network, "variables", []):  # None of logits that are given.
-            digest.update(keras.ops.convert_to_numpy(variable).tobytes())
-    return digest.digest()
 
 
 def _labels(labels):

@@ -52,9 +52,10 @@ def train_batches(
 def view_batches(examples, batch_size, *, seed, view, **augmentation):
     """All examples once, in order, as a view shows them: a generator of batches like those of `train_batches`."""
     augmentation = check_settings(examples, seed, batch_size, (view, 0), None, augmentation)
-    for low in range(0, len(examples), batch_size):
-        rows = np.arange(low, min(low + batch_size, len(examples)))
-        yield _varied(examples, rows, seed, view, augmentation), _targets(examples, rows, False)
+    parts = (np.arange(low, min(low + batch_size, len(examples))) for low in range(0, len(examples), batch_size))
+    return (
+        (_varied(examples, rows, seed, view, augmentation), _targets(examples, rows, one_hot=False)) for rows in parts
+    )
 
 
 def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):

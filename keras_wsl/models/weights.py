@@ -1,5 +1,6 @@
 """Weight files: written whole or not at all, and read only into the network that they are of."""
 
+import hashlib
 import io
 import pathlib
 import tempfile
@@ -47,6 +48,14 @@ def save_weights(model, path, dtype="float16"):
         with h5py.File(written, "r") as source, h5py.File(buffer, "w") as target:
             _copy(source, target, np.dtype(dtype))
     files.write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def weights_sha256(model):
+    """The SHA-256 of a model's weights, whatever file they came from: a string of 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for variable in model.weights:
+        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
+    return digest.hexdigest()
 
 
 def load_weights(model, path):

@@ -13,11 +13,13 @@ from keras_wsl import data, top_k
 from keras_wsl.data.arrays import check_settings
 from keras_wsl.endpoints import check_network
 from keras_wsl.files import exclusive, sha256, write_atomically
+from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_count, check_temperature
 from keras_wsl.soft_labels.manifest import Manifest, table_of
 from keras_wsl.soft_labels.store import SoftLabels, as_json, digest_path, missing_parts, read_manifest
 
 _WAIT = 0.5  # Seconds between looks at what other writers have still to do.
+_OWN = ("examples.npy", "manifest.json")  # What stands in a folder before its manifest does.
 DTYPES = ("float32", "float16")
 
 
@@ -96,6 +98,8 @@ def write(
     while todo := missing_parts(folder, manifest):
         if not any([writer.take(*part) for part in todo]):
             time.sleep(_WAIT)  # Others write what is left.
+    if writer.done < count:  # Else the bar has ended by itself.
+        bar.update(writer.done, finalize=True)
     return SoftLabels(folder)
 
 
@@ -104,7 +108,7 @@ class _Writer:
 
     def __init__(self, teacher, examples, folder, manifest, augmentation, batch_size, bar):
         self.teacher, self.examples, self.folder, self.manifest = teacher, examples, folder, manifest
-        self.augmentation, self.batch_size, self.bar = augmentation, batch_size, bar
+        self.augmentation, self.batch_size, self.bar, self.done = augmentation, batch_size, bar, 0
 
     def take(self, view, name, low, high):
         """Whether the file is there in the end; not if another process is writing it."""
@@ -145,6 +149,7 @@ class _Writer:
             rows = order[np.searchsorted(index, numbers, sorter=order)]
             found[rows] = self._encoded(logits, np.asarray(targets["labels"]))
             self.bar.add(len(numbers))
+            self.done += len(numbers)
         return found
 
     def _logits(self, inputs, numbers):
@@ -175,11 +180,8 @@ class _Writer:
 def _identity(teacher, file):
     """Who teaches."""
     check_network("teacher", teacher)
-    digest = hashlib.sha256()
-    for variable in teacher.weights:
-        digest.update(keras.ops.convert_to_numpy(variable).tobytes())
     file_hash = sha256(file) if file else None
-    return {"teacher": teacher.name, "weights_sha256": digest.hexdigest(), "file_sha256": file_hash}
+    return {"teacher": teacher.name, "weights_sha256": weights_sha256(teacher), "file_sha256": file_hash}
 
 
 def _storage(dtype, k, temperatures, classes):
@@ -208,7 +210,7 @@ def _start(folder, manifest, table):
             )
         if there.views == manifest.views:
             return
-    elif any(folder.iterdir()):
+    elif any(not there.name.startswith(_OWN) for there in folder.iterdir()):  # Another writer may just have begun.
         raise ValueError(f"{folder} holds something else than soft labels. Choose another folder.")
     write_atomically(folder / "examples.npy", lambda file: np.save(file, table))
     write_atomically(path, lambda file: file.write(manifest.text.encode()))

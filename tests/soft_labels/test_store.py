@@ -167,6 +167,13 @@ def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.lock"))
 
 
+def test_a_folder_in_which_another_writer_has_just_begun(made, tmp_path):
+    """Or was killed before its manifest stood there."""
+    shutil.copy(made[1].folder / "examples.npy", tmp_path)
+    (tmp_path / "manifest.json.123.writing").write_text("{")
+    soft_labels.write(made[0], _train(), tmp_path, **SETTINGS).verify()
+
+
 def test_a_lock_is_of_one_at_a_time(tmp_path):
     with exclusive(tmp_path / "lock") as first, exclusive(tmp_path / "lock") as second:
         assert first and not second
