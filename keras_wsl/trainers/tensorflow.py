@@ -3,6 +3,8 @@
 import keras
 import tensorflow as tf
 
+from keras_wsl.trainers.normalization import fused
+
 
 class TensorFlowStep:
     r"""A mixin for `Distiller`.
@@ -17,10 +19,12 @@ class TensorFlowStep:
     def train_step(self, data):
         """One update of student and adapters on a batch `(x, y)` or `(x, y, sample_weight)`; returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        teacher = self.teacher_outputs(x, y)
+        with fused():
+            teacher = self.teacher_outputs(x, y)
         replica = tf.distribute.get_replica_context()
         with tf.GradientTape() as tape:
-            student = self(x, training=True)
+            with fused():
+                student = self(x, training=True)
             labels = self.checked_labels(y, student)
             rows, total = self.loss_rows(y, labels, student, teacher, sample_weight)
             examples = tf.cast(tf.shape(total)[0], "float32")
@@ -39,7 +43,8 @@ class TensorFlowStep:
     def test_step(self, data):
         """The student's loss and metrics on a batch; returns the logs."""
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
-        logits = self(x, training=False)
+        with fused():
+            logits = self(x, training=False)
         rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)
         self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
         return self.compute_metrics(x, y, logits, sample_weight)

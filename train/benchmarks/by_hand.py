@@ -6,28 +6,37 @@ What `Distiller.fit` is measured against: no metrics, no checks, nothing logged.
 which costs less than the divergence and has the same gradient.
 """
 
+import contextlib
+
 from benchmarks.case import ALPHA, LEARNING_RATE, MOMENTUM, TEMPERATURE, WEIGHT_DECAY
 
 
-def tensorflow_step(teacher, student):
+def tensorflow_step(teacher, student, fused=False):
     """A `tf.function` of images and labels, which updates the student.
 
     Args:
         teacher: Built `keras.Model`.
         student: Built `keras.Model`.
+        fused: Whether both normalize batches as in `Distiller`'s steps.
     """
     import tensorflow as tf
+
+    from keras_wsl.trainers import normalization
+
+    kernels = normalization.fused if fused else contextlib.nullcontext
 
     weights = [variable.value for variable in student.trainable_variables]
     velocities = [tf.Variable(tf.zeros_like(weight)) for weight in weights]
 
     @tf.function
     def step(images, labels):
-        teacher_logits = teacher(images, training=False)
+        with kernels():
+            teacher_logits = teacher(images, training=False)
         soft_labels = tf.nn.softmax(teacher_logits / TEMPERATURE)
         teacher_error = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, teacher_logits)
         with tf.GradientTape() as tape:
-            logits = student(images, training=True)
+            with kernels():
+                logits = student(images, training=True)
             error = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
             omega = tf.stop_gradient(-tf.math.expm1(-error / (teacher_error + 1e-7)))
             soft = tf.nn.softmax_cross_entropy_with_logits(soft_labels, logits / TEMPERATURE)

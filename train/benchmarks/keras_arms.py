@@ -3,6 +3,7 @@
 `run` gives the number of steps that it did where it is another than it was asked for.
 """
 
+import contextlib
 import itertools
 import tempfile
 
@@ -10,7 +11,7 @@ import keras
 
 from benchmarks import by_hand, rewritten
 from benchmarks.case import ALPHA, KD_SHARE, LEARNING_RATE, MOMENTUM, PRODUCT, TEMPERATURE, WEIGHT_DECAY
-from keras_wsl import Distiller, data, losses, models, optimizers, soft_labels
+from keras_wsl import Distiller, data, losses, models, optimizers, soft_labels, trainers
 
 LOSSES = ("wsl", "at", "dist", "sp", "pkt", "dkd", "rkd", "cc")  # In the order in which `distiller` adds them.
 EVALUATED = 20  # Batches in an evaluation at least, as many as CIFAR-100's test set has of 500.
@@ -82,7 +83,8 @@ def distiller(
     *,
     number=1,
     dtype=None,
-    rewrite=(),
+    folded=False,
+    fused=True,
     deterministic=False,
     kind="",
     jit_compile="auto",
@@ -94,7 +96,8 @@ def distiller(
         case: `Case`.
         number: How many of `LOSSES`.
         dtype: Policy of both networks.
-        rewrite: Some of `"folded"`, for the teacher, and `"fused"`, for the student: functions of `rewritten`.
+        folded: Whether the teacher is `rewritten.folded`.
+        fused: Whether batch normalization has TensorFlow's one kernel; else Keras's operations.
         deterministic: Whether operations are deterministic.
         kind: `"quiet"` where nothing is logged but the loss, `"compiled_teacher"` for the classes above.
         jit_compile: As of `compile`.
@@ -106,8 +109,9 @@ def distiller(
         keras.utils.set_random_seed(0)
         tf.config.experimental.enable_op_determinism()
     teacher, student = networks(case, dtype)
-    teacher = rewritten.folded(teacher) if "folded" in rewrite else teacher
-    student = rewritten.fused(student) if "fused" in rewrite else student
+    teacher = rewritten.folded(teacher) if folded else teacher
+    if not fused:
+        trainers.tensorflow.fused = contextlib.nullcontext
     chosen = [losses.WSL(temperature=TEMPERATURE, weight=ALPHA), *map(losses.get, LOSSES[1:number])]
     make = {"": Distiller, "quiet": QuietDistiller, "compiled_teacher": CompiledTeacherDistiller}[kind]
     settings = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
@@ -115,13 +119,19 @@ def distiller(
     return fitted(model, feeder(case), steps_per_execution)
 
 
-def handwritten(case):
-    """The step of `by_hand`."""
+def handwritten(case, fused=False):
+    """The step of `by_hand`.
+
+    Args:
+        case: `Case`.
+        fused: Whether with the batch normalization of `Distiller`'s steps on TensorFlow.
+    """
     teacher, student = networks(case)
+    batches = feeder(case)
     if keras.backend.backend() == "tensorflow":
-        step, batches = by_hand.tensorflow_step(teacher, student), feeder(case)
+        step = by_hand.tensorflow_step(teacher, student, fused)
     else:
-        step, batches = by_hand.JaxStep(teacher, student), feeder(case)
+        step = by_hand.JaxStep(teacher, student)
 
     def run(steps):
         for images, labels in itertools.islice(batches(), steps):

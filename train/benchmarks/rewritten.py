@@ -1,4 +1,4 @@
-"""Networks that compute the same by other kernels: which of them would make a step faster?"""
+"""A network that computes the same by other kernels: would it make a step faster?"""
 
 import collections
 
@@ -71,35 +71,3 @@ def _merged(convolution, normalization):
     scale = values.get("gamma", 1.0) / np.sqrt(values["moving_variance"] + normalization.epsilon)
     shift = values.get("beta", 0.0) + scale * (sum(bias) - values["moving_mean"])
     return [kernel * scale, shift]
-
-
-class FusedBatchNormalization(keras.layers.BatchNormalization):
-    """Batch normalization of maps by TensorFlow's one kernel, where Keras takes a dozen operations.
-
-    The moving variance is of the batches' variances over n - 1, as PyTorch's is; Keras's is over n.
-    """
-
-    def call(self, inputs, training=None, mask=None):
-        """The normalized maps."""
-        import tensorflow as tf
-
-        if not training or not self.trainable:
-            return super().call(inputs, training=training, mask=mask)
-        outputs, mean, variance = tf.compat.v1.nn.fused_batch_norm(
-            inputs, self.gamma.value, self.beta.value, epsilon=self.epsilon, is_training=True
-        )
-        for moving, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            moving.assign(moving * self.momentum + value * (1 - self.momentum))
-        return outputs
-
-
-def fused(model):
-    """A functional network with the same values, and `FusedBatchNormalization` for batch normalization."""
-
-    def clone(layer):
-        kind = FusedBatchNormalization if isinstance(layer, keras.layers.BatchNormalization) else type(layer)
-        return kind.from_config(layer.get_config())
-
-    twin = keras.models.clone_model(model, clone_function=clone)
-    twin.set_weights(model.get_weights())
-    return twin
