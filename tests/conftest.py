@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # Numbers are compared on the CPU.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As scripts have it, which are compared with functions to the bit.
 
 import keras
 import pytest

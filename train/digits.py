@@ -12,6 +12,7 @@ import pathlib
 from absl import flags
 
 import curves
+import environment  # noqa: F401
 import record
 import scripts
 import settings

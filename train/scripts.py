@@ -4,6 +4,7 @@ import sys
 
 from absl import app, flags, logging
 
+import environment  # noqa: F401
 import settings
 from keras_wsl import callbacks
 

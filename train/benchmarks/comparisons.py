@@ -47,6 +47,7 @@ ARMS = {
         _keras("jit_compile", "distiller", jit_compile=True),
         _keras("mixed_bfloat16", "distiller", dtype="mixed_bfloat16"),
         _keras("steps_per_execution=8", "distiller", steps_per_execution=8),
+        Arm("without oneDNN", "benchmarks.keras_arms:distiller", environment={"TF_ENABLE_ONEDNN_OPTS": "0"}),
         _keras("teacher's BatchNorm folded", "distiller", folded=True),
         _keras("Keras's batch normalization", "distiller", fused=False),
         _keras("Keras's, and the teacher's folded", "distiller", folded=True, fused=False),
@@ -56,6 +57,7 @@ ARMS = {
     ],
 }
 TENSORFLOW_ONLY = {
+    "without oneDNN",
     "PyTorch",
     "PyTorch, passive threads",
     "steps_per_execution=8",
