@@ -143,7 +143,8 @@ class Distiller(step(), keras.Model):
         self._welcome(value)
 
     def __dir__(self):
-        return [name for name in super().__dir__() if name != "teacher"]  # Saving walks `dir`.
+        guests = {"teacher", "running_teachers"}  # Saving walks `dir`.
+        return [name for name in super().__dir__() if name not in guests]
 
     def _welcome(self, teacher):
         """Takes the teacher in, or several, and builds the losses on the shapes of all networks' endpoints."""

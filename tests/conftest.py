@@ -4,7 +4,8 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # Numbers are compared on the CPU.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # As scripts have it, which are compared with functions to the bit.
+# Whatever the processor, and in the scripts that tests start too: two passes of oneDNN may round differently.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import keras
 import pytest

@@ -17,17 +17,17 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_wsl import Distiller, losses
+from keras_wsl import Distiller, losses, models
 from tests.common import examples, hard_loss, network
 from tests.test_keras_defects import Hint, KerasDistiller, LogitsDistillation, plain
 
 ROWS, BATCH = 21, 8  # The last batch has five rows: three on the first replica, two on the second.
 
 
-def _dataset():
-    x, y = examples(ROWS)
+def _dataset(targets=lambda x, y: y, shape=(6,)):
+    x, y = examples(ROWS, inputs=int(np.prod(shape)))
     weight = np.linspace(0.2, 2.0, ROWS).astype("float32")
-    return tf.data.Dataset.from_tensor_slices((x, y, weight)).batch(BATCH)
+    return tf.data.Dataset.from_tensor_slices((x.reshape(-1, *shape), targets(x, y), weight)).batch(BATCH)
 
 
 def _networks():
@@ -36,14 +36,40 @@ def _networks():
     return network("teacher", width=11), plain("student", kernel_regularizer=keras.regularizers.L2(0.05))
 
 
-def train(strategy):
+def _vectors():
+    return *_networks(), [losses.WSL(), Hint(weight=0.5)], _dataset()
+
+
+def _given_logits():
+    """The teacher's logits come with the batches."""
+    teacher, student = _networks()
+
+    def targets(x, y):
+        return {"labels": y, "teacher_logits": teacher(x).numpy()}
+
+    return "teacher_logits", student, losses.WSL(), _dataset(targets)
+
+
+def _maps():
+    """The teacher normalizes maps."""
+    keras.utils.set_random_seed(5)
+    teacher = models.build("resnet8", 5, input_shape=(8, 8, 3))
+    student = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Flatten(), keras.layers.Dense(5, name="logits")])
+    return teacher, student, losses.WSL(), _dataset(shape=(8, 8, 3))
+
+
+KINDS = {"vectors": _vectors, "given_logits": _given_logits, "maps": _maps}
+
+
+def train(strategy, kind):
     """Weights and history of a run in the strategy's scope."""
     with strategy.scope():
-        distiller = Distiller(*_networks(), [losses.WSL(), Hint(weight=0.5)])
+        teacher, student, terms, dataset = KINDS[kind]()
+        distiller = Distiller(teacher, student, terms)
         distiller.compile(
             keras.optimizers.SGD(0.1, momentum=0.9), hard_loss(), metrics=["accuracy"], weighted_metrics=["accuracy"]
         )
-    history = distiller.fit(_dataset(), epochs=3, validation_data=_dataset(), verbose=0).history
+    history = distiller.fit(dataset, epochs=3, validation_data=dataset, verbose=0).history
     return {
         "replicas": strategy.num_replicas_in_sync,
         "weights": [variable.numpy().tolist() for variable in distiller.trainable_variables],
@@ -67,7 +93,7 @@ def main(path):
     [device] = tf.config.list_physical_devices("CPU")
     tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
     one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    result = {"one": train(one), "two": train(two)}
+    result = {"kinds": {kind: [train(strategy, kind) for strategy in (one, two)] for kind in KINDS}}
     result["keras_two"], result["keras_true_student_loss"] = train_keras(two)
     pathlib.Path(path).write_text(json.dumps(result))
 

@@ -404,13 +404,14 @@ def test_k10_two_replicas_are_one(tmp_path):
     ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
     assert ran.returncode == 0, ran.stderr[-3000:]
     result = json.loads(path.read_text())
-    one, two = result["one"], result["two"]
-    assert two["replicas"] == 2 and one["replicas"] == 1
-    for mine, other in zip(one["weights"], two["weights"], strict=True):
-        np.testing.assert_allclose(other, mine, atol=1e-5)
-    assert one["history"].keys() == two["history"].keys()
-    for name, values in one["history"].items():
-        np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+    assert {*result["kinds"]} == {"vectors", "given_logits", "maps"}
+    for kind, (one, two) in result["kinds"].items():
+        assert two["replicas"] == 2 and one["replicas"] == 1
+        for mine, other in zip(one["weights"], two["weights"], strict=True):
+            np.testing.assert_allclose(other, mine, atol=1e-5, err_msg=kind)
+        assert one["history"].keys() == two["history"].keys()
+        for name, values in one["history"].items():
+            np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=f"{kind} {name}")
     assert result["keras_two"]["student_loss"][0] < 0.6 * result["keras_true_student_loss"]
 
 

@@ -57,8 +57,8 @@ def ntk_gram(model, x, outputs="full", method="auto", *, memory=2**30, verbose=0
     _check(model)
     x = keras.tree.map_structure(np.asarray, x)
     of = Outputs(model, sum_of_logits=outputs == "sum")
-    count = of(part(x, 0)).shape[-1]
     examples = size(x)
+    count = of(part(x, 0)).shape[-1]
     _check_memory(examples, count if outputs == "full" else 1)
     gram = _Gram(examples, count, full=outputs == "full")
     if method == "ntvp":

@@ -12,8 +12,8 @@ from keras_wsl.analysis.autodiff import Outputs, part, size
 
 _CHUNK = 2**27  # Bytes of layers' outputs that one backward pass goes through.
 # Of float32 gradients made in two ways, of the weight's largest and of all: another use of a weight makes a far larger
-# difference, and some gradients are 0 in truth.
-_AGREEMENT, _ROUNDING = 1e-3, 1e-5
+# difference, one ReLU whose input rounding takes across 0 one of 2e-3, and some gradients are 0 in truth.
+_AGREEMENT, _ROUNDING = 1e-2, 1e-5
 
 
 class Columns(NamedTuple):

@@ -4,13 +4,11 @@ import dataclasses
 import types
 
 import pytest
-from absl import flags
 
-import jobs
 import online_distillation
 import report
 import settings
-from keras_wsl import data, models
+from keras_wsl import data
 from tests.common import bright_splits
 
 WANTED = settings.Settings(
@@ -36,17 +34,6 @@ def test_the_plan(tmp_path):
     # Offline and online differ in nothing else.
     pairs = [students[kind, 4.0, 1][1] for kind in ("offline", "online")]
     assert dataclasses.replace(pairs[0], online=True) == pairs[1]
-
-
-def test_the_flagfiles():
-    files = sorted((jobs.HERE / "flags" / "online").glob("*.flags"))
-    assert files
-    for path in files:
-        values = flags.FlagValues()
-        online_distillation.define_flags(values)
-        values(["script", f"--flagfile={path}", "--data_dir=cifar100.npz"])
-        wanted = settings.from_flags(values)
-        assert {wanted.teacher, wanted.student} <= set(models.names()), path
 
 
 def test_the_table():

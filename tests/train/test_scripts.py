@@ -15,10 +15,12 @@ import numpy as np
 import pytest
 from absl import flags
 
+import online_distillation
 import recipes
 import record
 import report
 import settings
+import soft_label_storage
 import trainer
 from keras_wsl import callbacks, data, models
 from tests.common import bright_splits
@@ -339,6 +341,19 @@ def test_every_flagfile_is_of_settings_that_exist(folder):
         assert wanted.teacher_weights or not recipe.needs_teacher or "methods" in path.name, path
         if folder != "multinli":  # Its networks are presets.
             assert {wanted.student, *filter(None, [wanted.teacher])} <= set(models.names())
+
+
+@pytest.mark.parametrize("folder, script", [("online", online_distillation), ("storage", soft_label_storage)])
+def test_every_flagfile_of_a_script_with_flags_of_its_own(folder, script):
+    files = sorted((TRAIN / "flags" / folder).glob("*.flags"))
+    assert files
+    for path in files:
+        values = flags.FlagValues()
+        script.define_flags(values)
+        values(["script", f"--flagfile={path}", "--data_dir=cifar100.npz"])
+        wanted = settings.from_flags(values)
+        assert {wanted.teacher, wanted.student} <= set(models.names()), path
+        assert not wanted.teacher_weights or (TRAIN.parent / wanted.teacher_weights).exists(), path
 
 
 def test_the_learning_rate_falls_after_the_epochs():

@@ -54,6 +54,7 @@ ARMS = {
         _keras("deterministic operations", "distiller", deterministic=True),
         _keras("teacher compiled by XLA", "distiller", kind="compiled_teacher"),
         _keras("nothing logged", "distiller", kind="quiet"),
+        _keras("no prefetch", "distiller", prefetch=0),
     ],
 }
 TENSORFLOW_ONLY = {
@@ -66,6 +67,7 @@ TENSORFLOW_ONLY = {
     "Keras's, and the teacher's folded",
     "teacher compiled by XLA",
     "deterministic operations",
+    "no prefetch",
 }
 
 

@@ -51,13 +51,18 @@ def compiled(model, *, metrics=("accuracy",), **settings):
     return model
 
 
-def feeder(case):
-    """A function that gives the same endless batches, from memory, as the backend's users feed them."""
+def feeder(case, prefetch=2):
+    """A function that gives the same endless batches, from memory, as the backend's users feed them.
+
+    Args:
+        case: `Case`.
+        prefetch: Batches that TensorFlow makes ready while a step runs.
+    """
     if keras.backend.backend() != "tensorflow":
         return case.batches
     import tensorflow as tf
 
-    dataset = tf.data.Dataset.from_tensor_slices(case.arrays()).repeat().prefetch(2)
+    dataset = tf.data.Dataset.from_tensor_slices(case.arrays()).repeat().prefetch(prefetch)
     return lambda: dataset
 
 
@@ -87,6 +92,7 @@ def distiller(
     fused=True,
     deterministic=False,
     kind="",
+    prefetch=2,
     jit_compile="auto",
     steps_per_execution=1,
 ):
@@ -100,6 +106,7 @@ def distiller(
         fused: Whether batch normalization has TensorFlow's one kernel; else Keras's operations.
         deterministic: Whether operations are deterministic.
         kind: `"quiet"` where nothing is logged but the loss, `"compiled_teacher"` for the classes above.
+        prefetch: As of `feeder`.
         jit_compile: As of `compile`.
         steps_per_execution: As of `compile`.
     """
@@ -116,7 +123,7 @@ def distiller(
     make = {"": Distiller, "quiet": QuietDistiller, "compiled_teacher": CompiledTeacherDistiller}[kind]
     settings = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
     model = compiled(make(teacher, student, chosen), metrics=() if kind == "quiet" else ("accuracy",), **settings)
-    return fitted(model, feeder(case), steps_per_execution)
+    return fitted(model, feeder(case, prefetch), steps_per_execution)
 
 
 def handwritten(case, fused=False):
