@@ -10,15 +10,16 @@ again it goes on, and finished runs are kept. Then `soft_labels.csv` and `soft_l
 import dataclasses
 import pathlib
 
-import keras
 import numpy as np
 from absl import flags
 
+import environment  # noqa: F401
 import jobs
 import record
 import report
 import scripts
 import settings
+import students
 import trainer
 from keras_wsl import models, soft_labels, top_k
 from keras_wsl.analysis.fidelity import fidelity
@@ -57,7 +58,7 @@ def stored_logits(store, view, examples, temperature):
     rows = store.rows(view, examples.index)
     if store.manifest.k:
         expanded = top_k.expand(rows, examples.labels, store.manifest.classes)
-        rows = keras.ops.convert_to_numpy(expanded.at(temperature))
+        rows = np.asarray(expanded.at(temperature))
     return rows
 
 
@@ -77,10 +78,8 @@ def compare(runs, stores, train, test, wanted):
         test: Those on which the students are compared.
         wanted: `Settings` of the live run.
     """
-    students = {
-        name: keras.saving.load_model(folder / "student.keras", compile=False) for name, (folder, _) in runs.items()
-    }
-    said = {name: jobs.logits(student, test, wanted.judged_at_once) for name, student in students.items()}
+    networks = {name: students.saved(folder / "student.keras") for name, (folder, _) in runs.items()}
+    said = {name: jobs.logits(network, test, wanted.judged_at_once) for name, network in networks.items()}
     exact = stored_logits(stores["float32"], 0, train, wanted.temperature)
     rows = []
     for name, (folder, _) in runs.items():
@@ -89,7 +88,7 @@ def compare(runs, stores, train, test, wanted):
             heard = fidelity(exact, stored_logits(stores[name], 0, train, wanted.temperature), wanted.temperature)
             row["bytes_a_label"] = stores[name].manifest.row_type.itemsize
             row["teacher_total_variation"] = heard["mean_total_variation"]
-            row["weight_distance"] = distance(students[LIVE], students[name])
+            row["weight_distance"] = distance(networks[LIVE], networks[name])
             row["agreement_with_live"] = fidelity(said[LIVE], said[name])["top1_agreement"]
         rows.append(row)
     return rows
