@@ -59,10 +59,17 @@ def _results(layer, training, context, jit_compile):
     return outputs.dtype, [tf.cast(value, "float32").numpy() for value in (outputs, *gradients)] + moving
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("dtype, tolerance", [("float32", 2e-5), ("mixed_bfloat16", 3e-2), ("mixed_float16", 4e-3)])
-def test_a_layer_computes_the_same(dtype, tolerance, training, jit_compile):
+@pytest.mark.parametrize(
+    "dtype, tolerance, jit_compile",
+    [
+        ("float32", 2e-5, False),
+        ("float32", 2e-5, True),
+        ("mixed_bfloat16", 3e-2, False),
+        ("mixed_float16", 4e-3, False),
+    ],
+)
+def test_a_layer_computes_the_same(dtype, tolerance, jit_compile, training):
     kept, ours = (
         _results(_normalization(dtype=dtype), training, context, jit_compile)
         for context in (contextlib.nullcontext, fused)
