@@ -149,7 +149,7 @@ def _distiller(**settings):
 BATCH = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32"), np.arange(8) % 10
 
 
-@pytest.mark.parametrize("teacher_training", [False, True])
+@pytest.mark.parametrize("teacher_training", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_is_the_same(monkeypatch, teacher_training):
     def trained():
         distiller = _distiller(teacher_training=teacher_training)

@@ -146,7 +146,8 @@ def resumable(directory, cut=()):
     return arrays(distiller) + arrays(distiller.optimizer), backup.history, ramps.seen
 
 
-@pytest.mark.parametrize("steps", [STEPS, STEPS + 2])  # At the end of an epoch and inside one.
+# At the end of an epoch and inside one.
+@pytest.mark.parametrize("steps", [pytest.param(STEPS, marks=pytest.mark.slow), STEPS + 2])
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path, steps, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
     backup_child.make_deterministic()

@@ -111,7 +111,7 @@ def test_the_head_is_new_and_of_the_seed(preset):
     assert not np.array_equal(heads[0], heads[2])
 
 
-@pytest.mark.parametrize("kind", ["keras", "h5"])
+@pytest.mark.parametrize("kind", [pytest.param("keras", marks=pytest.mark.slow), "h5"])
 def test_a_deeper_classifier_gives_its_first_layers_and_not_its_head(kind, preset, tuned):
     model, files = tuned
     keras.utils.set_random_seed(9)

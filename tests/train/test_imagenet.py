@@ -152,6 +152,7 @@ class _Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
 def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
     wanted = dataclasses.replace(SMALL, train_limit=0, backup_steps=1)

@@ -133,6 +133,7 @@ class _Stop(Exception):
     pass
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
 def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
     """Dropout, the moments of AdamW and the schedule go on where they were."""
