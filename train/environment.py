@@ -2,5 +2,5 @@
 
 import os
 
-# oneDNN's convolutions. On processors without AVX-512 TensorFlow leaves them out, and a step takes half as long again.
+# oneDNN's convolutions. On some processors TensorFlow leaves them out, and a step takes a third to a half longer.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
