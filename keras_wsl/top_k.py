@@ -23,12 +23,17 @@ class Partial(NamedTuple):
     is_rest: object
     rest: dict
 
-    def at(self, temperature):
-        r"""Logits whose softmax at $\tau$ is the teacher's where known, and shares its mass of the rest alike:
+    def at(self, temperature, student=None):
+        r"""Logits whose softmax at $\tau$ is the teacher's where known, and has its mass in the rest:
 
-        $$z_c = \tau \left( r_\tau - \log R \right)$$
+        $$z_c = \tau \left( r_\tau + \log \frac{e^{s_c / \tau}}{\sum_{j \in rest} e^{s_j / \tau}} \right)$$
 
-        for the $R$ classes of the rest.
+        The rest share that mass as the student does, $s_c$, taken as a constant: the divergence is then that of the
+        known classes and one class for all others, and its gradient pushes none of these against another.
+
+        Args:
+            temperature: Positive float.
+            student: The student's logits, shape `(batch, classes)`; without them the rest share alike.
 
         Raises:
             ValueError: If the mass is not known at this temperature.
@@ -39,9 +44,10 @@ class Partial(NamedTuple):
                 f"These top-k soft labels have the mass of the rest at the temperatures {', '.join(self.rest)}, and it "
                 f"is needed at {key}. Write them again for that temperature, or dense."
             )
-        count = ops.sum(ops.cast(self.is_rest, "float32"), axis=-1)
-        each = temperature * (self.rest[key] - ops.log(ops.maximum(count, 1.0)))
-        return ops.where(self.is_rest, each[:, None], self.known)
+        shares = ops.zeros_like(self.known) if student is None else ops.cast(student, "float32") / temperature
+        shares = ops.stop_gradient(ops.where(self.is_rest, shares, _NOTHING))
+        shares = ops.log_softmax(shares, axis=-1)
+        return ops.where(self.is_rest, temperature * (self.rest[key][:, None] + shares), self.known)
 
 
 def text(temperature):

@@ -41,7 +41,7 @@ ROOMS = {
     "distribute": set(),
     "online": set(),
     "data": {"files"},
-    "soft_labels": {"data", "endpoints", "files", "models", "ops", "top_k"},
+    "soft_labels": {"data", "endpoints", "files", "models", "ops", "top_k", "trainers"},
     "trainers": set(),
     "distiller": {"endpoints", "losses", "ops", "regularization", "top_k", "trainers", "weighting"},
     "callbacks": {"analysis", "endpoints", "files", "models", "online", "ops", "regularization", "weighting"},

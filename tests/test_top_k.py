@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import losses, regularization, top_k, weighting
+from tests.common import gradient
 
 LABELS = np.array([3, 0, 5, 1])
 
@@ -63,6 +64,27 @@ def test_losses_hear_it_at_their_temperature(name):
     to_numpy = keras.ops.convert_to_numpy
     dense, top = (to_numpy(loss(LABELS, student, {"logits": z})) for z in (logits, _partial(logits, 7)))
     np.testing.assert_allclose(top, dense, rtol=2e-3)
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_the_divergence_is_of_the_known_classes_and_one_for_all_others(k):
+    logits, student = _logits(), np.random.default_rng(1).normal(size=(4, 7)).astype("float32")
+    known = np.zeros(logits.shape, bool)
+    np.put_along_axis(known, np.argsort(-logits, axis=1)[:, :k], True, axis=1)
+    known[np.arange(4), LABELS] = True
+    p, q = (_softmax(z.astype("float64") / 4.0) for z in (logits, student))
+    rest_p, rest_q = (np.where(known, 0, probabilities).sum(axis=1) for probabilities in (p, q))
+    divergence = np.where(known, p * np.log(p / q), 0).sum(axis=1) + rest_p * np.log(rest_p / rest_q)
+    pulls = np.where(known, q - p, q * (1 - rest_p / rest_q)[:, None])  # The rest of the student moves as one.
+
+    loss, labels, teacher = losses.KD(temperature=4.0), keras.ops.convert_to_tensor(LABELS), _partial(logits, k)
+
+    def found(values):
+        return loss(labels, {"logits": values}, {"logits": teacher})
+
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(found(student)), 16 * divergence, rtol=2e-2)
+    total = gradient(lambda values: keras.ops.sum(found(values)), student)
+    np.testing.assert_allclose(total, 4 * pulls, atol=4e-3)
 
 
 def test_wsl_weights_and_regularization_samples_of_all_logits():

@@ -13,7 +13,6 @@ are those that it was trained on, without crops and flips. As long as the forwar
 import functools
 import pathlib
 
-import keras
 import numpy as np
 from absl import app, flags, logging
 
@@ -27,6 +26,7 @@ from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.ops import check_temperature
+from keras_wsl.trainers import forward
 
 
 class Judge:
@@ -153,7 +153,7 @@ def logits_of(model, examples, batch_size):
     """Labels and a network's logits of all examples that can be read: integers `(n,)`, floats `(n, classes)`."""
     labels, logits = [], []
     for inputs, targets in data.eval_batches(examples, batch_size):
-        logits.append(np.asarray(model.predict_on_batch(keras.tree.map_structure(np.asarray, inputs))))
+        logits.append(forward(model, inputs))
         labels.append(np.asarray(targets["labels"]))
     return np.concatenate(labels), np.concatenate(logits)
 

@@ -14,6 +14,7 @@ import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
 from keras_wsl.files import sha256
+from keras_wsl.trainers import forward
 from memory import peak_mib
 from settings import to_lines
 
@@ -430,8 +431,7 @@ def _accuracy(model, examples, settings):
     """The share of the examples, of those that can be read, whose label has the highest logit."""
     right = []
     for inputs, targets in data.eval_batches(examples, settings.judged_at_once):
-        logits = model.predict_on_batch(keras.tree.map_structure(np.asarray, inputs))
-        right.append(np.argmax(logits, -1) == np.asarray(targets["labels"]))
+        right.append(np.argmax(forward(model, inputs), -1) == np.asarray(targets["labels"]))
     return float(np.concatenate(right).mean())
 
 

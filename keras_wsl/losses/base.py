@@ -105,7 +105,8 @@ class DistillationLoss(keras.layers.Layer):
         if self.weighting is not None:
             weights = self._weigh(labels, student["logits"], self.heard(teacher, 1.0)["logits"])
         settings = {"index": index} if self.needs_index else {}
-        values = self.weighted(weights, mask, labels, student, self.heard(teacher, self.temperature or 1.0), **settings)
+        heard = self.heard(teacher, self.temperature or 1.0, student["logits"])
+        values = self.weighted(weights, mask, labels, student, heard, **settings)
         return mean_over_positions(values, mask if len(values.shape) > 1 else None)
 
     def weighted(self, weights, mask, *args, **kwargs):
@@ -115,23 +116,24 @@ class DistillationLoss(keras.layers.Layer):
             return values
         return (weights if len(values.shape) > 1 else mean_over_positions(weights, mask)) * values
 
-    def heard(self, teacher, temperature):
+    def heard(self, teacher, temperature, student=None):
         """The endpoints that this loss listens to, of one teacher or of several by name.
 
         Args:
             teacher: Dict of endpoints, or a dict of names to such.
             temperature: Positive float, at which the probabilities of several are averaged, and the mass of logits
                 that are not known is shared out.
+            student: The student's logits, as which it is shared; `None` for alike.
 
         Returns:
             Dict of endpoints.
         """
         if not _are_several(teacher):
-            return _at(teacher, temperature)
+            return _at(teacher, temperature, student)
         shares = self.shares(teacher)
         if len(shares) == 1:
-            return _at(teacher[next(iter(shares))], temperature)
-        logits = [_at(teacher[name], temperature)["logits"] for name in shares]
+            return _at(teacher[next(iter(shares))], temperature, student)
+        logits = [_at(teacher[name], temperature, student)["logits"] for name in shares]
         return {"logits": log_mean_softmax(logits, list(shares.values()), temperature)}
 
     def shares(self, names):
@@ -318,10 +320,10 @@ def check_same_classes(name, student_shape, teacher_shape):
         )
 
 
-def _at(teacher, temperature):
+def _at(teacher, temperature, student):
     """A teacher's endpoints, with logits of all classes where only the highest are known."""
     logits = teacher.get("logits")
-    return {**teacher, "logits": logits.at(temperature)} if isinstance(logits, Partial) else teacher
+    return {**teacher, "logits": logits.at(temperature, student)} if isinstance(logits, Partial) else teacher
 
 
 def _are_several(teacher):

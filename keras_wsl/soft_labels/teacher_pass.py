@@ -17,6 +17,7 @@ from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_count, check_temperature
 from keras_wsl.soft_labels.manifest import Manifest, table_of
 from keras_wsl.soft_labels.store import SoftLabels, as_json, digest_path, missing_parts, read_manifest
+from keras_wsl.trainers import forward
 
 _WAIT = 0.5  # Seconds between looks at what other writers have still to do.
 _OWN = ("examples.npy", "manifest.json")  # What stands in a folder before its manifest does.
@@ -153,8 +154,8 @@ class _Writer:
         return found
 
     def _logits(self, inputs, numbers):
-        given = self.teacher.predict_on_batch(keras.tree.map_structure(np.asarray, inputs))
-        logits = np.asarray(given["logits"] if isinstance(given, dict) else given)
+        given = forward(self.teacher, inputs)
+        logits = given["logits"] if isinstance(given, dict) else given
         if logits.shape != (len(numbers), self.manifest.classes):
             raise ValueError(
                 f"{self.teacher.name} gives logits of shape {logits.shape} for {len(numbers)} examples; expected "

@@ -1,6 +1,7 @@
-"""The training step of a backend where Keras's own does not do."""
+"""The training step of a backend where Keras's own does not do, and the pass of a network that only speaks."""
 
 import keras
+import numpy as np
 
 
 def step():
@@ -10,6 +11,28 @@ def step():
 
         return TensorFlowStep
     return KerasStep
+
+
+def forward(model, inputs):
+    """A model's outputs on a batch in inference mode, by a function that is compiled once for a model.
+
+    Args:
+        model: A built `keras.Model`.
+        inputs: Arrays or tensors, as the model takes them: one, or a dict or list.
+
+    Returns:
+        NumPy arrays, in the model's own structure.
+    """
+    inputs = _arrays(inputs)
+    if keras.backend.backend() == "tensorflow":
+        from keras_wsl.trainers.tensorflow import forward_step
+
+        return _arrays(forward_step(model)(inputs))
+    return _arrays(model.predict_on_batch(inputs))
+
+
+def _arrays(structure):
+    return keras.tree.map_structure(np.asarray, structure)
 
 
 class KerasStep:
@@ -23,4 +46,4 @@ class KerasStep:
         return values
 
 
-__all__ = ["KerasStep", "step"]
+__all__ = ["KerasStep", "forward", "step"]

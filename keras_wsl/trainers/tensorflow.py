@@ -1,9 +1,27 @@
-"""The training step on TensorFlow: the same objective and the same logs on one replica or many."""
+"""The training step, and the pass, on TensorFlow: the same objective and the same logs on one replica or many."""
+
+import weakref
 
 import keras
 import tensorflow as tf
 
 from keras_wsl.trainers.normalization import fused
+
+_forward_steps = weakref.WeakKeyDictionary()
+
+
+def forward_step(model):
+    """The `tf.function` of inputs that gives a model's outputs in inference mode; it is gone with the model."""
+    if model not in _forward_steps:
+        reference = weakref.ref(model)  # What a dictionary of weak keys holds must not keep them alive.
+
+        @tf.function(reduce_retracing=True)
+        def step(inputs):
+            with fused():
+                return reference()(inputs, training=False)
+
+        _forward_steps[model] = step
+    return _forward_steps[model]
 
 
 class TensorFlowStep:
