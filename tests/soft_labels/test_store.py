@@ -113,15 +113,15 @@ class _Stops(Exception):
 
 def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
     teacher, store = made
-    calls, predict = [], teacher.predict_on_batch
+    calls, forward = [], teacher_pass.forward
 
-    def counted(inputs):
+    def counted(model, inputs):
         calls.append(len(inputs))
         if len(calls) == 5:
             raise _Stops
-        return predict(inputs)
+        return forward(model, inputs)
 
-    monkeypatch.setattr(teacher, "predict_on_batch", counted)
+    monkeypatch.setattr(teacher_pass, "forward", counted)
     with pytest.raises(_Stops):
         soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
     assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["clean.npy", "examples.npy"]
