@@ -51,16 +51,27 @@ def exclusive(path):
     if fcntl is None:
         yield True
         return
-    with open(path, "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
+    while True:
+        with open(path, "w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+            if not _is_at(file, path):  # Who had the lock has removed this file since it was opened.
+                continue
+            try:
+                yield True
+            finally:
+                pathlib.Path(path).unlink(missing_ok=True)
             return
-        try:
-            yield True
-        finally:
-            pathlib.Path(path).unlink(missing_ok=True)
+
+
+def _is_at(file, path):
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def sha256(path):

@@ -1,5 +1,6 @@
 """What a run leaves behind: `run.flags`, `epochs.csv`, `result.json`, `curves.png`."""
 
+import contextlib
 import csv
 import io
 import json
@@ -13,8 +14,9 @@ from importlib import metadata
 import keras
 
 import settings as settings_file
-from keras_wsl.files import write_atomically
+from keras_wsl.files import exclusive, write_atomically
 
+LOCK = "run.lock"  # In the folder of a run, while a process writes there.
 PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
 
 
@@ -42,12 +44,25 @@ def open_run(out, settings, *, resume):
             )
         if not resume:
             raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(there.name != LOCK for there in out.iterdir()):
         raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
     else:
         out.mkdir(parents=True, exist_ok=True)
         write_text(path, "\n".join(lines) + "\n")
     return out
+
+
+@contextlib.contextmanager
+def alone_in(out):
+    """Keeps other processes from writing into the folder of a run.
+
+    Raises:
+        ValueError: If another process is doing so.
+    """
+    with exclusive(out / LOCK) as mine:
+        if not mine:
+            raise ValueError(f"Another process is writing to --out={out}. Wait for its end, or choose another --out.")
+        yield
 
 
 def write_text(path, text):

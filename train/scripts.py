@@ -6,17 +6,23 @@ from absl import app, flags, logging
 
 import environment  # noqa: F401
 import settings
-from keras_wsl import callbacks
+from keras_wsl import callbacks, distribute
 
 
 def status(work):
-    """The exit status of a script: of `work()`, 0 if it returns nothing; 2, and a line, after an error of a user's."""
+    """The exit status of a script, and a line on what ended it.
+
+    That of `work()`, 0 if it returns nothing; 2 after an error of a user's; 143 after SIGTERM, with the state saved.
+    """
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
     try:
         return work() or 0
     except (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLoss) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 2
+    except callbacks.Terminated as end:
+        print(f"{end} Pass --resume.", file=sys.stderr)
+        return callbacks.Termination.status
 
 
 def start(work, *names):
@@ -46,7 +52,9 @@ def main(train, kind):
     """
 
     def run():
-        result = train(settings.from_flags(flags.FLAGS, kind))
+        wanted = settings.from_flags(flags.FLAGS, kind)
+        distribute.strategy(wanted.strategy)  # Several workers have to find each other before data are read.
+        result = train(wanted)
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"
             for name, value in result.items()

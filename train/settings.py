@@ -50,7 +50,7 @@ class Settings:
     train_limit: int = _field(0, "Training examples, every class alike; 0 for all.", lower_bound=0)
     holdout: int = _field(0, "Training examples held out: each epoch is judged on them, the test set at the end.")
     precision: str = _field("float32", "Keras's dtype policy, such as mixed_float16.")
-    strategy: str = _field("none", "Devices: none, mirrored or tpu.")
+    strategy: str = _field("none", "Devices: none, mirrored, multi_worker (as TF_CONFIG says) or tpu.")
     steps_per_execution: int = _field(1, "Steps in one call of the compiled step.", lower_bound=1)
     backup_steps: int = _field(0, "Steps between backups inside an epoch; 0 for none.", lower_bound=0)
     keep_checkpoints: int = _field(0, "Epochs between weight files in checkpoints/, for --online.", lower_bound=0)

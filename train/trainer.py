@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import math
 import pathlib
+import shutil
 import sys
+import tempfile
 
 import keras
 import numpy as np
@@ -43,8 +45,31 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         ValueError: If a setting does not fit, or `out` holds something else; before anything is written.
         UnreadableImages: If more images cannot be read than may be left out.
         NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
+        Terminated: If SIGTERM came while it trained; the state is saved.
+
+    Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
     _check(settings)
+    with contextlib.ExitStack() as held:
+        if not distribute.is_chief(settings.strategy):
+            folder = held.enter_context(tempfile.TemporaryDirectory())
+            out, verbose = _followed(out, pathlib.Path(folder, "run"), resume), 0
+        return _run(settings, splits, out, held, build=build, also=also, top_5=top_5, resume=resume, verbose=verbose)
+
+
+def _followed(out, own, resume):
+    """A folder for what a worker that is not the chief writes; with the chief's state in it where it is to go on."""
+    for path in sorted(pathlib.Path(out).rglob("backups/**/*.backup")) if resume else ():
+        target = own / path.relative_to(out)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # The chief keeps the newest ones.
+            shutil.copy(path, target)
+            shutil.copy(pathlib.Path(out, "run.flags"), own)
+    return own
+
+
+def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
+    """What `run` says, in a folder that is `held`, an `ExitStack`, until the end."""
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
         _be_deterministic()
@@ -63,6 +88,7 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
             stage_loss = recipes.stage_loss(settings, teacher, student)
             before = first_stage(settings, recipe, teacher, student, stage_loss, train)
         out = record.open_run(out, settings, resume=resume)
+        held.enter_context(record.alone_in(out))
         teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
         identity = {"teacher": teacher_hash}
         if store:
@@ -157,28 +183,36 @@ def _fit(
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
     steps = train.steps_per_epoch(settings.batch_size)
     rows = record.Epochs(table)
+    termination = callbacks.Termination()
     backup = rows.backup = callbacks.Backup(
-        backups, steps, every=settings.backup_steps or None, watch=[rows], identity=identity
+        backups,
+        steps,
+        every=settings.backup_steps or None,
+        watch=[rows],
+        identity=identity,
+        termination=termination,
     )
+    distribute.check_agreement(settings.strategy, "backups", backup.position)
     # With no epoch left, `fit` restores the finished run and trains nothing.
-    distiller.fit(
-        data.train_batches(
-            train,
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            start=backup.position,
-            one_hot=settings.label_smoothing > 0,
-            views=settings.views or None,
-            soft_labels=soft_labels,
-        ),
-        initial_epoch=backup.position[0],
-        epochs=epochs,
-        steps_per_epoch=steps,
-        shuffle=False,  # The batches are, by their seed.
-        callbacks=[backup, *observers, rows],
-        verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
-        **kwargs,
-    )
+    with termination:
+        distiller.fit(
+            data.train_batches(
+                train,
+                seed=settings.seed,
+                batch_size=settings.batch_size,
+                start=backup.position,
+                one_hot=settings.label_smoothing > 0,
+                views=settings.views or None,
+                soft_labels=soft_labels,
+            ),
+            initial_epoch=backup.position[0],
+            epochs=epochs,
+            steps_per_epoch=steps,
+            shuffle=False,  # The batches are, by their seed.
+            callbacks=[backup, *observers, rows],
+            verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
+            **kwargs,
+        )
     return rows, backup
 
 

@@ -8,6 +8,7 @@ from keras_wsl.callbacks.regularization_samples import RegularizationSamples
 from keras_wsl.callbacks.scalars import Scalars
 from keras_wsl.callbacks.supervision_complexity import SupervisionComplexity
 from keras_wsl.callbacks.teacher_schedule import Lockstep, TeacherSchedule
+from keras_wsl.callbacks.termination import Terminated, Termination
 from keras_wsl.callbacks.warm_up import WarmUp
 
 __all__ = [
@@ -21,5 +22,7 @@ __all__ = [
     "Scalars",
     "SupervisionComplexity",
     "TeacherSchedule",
+    "Terminated",
+    "Termination",
     "WarmUp",
 ]

@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_wsl import files
 from keras_wsl.callbacks.finite import NonFiniteLoss
+from keras_wsl.callbacks.termination import Terminated
 
 MAGIC = b"keras_wsl backup 1"
 
@@ -55,6 +56,7 @@ class Backup(keras.callbacks.Callback):
         keep: Positive integer, files kept. With 2 or more a damaged file costs only the steps since the one before.
         identity: Dict that JSON can hold, of what makes this run this run: flags, the teacher's SHA-256. A backup
             with another identity is refused.
+        termination: A `Termination`, or `None`: whether to save and raise `Terminated` before the next step.
 
     Attributes:
         position: List `[epoch, step]`, both counted from 0: where training goes on. Every save moves it.
@@ -68,12 +70,13 @@ class Backup(keras.callbacks.Callback):
             backup of another run. In `fit`: the model, `initial_epoch` or `steps_per_epoch` is not the backup's, the
             directory cannot be written to, or the data end.
         NonFiniteLoss: In `fit`: a trainable weight is NaN or infinite. Such a state is not saved.
+        Terminated: In `fit`, if `termination` says so.
     """
 
     # Keras may then call on_train_batch_end from its own threads and need not wait for each step's logs.
     async_safe = True
 
-    def __init__(self, directory, steps_per_epoch, *, every=None, watch=(), keep=2, identity=None):
+    def __init__(self, directory, steps_per_epoch, *, every=None, watch=(), keep=2, identity=None, termination=None):
         super().__init__()
         for name, value in {"steps_per_epoch": steps_per_epoch, "every": every, "keep": keep}.items():
             if not (name == "every" and value is None) and (not isinstance(value, int) or value < 1):
@@ -86,7 +89,7 @@ class Backup(keras.callbacks.Callback):
             ) from error
         self.directory = pathlib.Path(directory)
         self.steps_per_epoch, self.every, self.watch, self.keep = steps_per_epoch, every, tuple(watch), keep
-        self.identity = identity
+        self.identity, self.termination = identity, termination
         self._used = False
         self._begin()
 
@@ -139,13 +142,19 @@ class Backup(keras.callbacks.Callback):
             self._found = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Saves before every `every`-th step."""
-        step = self._first_step + batch
+        """Saves before every `every`-th step, and before the run ends because it was asked to."""
+        step, ending = self._first_step + batch, self.termination is not None and self.termination.asked
         if self._found:
             # Again, where this state was saved: a schedule may have moved the learning rate as the epoch began.
             self._restore_inside_epoch()
-        elif self.every and batch and step % self.every == 0:
+        elif (self.every and batch and step % self.every == 0) or (batch and ending):
             self._save(self._epoch, step)
+        if ending:
+            epoch, done = self.position
+            raise Terminated(
+                f"Backup: SIGTERM came in epoch {epoch + 1}. The state after its step {done} of {self.steps_per_epoch} "
+                f"is in {self.directory}; go on from there."
+            )
         # Reading self.model brings a JAX model up to date, which costs time: only in the last step.
         if self._first_step and step + self._together >= self.steps_per_epoch:
             # fit would take steps_per_epoch steps here too. This ends its loop over them; on_epoch_end lets it go on.

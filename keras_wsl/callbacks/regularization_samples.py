@@ -10,6 +10,7 @@ from keras_wsl.callbacks.epoch_table import EpochTable
 from keras_wsl.callbacks.events import Events
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import label_classes
+from keras_wsl.trainers import forward
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
 
@@ -135,8 +136,9 @@ class RegularizationSamples(keras.callbacks.Callback):
         return np.concatenate([np.asarray(keras.ops.convert_to_numpy(mask), "bool") for mask in masks])
 
     def _student_batch(self, inputs, labels):
-        # Not `predict`: on Torch its loader draws from the generator that shuffles the training.
-        return self.model.predict_on_batch(inputs)
+        # Not `predict`: on Torch its loader draws from the generator that shuffles the training, and under a strategy
+        # every replica would judge the whole batch.
+        return forward(self.model, inputs)
 
     def _judged_at(self):
         return self.temperature or self.model.temperature

@@ -5,6 +5,7 @@ import weakref
 import keras
 import tensorflow as tf
 
+from keras_wsl.trainers.multi_worker import MultiWorker
 from keras_wsl.trainers.normalization import fused
 
 _forward_steps = weakref.WeakKeyDictionary()
@@ -24,7 +25,7 @@ def forward_step(model):
     return _forward_steps[model]
 
 
-class TensorFlowStep:
+class TensorFlowStep(MultiWorker):
     r"""A mixin for `Distiller`.
 
     $$L = \frac{\sum_{\text{replicas}} \sum_i \ell_i}{\sum_{\text{replicas}} n} + R$$
@@ -56,7 +57,7 @@ class TensorFlowStep:
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
         self.update_trackers(y, labels, student, teacher, rows)
         self._loss_tracker.update_state(total + penalty)
-        return self.compute_metrics(x, y, student, sample_weight)
+        return self.reducible(self.compute_metrics(x, y, student, sample_weight))
 
     def test_step(self, data):
         """The student's loss and metrics on a batch; returns the logs."""
@@ -65,7 +66,7 @@ class TensorFlowStep:
             logits = self(x, training=False)
         rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)
         self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
-        return self.compute_metrics(x, y, logits, sample_weight)
+        return self.reducible(self.compute_metrics(x, y, logits, sample_weight))
 
     def _check_devices(self):
         """Raises `ValueError` if student and Distiller were made under different strategies."""

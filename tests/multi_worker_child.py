@@ -1,0 +1,30 @@
+"""One of several workers, as TF_CONFIG says: `python -m tests.multi_worker_child PATH`. Writes what came of it."""
+
+import json
+import os
+import pathlib
+import sys
+
+os.environ["KERAS_BACKEND"] = "tensorflow"
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_wsl import distribute
+from tests import mirrored_child
+
+
+def main(path):
+    """Trains all kinds of `mirrored_child`, and disagrees once with the other workers."""
+    strategy = distribute.strategy("multi_worker")
+    distribute.check_agreement("multi_worker", "numbers", [1, 2])
+    result = {"chief": distribute.is_chief("multi_worker")}
+    result["kinds"] = {kind: mirrored_child.train(strategy, kind) for kind in mirrored_child.KINDS}
+    try:
+        distribute.check_agreement("multi_worker", "places", [strategy.cluster_resolver.task_id])
+    except ValueError as error:
+        result["disagreement"] = str(error)
+    pathlib.Path(path).write_text(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

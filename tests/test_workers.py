@@ -1,0 +1,114 @@
+"""Two workers of MultiWorkerMirroredStrategy, in processes of their own, against one device."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import distribute
+
+if keras.backend.backend() != "tensorflow":
+    pytest.skip("the strategy is TensorFlow's", allow_module_level=True)
+
+ROOT = pathlib.Path(__file__).parents[1]
+WORKERS = 2
+
+
+def start_workers(command, places, **settings):
+    """Starts a command on every worker: a list of processes.
+
+    Args:
+        command: Function of a worker's number, that gives its arguments.
+        places: Function of the same, that gives the file of what it prints.
+        **settings: Environment variables.
+    """
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(WORKERS)]
+    addresses = [f"localhost:{held.getsockname()[1]}" for held in sockets]
+    for held in sockets:
+        held.close()
+    processes = []
+    for index in range(WORKERS):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        with open(places(index), "w") as printed:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command(index)],
+                    cwd=ROOT,
+                    env={**os.environ, **settings, "TF_CONFIG": json.dumps(config)},
+                    stdout=printed,
+                    stderr=subprocess.STDOUT,
+                )
+            )
+    return processes
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """What each worker wrote."""
+    folder = tmp_path_factory.mktemp("workers")
+    paths = [folder / f"{index}.json" for index in range(WORKERS)]
+    processes = start_workers(
+        lambda index: ["-m", "tests.multi_worker_child", str(paths[index])], lambda index: folder / f"{index}.log"
+    )
+    for index, process in enumerate(processes):
+        assert process.wait(timeout=300) == 0, (folder / f"{index}.log").read_text()[-3000:]
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def test_two_workers_are_one(results):
+    import tensorflow as tf
+
+    from tests import mirrored_child
+
+    for kind in mirrored_child.KINDS:
+        one = mirrored_child.train(tf.distribute.get_strategy(), kind)
+        for result in results:
+            two = result["kinds"][kind]
+            assert two["replicas"] == WORKERS and one["replicas"] == 1
+            for mine, other in zip(one["weights"], two["weights"], strict=True):
+                np.testing.assert_allclose(other, mine, atol=1e-5, err_msg=kind)
+            assert one["history"].keys() == two["history"].keys()
+            for name, values in one["history"].items():
+                np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=f"{kind} {name}")
+
+
+def test_one_worker_is_the_chief(results):
+    assert [result["chief"] for result in results] == [True, False]
+    assert distribute.is_chief("none") and distribute.is_chief("mirrored")
+
+
+def test_workers_that_disagree_are_refused(results):
+    for result in results:
+        assert "have different places: [[0], [1]]" in result["disagreement"]
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        (None, "must name all workers.*Received: None"),
+        ("{", "must name all workers"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "IndexError"),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}', "KeyError"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "makes this process the 'ps' 'a:1'"),
+    ],
+)
+def test_bad_clusters_are_refused(config, message, monkeypatch):
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    if config is not None:
+        monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match=message):
+        distribute.strategy("multi_worker")
+
+
+def test_it_must_come_first(monkeypatch):
+    keras.ops.zeros(())
+    config = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(config))
+    with pytest.raises(ValueError, match="before TensorFlow computes anything"):
+        distribute.strategy("multi_worker")
