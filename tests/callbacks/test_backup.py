@@ -7,13 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import keras
 import numpy as np
 import pytest
 
-from keras_wsl.callbacks import Backup, NonFiniteLoss
+from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
 
@@ -178,6 +179,49 @@ def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
         batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup, StopInside()]
     )
     assert backup.position == [0, 4] and not backup.finished
+
+
+class TerminateAfter(InterruptAfter):
+    """Sends SIGTERM when this process has trained so many steps."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.left -= 1
+        if not self.left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("steps", [1, STEPS + 3, 2 * STEPS])
+def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterrupted, steps):
+    before = signal.getsignal(signal.SIGTERM)
+    with Termination() as termination:
+        with pytest.raises(Terminated, match=f"SIGTERM came in epoch {1 + steps // STEPS}. The state after its step"):
+            train(tmp_path, callbacks=[TerminateAfter(steps)], every=None, termination=termination)
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert Backup(tmp_path, STEPS).position == list(divmod(steps, STEPS))
+    assert train(tmp_path, every=None) == uninterrupted
+
+
+def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
+    with Termination() as termination:
+        ended = train(tmp_path, callbacks=[TerminateAfter(EPOCHS * STEPS)], termination=termination)
+    assert termination.asked and ended == uninterrupted
+
+
+def test_another_thread_hears_no_signals(tmp_path):
+    before, errors = signal.getsignal(signal.SIGTERM), []
+
+    def enter():
+        try:
+            with Termination() as termination:
+                assert signal.getsignal(signal.SIGTERM) == before and not termination.asked
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join()
+    assert not errors
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")

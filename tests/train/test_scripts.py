@@ -134,7 +134,10 @@ def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
     _assert_same_run(out, tmp_path / "again")
 
 
-def test_a_killed_run_ends_in_the_same_bits(wsl, npz, tmp_path):
+@pytest.mark.parametrize(
+    "number, status", [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
+def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     out, _ = wsl
     flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'killed'}"]
     child = subprocess.Popen(
@@ -148,8 +151,11 @@ def test_a_killed_run_ends_in_the_same_bits(wsl, npz, tmp_path):
     while not list(backups.glob("000000-00000001*.backup")) + list(backups.glob("000000-00000002*.backup")):
         assert child.poll() is None and time.time() < end, child.stderr.read()[-2000:]
         time.sleep(0.005)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    child.send_signal(number)
+    assert child.wait() == status
+    if number == signal.SIGTERM:
+        said = child.stderr.read().decode().strip().splitlines()[-1]
+        assert said.startswith("Backup: SIGTERM came in epoch 1.") and said.endswith("Pass --resume.")
     assert not (tmp_path / "killed" / "result.json").exists()
     refused = _script(*flags)
     assert refused.returncode == 2 and "holds this run already. Pass --resume" in refused.stderr
@@ -281,6 +287,21 @@ def test_another_run_is_not_written_over(wsl, tmp_path):
         record.open_run(tmp_path, SMALL, resume=False)
     with pytest.raises(ValueError, match="--out is missing"):
         record.open_run("", SMALL, resume=False)
+
+
+def test_one_process_alone_writes_a_run(tmp_path):
+    out = record.open_run(tmp_path / "run", SMALL, resume=False)
+    with record.alone_in(out):
+        with pytest.raises(ValueError, match="Another process is writing to --out="), record.alone_in(out):
+            raise AssertionError("Two have it.")
+        assert (out / record.LOCK).exists()
+    with record.alone_in(out):
+        assert (out / record.LOCK).exists()
+    (tmp_path / "killed").mkdir()
+    (tmp_path / "killed" / record.LOCK).touch()  # A killed process leaves the file, and no lock.
+    with record.alone_in(record.open_run(tmp_path / "killed", SMALL, resume=False)):
+        assert record.LOCK in {path.name for path in (tmp_path / "killed").iterdir()}
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["run.flags"]
 
 
 def test_errors_of_the_command_are_one_line(tmp_path):
