@@ -129,3 +129,31 @@ def check_agreement(name, what, numbers):
             f"The workers have different {what}: {everywhere}, from the first worker to the last. They need the same "
             "flags and the same files; --out must be a folder that all of them see."
         )
+
+
+class WorkerLost(ConnectionError):
+    """Another worker has ended while this one was training with it."""
+
+
+@contextlib.contextmanager
+def with_the_others(name):
+    """Says of TensorFlow's errors that another worker is gone.
+
+    Args:
+        name: Of `strategy`.
+
+    Raises:
+        WorkerLost: If one is.
+    """
+    if name != "multi_worker":
+        yield
+        return
+    import tensorflow as tf
+
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as error:
+        raise WorkerLost(
+            "Another worker has ended, or cannot be reached, so that this one stopped too. Its own log says why; start "
+            f"all workers again to go on from the last backup. TensorFlow says: {str(error).splitlines()[0]}"
+        ) from error

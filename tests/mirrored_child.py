@@ -77,6 +77,21 @@ def train(strategy, kind):
     }
 
 
+def statistics(strategy):
+    """The first moving mean and variance of a student on every replica here, after an epoch without a change."""
+    with strategy.scope():
+        keras.utils.set_random_seed(5)
+        distiller = Distiller(network("teacher", width=11), network("student"), losses.WSL())
+        distiller.compile(keras.optimizers.SGD(0.0), hard_loss())
+    x, y = examples(ROWS - ROWS % BATCH)
+    distiller.fit(tf.data.Dataset.from_tensor_slices((x, y)).batch(BATCH), verbose=0)
+    layer = distiller.student.get_layer("norm")
+    return [
+        [value.numpy().tolist() for value in strategy.experimental_local_results(variable.value)]
+        for variable in (layer.moving_mean, layer.moving_variance)
+    ]
+
+
 def train_keras(strategy):
     """What Keras's Distiller logs of an epoch without a change, and the mean of the student's cross-entropy."""
     with strategy.scope():
@@ -94,6 +109,7 @@ def main(path):
     tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
     one, two = tf.distribute.get_strategy(), tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     result = {"kinds": {kind: [train(strategy, kind) for strategy in (one, two)] for kind in KINDS}}
+    result["statistics"] = [statistics(strategy) for strategy in (one, two)]
     result["keras_two"], result["keras_true_student_loss"] = train_keras(two)
     pathlib.Path(path).write_text(json.dumps(result))
 

@@ -412,6 +412,11 @@ def test_k10_two_replicas_are_one(tmp_path):
         assert one["history"].keys() == two["history"].keys()
         for name, values in one["history"].items():
             np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=f"{kind} {name}")
+    # Means of halves have the whole's mean; variances of halves are smaller on average, and are the same on both.
+    for kind, one, two in zip(("mean", "variance"), *result["statistics"], strict=True):
+        assert len(one) == 1 and len(two) == 2 and two[0] == two[1]
+        if kind == "mean":
+            np.testing.assert_allclose(two[0], one[0], atol=1e-6)
     assert result["keras_two"]["student_loss"][0] < 0.6 * result["keras_true_student_loss"]
 
 

@@ -46,6 +46,7 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         UnreadableImages: If more images cannot be read than may be left out.
         NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
         Terminated: If SIGTERM came while it trained; the state is saved.
+        WorkerLost: If another worker ended while it trained.
 
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
@@ -194,7 +195,7 @@ def _fit(
     )
     distribute.check_agreement(settings.strategy, "backups", backup.position)
     # With no epoch left, `fit` restores the finished run and trains nothing.
-    with termination:
+    with termination, distribute.with_the_others(settings.strategy):
         distiller.fit(
             data.train_batches(
                 train,

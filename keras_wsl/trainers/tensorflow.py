@@ -32,7 +32,8 @@ class TensorFlowStep(MultiWorker):
 
     Keras's own step takes the mean of the replicas' means, and weighs their logs by rows that it counts once: with
     fewer rows on the last replica, neither is the batch's mean. $R$ are regularisers, and what `add_loss` adds: of a
-    mean over a replica's rows, the mean over replicas.
+    mean over a replica's rows, the mean over replicas. Batch normalization has the statistics of a replica's rows, and
+    its moving ones are the means over replicas.
     """
 
     def train_step(self, data):
@@ -55,6 +56,8 @@ class TensorFlowStep(MultiWorker):
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
         self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
+        if replica.num_replicas_in_sync > 1:
+            self._average_statistics(replica)
         self.update_trackers(y, labels, student, teacher, rows)
         self._loss_tracker.update_state(total + penalty)
         return self.reducible(self.compute_metrics(x, y, student, sample_weight))
@@ -67,6 +70,16 @@ class TensorFlowStep(MultiWorker):
         rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)
         self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
         return self.reducible(self.compute_metrics(x, y, logits, sample_weight))
+
+    def _average_statistics(self, replica):
+        """Gives all replicas the mean of their moving statistics, of which files and backups keep one replica's."""
+        layers = (layer for layer in self._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
+        statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
+        if not statistics:
+            return
+        means = replica.all_reduce("MEAN", [variable.value.read_value() for variable in statistics])
+        for variable, mean in zip(statistics, means):
+            variable.assign(mean)
 
     def _check_devices(self):
         """Raises `ValueError` if student and Distiller were made under different strategies."""
