@@ -81,6 +81,24 @@ class TensorFlowStep(MultiWorker):
         for variable, mean in zip(statistics, means):
             variable.assign(mean)
 
+    def make_train_function(self, force=False):
+        """Refuses what Keras cannot do under a strategy, before it would fail inside the step."""
+        strategy = self._distribute_strategy
+        if strategy is not None:
+            asked = {
+                f"steps_per_execution={self.steps_per_execution}": self.steps_per_execution > 1,
+                "jit_compile=True": self.jit_compile,
+                "gradient_accumulation_steps": self.optimizer.gradient_accumulation_steps,
+                "ema_overwrite_frequency": self.optimizer.use_ema and self.optimizer.ema_overwrite_frequency,
+            }
+            for what, is_asked in asked.items():
+                if is_asked:
+                    raise ValueError(
+                        f"{what} does not work under {type(strategy).__name__} in Keras {keras.version()}. Compile "
+                        "without it, or train on one device."
+                    )
+        return super().make_train_function(force=force)
+
     def _check_devices(self):
         """Raises `ValueError` if student and Distiller were made under different strategies."""
         if self.student.distribute_strategy is not self.distribute_strategy:
