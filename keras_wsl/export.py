@@ -65,13 +65,66 @@ def keras_file(student, path):
         ValueError: If the path ends otherwise, or the student is a distiller or not built.
     """
     _check_student(student)
+    _write_file(path, ".keras", student.save)
+
+
+def litert(student, path):
+    """Writes the student as a LiteRT file (TensorFlow Lite), for phones and small devices: batches of any size.
+
+    It computes in float32, whatever the student's policy: the interpreter has no kernels of mixed precision. The file
+    appears whole or not at all; one that is there is replaced.
+
+    Args:
+        student: A built `keras.Model`; of a distiller, `distiller.student`.
+        path: Path that ends in `.tflite`. Missing parents are made.
+
+    Raises:
+        ValueError: If the path ends otherwise, the student is a distiller or not built, or the backend is not
+            TensorFlow.
+    """
+    _check_student(student)
+    _check_tensorflow("LiteRT")
+    whole = _computing_in_float32(student)
+    _write_file(path, ".tflite", lambda file: whole.export(str(file), format="litert", verbose=False))
+
+
+def onnx(student, path):
+    """Writes the student as an ONNX file, for ONNX Runtime and what else reads it: batches of any size.
+
+    It computes in float32, whatever the student's policy. The file appears whole or not at all; one that is there is
+    replaced.
+
+    Args:
+        student: A built `keras.Model`; of a distiller, `distiller.student`.
+        path: Path that ends in `.onnx`. Missing parents are made.
+
+    Raises:
+        ImportError: If the packages of `pip install 'keras-wsl[onnx]'` are missing.
+        ValueError: If the path ends otherwise, the student is a distiller or not built, or the backend is not
+            TensorFlow.
+    """
+    _check_student(student)
+    _check_tensorflow("ONNX")
+    try:
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "An ONNX file is written by tf2onnx, which is not installed here: `pip install 'keras-wsl[onnx]'`."
+        ) from error
+    whole = _computing_in_float32(student)
+    whole(keras.tree.map_structure(lambda spec: keras.ops.zeros((1, *spec.shape[1:]), spec.dtype), _fixed(whole)))
+    _write_file(path, ".onnx", lambda file: whole.export(str(file), format="onnx", verbose=False))
+
+
+def _write_file(path, suffix, write):
+    """Makes a file by a function of a path, and gives it its name once it is whole."""
     path = pathlib.Path(path)
-    if path.suffix != ".keras":
-        raise ValueError(f"The path of a Keras file must end in '.keras'. Received: {str(path)!r}.")
+    if path.suffix != suffix:
+        raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}.")
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        written = pathlib.Path(folder, "student.keras")
-        student.save(written)
+        written = pathlib.Path(folder, f"student{suffix}")
+        write(written)
         with open(written, "rb") as source:
             files.write_atomically(path, lambda file: shutil.copyfileobj(source, file))
 
@@ -121,6 +174,36 @@ def _check_packages():
             "On the Torch backend, Keras needs torch_xla to write a SavedModel: `pip install torch_xla`. Or write "
             "`export.keras_file`, load it with KERAS_BACKEND=tensorflow, and export it there."
         ) from error
+
+
+def _check_tensorflow(kind):
+    """Refuses other backends."""
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            f"{kind} files are written on the TensorFlow backend, and this is {keras.backend.backend()}. Write "
+            "`export.keras_file`, and load it with KERAS_BACKEND=tensorflow."
+        )
+
+
+def _fixed(model):
+    """Specifications of its inputs, with a length of 8 where any will do."""
+    return keras.tree.map_structure(
+        lambda spec: keras.KerasTensor([spec.shape[0], *(size or 8 for size in spec.shape[1:])], spec.dtype),
+        symbolic_inputs(model),
+    )
+
+
+def _computing_in_float32(student):
+    """The student itself if all its layers compute in float32, else a clone that does, with the same weights."""
+    if all(layer.compute_dtype == "float32" for layer in student._flatten_layers()):
+        return student
+
+    def in_float32(layer):
+        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+
+    clone = keras.models.clone_model(student, clone_function=in_float32)
+    clone.set_weights(student.get_weights())
+    return clone
 
 
 def _in_float32(student):

@@ -208,7 +208,7 @@ class Wrapper(keras.Model):
         self.student = student
 
 
-@pytest.mark.parametrize("write", [export.saved_model, export.keras_file])
+@pytest.mark.parametrize("write", [export.saved_model, export.keras_file, export.litert, export.onnx])
 def test_refused_students(tmp_path, write):
     path = tmp_path / "student.keras"
     with pytest.raises(ValueError, match=r"Received: a Wrapper around one. Pass `distiller.student`"):
@@ -223,3 +223,84 @@ def test_refused_students(tmp_path, write):
 def test_a_keras_file_has_its_ending(tmp_path):
     with pytest.raises(ValueError, match=r"must end in '.keras'. Received: '.*student.h5'"):
         export.keras_file(student(), tmp_path / "student.h5")
+
+
+LITERT = """
+import sys
+sys.modules["keras"] = sys.modules["keras_wsl"] = None  # An import of either fails.
+import numpy as np, tensorflow as tf
+inputs = np.load(sys.argv[2])
+interpreter = tf.lite.Interpreter(sys.argv[1])
+(asked,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+for size in (1, 7):
+    interpreter.resize_tensor_input(asked["index"], inputs[:size].shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(asked["index"], inputs[:size])
+    interpreter.invoke()
+    np.save(f"{sys.argv[2]}.{size}.npy", interpreter.get_tensor(given["index"]))
+"""
+ONNX = """
+import sys
+sys.modules["keras"] = sys.modules["tensorflow"] = None
+import numpy as np, onnxruntime
+inputs = np.load(sys.argv[2])
+session = onnxruntime.InferenceSession(sys.argv[1])
+(asked,) = session.get_inputs()
+for size in (1, 7):
+    (logits,) = session.run(None, {asked.name: inputs[:size]})
+    np.save(f"{sys.argv[2]}.{size}.npy", logits)
+"""
+
+
+def _run_elsewhere(program, path, folder):
+    """What a program without Keras makes of a file: the logits of 1 and of 7 images."""
+    np.save(folder / "inputs.npy", images())
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(path), str(folder / "inputs.npy")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return [np.load(folder / f"inputs.npy.{size}.npy") for size in (1, 7)]
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("precision", [None, "mixed_bfloat16"])
+@pytest.mark.parametrize("kind", ["litert", "onnx"])
+def test_other_programs_compute_the_same(kind, precision, tmp_path):
+    if kind == "onnx":
+        for package in ("tf2onnx", "onnxruntime"):
+            pytest.importorskip(package)
+    network = student(dtype=precision)
+    before = arrays(network)
+    path = tmp_path / "folder" / ("student.tflite" if kind == "litert" else "student.onnx")
+    getattr(export, kind)(network, path)
+    getattr(export, kind)(network, path)  # And again, in its place.
+    assert [there.name for there in path.parent.iterdir()] == [path.name]
+    for one, other in zip(before, arrays(network), strict=True):
+        np.testing.assert_array_equal(one, other)
+    whole = student()
+    whole.set_weights(network.get_weights())
+    expected = whole.predict(images(), verbose=0)
+    for found in _run_elsewhere(LITERT if kind == "litert" else ONNX, path, tmp_path):
+        assert found.dtype == "float32"
+        np.testing.assert_allclose(found, expected[: len(found)], atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["litert", "onnx"])
+def test_what_other_formats_refuse(kind, tmp_path, monkeypatch):
+    write = getattr(export, kind)
+    if keras.backend.backend() != "tensorflow":
+        with pytest.raises(ValueError, match="files are written on the TensorFlow backend, and this is"):
+            write(student(), tmp_path / "student.x")
+        return
+    if kind == "onnx":
+        with monkeypatch.context() as patch, pytest.raises(ImportError, match=r"pip install 'keras-wsl\[onnx\]'"):
+            patch.setitem(sys.modules, "tf2onnx", None)
+            write(student(), tmp_path / "student.onnx")
+        pytest.importorskip("tf2onnx")
+    with pytest.raises(ValueError, match=r"must end in '\.(tflite|onnx)'. Received: '.*student.keras'"):
+        write(student(), tmp_path / "student.keras")
+    assert not list(tmp_path.iterdir())
