@@ -16,6 +16,10 @@ from keras_wsl import distribute
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the strategy is TensorFlow's", allow_module_level=True)
 
+import tensorflow as tf
+
+from tests import mirrored_child
+
 ROOT = pathlib.Path(__file__).parents[1]
 WORKERS = 2
 
@@ -48,43 +52,42 @@ def start_workers(command, places, **settings):
     return processes
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    """What each worker wrote."""
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(kind, marks=[pytest.mark.slow] if kind != "vectors" else []) for kind in mirrored_child.KINDS],
+)
+def results(request, tmp_path_factory):
+    """What each worker wrote, after the kind that it trained."""
     folder = tmp_path_factory.mktemp("workers")
     paths = [folder / f"{index}.json" for index in range(WORKERS)]
     processes = start_workers(
-        lambda index: ["-m", "tests.multi_worker_child", str(paths[index])], lambda index: folder / f"{index}.log"
+        lambda index: ["-m", "tests.multi_worker_child", str(paths[index]), request.param],
+        lambda index: folder / f"{index}.log",
     )
     for index, process in enumerate(processes):
         assert process.wait(timeout=300) == 0, (folder / f"{index}.log").read_text()[-3000:]
-    return [json.loads(path.read_text()) for path in paths]
+    return request.param, [json.loads(path.read_text()) for path in paths]
 
 
 def test_two_workers_are_one(results):
-    import tensorflow as tf
-
-    from tests import mirrored_child
-
-    for kind in mirrored_child.KINDS:
-        one = mirrored_child.train(tf.distribute.get_strategy(), kind)
-        for result in results:
-            two = result["kinds"][kind]
-            assert two["replicas"] == WORKERS and one["replicas"] == 1
-            for mine, other in zip(one["weights"], two["weights"], strict=True):
-                np.testing.assert_allclose(other, mine, atol=1e-5, err_msg=kind)
-            assert one["history"].keys() == two["history"].keys()
-            for name, values in one["history"].items():
-                np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=f"{kind} {name}")
+    kind, workers = results
+    one = mirrored_child.train(tf.distribute.get_strategy(), kind)
+    for two in workers:
+        assert two["replicas"] == WORKERS and one["replicas"] == 1
+        for mine, other in zip(one["weights"], two["weights"], strict=True):
+            np.testing.assert_allclose(other, mine, atol=1e-5)
+        assert one["history"].keys() == two["history"].keys()
+        for name, values in one["history"].items():
+            np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=name)
 
 
 def test_one_worker_is_the_chief(results):
-    assert [result["chief"] for result in results] == [True, False]
+    assert [result["chief"] for result in results[1]] == [True, False]
     assert distribute.is_chief("none") and distribute.is_chief("mirrored")
 
 
 def test_workers_that_disagree_are_refused(results):
-    for result in results:
+    for result in results[1]:
         assert "have different places: [[0], [1]]" in result["disagreement"]
 
 

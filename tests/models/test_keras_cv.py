@@ -100,6 +100,7 @@ def test_a_resnet_is_saved_and_trained(tmp_path):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.slow
 def test_a_resnet_is_a_saved_model(tmp_path):
     import tensorflow as tf
 
