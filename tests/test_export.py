@@ -39,11 +39,11 @@ def images(count=7):
     return np.random.default_rng(0).normal(size=(count, 8, 8, 1)).astype("float32")
 
 
-def reload(path, folder, inputs):
-    """Runs `RELOAD` in a process of its own: what it says, and the logits of 1 and of 7 examples."""
+def run_elsewhere(program, path, folder, inputs):
+    """Runs a program on a file in a process of its own: what it says, and the logits of 1 and of 7 examples."""
     np.save(folder / "inputs.npy", inputs)
     done = subprocess.run(
-        [sys.executable, "-c", RELOAD, str(path), str(folder / "inputs.npy")],
+        [sys.executable, "-c", program, str(path), str(folder / "inputs.npy")],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -51,7 +51,13 @@ def reload(path, folder, inputs):
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
-    return json.loads(done.stdout.splitlines()[-1]), [np.load(folder / f"inputs.npy.{size}.npy") for size in (1, 7)]
+    return done.stdout, [np.load(folder / f"inputs.npy.{size}.npy") for size in (1, 7)]
+
+
+def reload(path, folder, inputs):
+    """Runs `RELOAD`: what it says, and the logits of 1 and of 7 examples."""
+    said, logits = run_elsewhere(RELOAD, path, folder, inputs)
+    return json.loads(said.splitlines()[-1]), logits
 
 
 def serve(path, inputs):
@@ -252,20 +258,6 @@ for size in (1, 7):
 """
 
 
-def _run_elsewhere(program, path, folder):
-    """What a program without Keras makes of a file: the logits of 1 and of 7 images."""
-    np.save(folder / "inputs.npy", images())
-    done = subprocess.run(
-        [sys.executable, "-c", program, str(path), str(folder / "inputs.npy")],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return [np.load(folder / f"inputs.npy.{size}.npy") for size in (1, 7)]
-
-
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("precision", [None, "mixed_bfloat16"])
 @pytest.mark.parametrize("kind", ["litert", "onnx"])
@@ -284,7 +276,8 @@ def test_other_programs_compute_the_same(kind, precision, tmp_path):
     whole = student()
     whole.set_weights(network.get_weights())
     expected = whole.predict(images(), verbose=0)
-    for found in _run_elsewhere(LITERT if kind == "litert" else ONNX, path, tmp_path):
+    _, logits = run_elsewhere(LITERT if kind == "litert" else ONNX, path, tmp_path, images())
+    for found in logits:
         assert found.dtype == "float32"
         np.testing.assert_allclose(found, expected[: len(found)], atol=1e-5)
 

@@ -60,12 +60,12 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
 
 def _followed(out, own, resume):
     """A folder for what a worker that is not the chief writes; with the chief's state in it where it is to go on."""
-    for path in sorted(pathlib.Path(out).rglob("backups/**/*.backup")) if resume else ():
+    backups = sorted(pathlib.Path(out).rglob("backups/**/*.backup")) if resume else []
+    for path in [*backups, pathlib.Path(out, "run.flags")] if backups else ():
         target = own / path.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # The chief keeps the newest ones.
             shutil.copy(path, target)
-            shutil.copy(pathlib.Path(out, "run.flags"), own)
     return own
 
 
@@ -193,9 +193,9 @@ def _fit(
         identity=identity,
         termination=termination,
     )
-    distribute.check_agreement(settings.strategy, "backups", backup.position)
-    # With no epoch left, `fit` restores the finished run and trains nothing.
     with termination, distribute.with_the_others(settings.strategy):
+        distribute.check_agreement(settings.strategy, "backups", backup.position)
+        # With no epoch left, `fit` restores the finished run and trains nothing.
         distiller.fit(
             data.train_batches(
                 train,
