@@ -33,9 +33,12 @@ def strategy(name="none"):
             `TF_CONFIG` names, each of which runs the same program: ask for it before anything else of TensorFlow runs;
             `"tpu"`, found as the environment says, which was not tried on hardware.
 
+    Returns:
+        On TensorFlow a `tf.distribute.Strategy`, on JAX a `keras.distribution.DataParallel`.
+
     Raises:
-        ValueError: If there is no strategy of that name, the backend is not TensorFlow, or `TF_CONFIG` is missing or
-            does not name this process.
+        ValueError: If there is no strategy of that name, or none on this backend; there is no TPU; or `TF_CONFIG` is
+            missing or does not name this process.
     """
     import keras
 
@@ -43,12 +46,13 @@ def strategy(name="none"):
         raise ValueError(f"There is no strategy {name!r}. Expected one of {NAMES}.")
     if name == "none":
         return None
-    if keras.backend.backend() != "tensorflow":
+    makers = _MAKERS.get(keras.backend.backend(), {})
+    if name not in makers:
         raise ValueError(
-            f"The strategy {name!r} is TensorFlow's, and the backend is {keras.backend.backend()}. Set "
-            "KERAS_BACKEND=tensorflow, or use none."
+            f"There is no strategy {name!r} on the {keras.backend.backend()} backend. Expected one of "
+            f"{('none', *makers)}, or another KERAS_BACKEND: tensorflow has {NAMES[1:]}."
         )
-    return {"mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu}[name]()
+    return makers[name]()
 
 
 def _mirrored():
@@ -91,10 +95,33 @@ def _check_config(text):
 def _tpu():
     import tensorflow as tf
 
-    resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
-    tf.config.experimental_connect_to_cluster(resolver)
-    tf.tpu.experimental.initialize_tpu_system(resolver)
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver()
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, tf.errors.NotFoundError, tf.errors.UnavailableError) as error:
+        raise ValueError(_NO_TPU.format(error)) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+_NO_TPU = "The strategy 'tpu' needs a TPU, and none was found here. Use 'mirrored' for GPUs, or 'none'. It was said: {}"
+
+
+def _data_parallel(kind=None):
+    import keras
+
+    from keras_wsl.trainers.jax import DataParallel
+
+    try:
+        return DataParallel(devices=keras.distribution.list_devices(kind))
+    except RuntimeError as error:
+        raise ValueError(_NO_TPU.format(error)) from error
+
+
+_MAKERS = {
+    "tensorflow": {"mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu},
+    "jax": {"mirrored": _data_parallel, "tpu": functools.partial(_data_parallel, "tpu")},
+}
 
 
 def is_chief(name="none"):

@@ -1,9 +1,4 @@
-"""CRD through `fit`: its negatives, its memories, files, resumed runs and two replicas."""
-
-import json
-import pathlib
-import subprocess
-import sys
+"""CRD through `fit`: its negatives, its memories, files and resumed runs."""
 
 import keras
 import numpy as np
@@ -213,24 +208,6 @@ def test_an_index_out_of_range(index):
             distiller.fit(x, y, batch_size=BATCH, verbose=0)
     else:
         assert np.isnan(distiller.fit(x, y, batch_size=BATCH, verbose=0).history["crd"]).all()
-
-
-@pytest.mark.slow
-@pytest.mark.tensorflow
-def test_each_replica_keeps_its_own_memory(tmp_path):
-    """Of two replicas each refreshes the rows that it was given, and no row has moved in both."""
-    path = tmp_path / "result.json"
-    command = [sys.executable, "-m", "tests.contrast_child", str(path)]
-    ran = subprocess.run(command, cwd=pathlib.Path(__file__).parents[1], capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr[-3000:]
-    result = json.loads(path.read_text())
-    before, after = np.array(result["before"]), np.array(result["after"])
-    assert before.shape == after.shape == (2, 24, 4)
-    moved = (before != after).any(axis=-1)
-    first = np.isin(np.arange(24), [0, 1, 2, 3, 8, 9, 10, 11])  # Of batches of 8, each replica has 4.
-    np.testing.assert_array_equal(moved, [first, ~first & (np.arange(24) < 16)])
-    np.testing.assert_allclose(np.linalg.norm(after[moved], axis=-1), 1, atol=1e-5)
-    assert np.isfinite(result["history"]["crd"]).all()
 
 
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])

@@ -1,12 +1,16 @@
-"""What Keras cannot do under a strategy is refused before the first step, and strategies go by name."""
+"""What Keras cannot do under a strategy is refused before the first step, and the step is one that XLA compiles."""
 
 import keras
+import numpy as np
 import pytest
 
-from keras_wsl import Distiller, distribute, losses
-from tests.common import examples, hard_loss, network
+from keras_wsl import Distiller, data, distribute, losses
+from tests.common import bright_splits, examples, hard_loss, make_loss, network, networks
 
 pytestmark = pytest.mark.tensorflow
+
+# What a TPU leaves to its host, or cannot do.
+ON_HOSTS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "ReadFile", "Unique", "Where", "AsString"}
 
 
 def _compiled(optimizer=None, **settings):
@@ -50,6 +54,48 @@ def test_an_average_of_weights_that_overwrites_nothing_is_none_of_it():
 def test_a_strategy_is_made_once():
     assert distribute.strategy("mirrored") is distribute.strategy("mirrored")
     assert distribute.strategy() is None
+
+
+def test_without_a_tpu():
+    with pytest.raises(ValueError, match="needs a TPU, and none was found here. Use 'mirrored' for GPUs"):
+        distribute.strategy("tpu")
+
+
+@pytest.mark.parametrize(
+    "name", ["wsl", *(pytest.param(n, marks=pytest.mark.slow) for n in losses.NAMES if n != "wsl")]
+)
+def test_the_step_compiles_as_a_tpu_needs_it(name):
+    """With static shapes, by XLA alone and nothing on the host; it computes the same. No TPU was at hand."""
+    import tensorflow as tf
+
+    student, teacher = networks(name)
+    # As many negatives as there are, so that no draw makes a difference.
+    loss = make_loss(name, **({"negatives": 32} if name == "crd" else {}))
+    distiller = Distiller(teacher, student, loss)
+    distiller.compile(keras.optimizers.SGD(0.0), hard_loss(), metrics=["accuracy"])
+    distiller.optimizer.build(distiller.trainable_variables)
+    generator = np.random.default_rng(0)
+    x = tf.constant(generator.normal(size=(8, *student.input_shape[1:])), "float32")
+    index = tf.constant(generator.permutation(40)[:8], "int32")
+    batch = (x, {"labels": index % 5, "index": index})
+    compiled = tf.function(distiller.train_step, jit_compile=True).get_concrete_function(batch)
+    graphs = [compiled.graph, *(compiled.graph._get_function(name).graph for name in compiled.graph._functions)]
+    operations = {operation.type for graph in graphs for operation in graph.get_operations()}
+    assert operations and not operations & ON_HOSTS
+    distiller.reset_metrics()
+    found = {name: float(value) for name, value in compiled(batch).items()}
+    distiller.reset_metrics()
+    assert found == pytest.approx(distiller.train_on_batch(*batch, return_dict=True), rel=1e-4, abs=1e-5)
+
+
+def test_batches_of_one_size_say_so():
+    """A TPU compiles the step once for a shape; and nothing is dropped where they are not of one size."""
+    train = bright_splits(24).train
+    for batch_size, known in ((8, 8), (7, None)):
+        for batches in (data.train_batches(train, seed=0, batch_size=batch_size), data.eval_batches(train, batch_size)):
+            x, y = batches.element_spec
+            assert {spec.shape[0] for spec in (x, *y.values())} == {known}
+    assert sum(len(x) for x, _ in data.eval_batches(train, 7)) == 24
 
 
 def test_unknown_names_are_refused():

@@ -75,6 +75,7 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
     if settings.deterministic:
         _be_deterministic()
     train, validation, test = parts(splits, settings)
+    _check_batches(settings, train)
     recipe = recipes.of(settings)
     checkpoints = _checkpoints(settings)
     store = _store(settings)
@@ -247,10 +248,21 @@ def _check(settings):
         raise ValueError(
             f"--learning_rate_warm_up={settings.learning_rate_warm_up} must be a part of all steps, in [0, 1)."
         )
-    if settings.strategy != "none" and settings.steps_per_execution > 1:
+    strategies = settings.strategy != "none" and keras.backend.backend() == "tensorflow"
+    if strategies and settings.steps_per_execution > 1:
         raise ValueError(
             f"--steps_per_execution={settings.steps_per_execution} fails in Keras under a strategy. Use 1 with "
             f"--strategy={settings.strategy}."
+        )
+
+
+def _check_batches(settings, train):
+    """Raises `ValueError` where the last batch is smaller and must not be: a TPU's step is compiled for one shape."""
+    left = len(train) % settings.batch_size
+    if settings.strategy == "tpu" and left:
+        raise ValueError(
+            f"--strategy=tpu needs batches of one size, and {len(train)} training examples leave {left} over at "
+            f"--batch_size={settings.batch_size}. Pass --train_limit={len(train) - left}, or another --batch_size."
         )
 
 

@@ -12,8 +12,8 @@ class MemoryBank(keras.layers.Layer):
 
     $$M_i \leftarrow \mathrm{normalize}(m M_i + (1 - m) v_i)$$
 
-    It starts as $U(\pm 1 / \sqrt{d / 3})$. Under a strategy each replica has a bank of its own, which its own rows
-    refresh.
+    It starts as $U(\pm 1 / \sqrt{d / 3})$. Under a strategy every replica's bank has all replicas'
+    rows after a step.
 
     Args:
         examples: Integer, the rows.
@@ -30,11 +30,16 @@ class MemoryBank(keras.layers.Layer):
             keras.initializers.RandomUniform(-bound, bound),
             (examples, dimensions),
             trainable=False,
-            synchronization="on_read",  # Each replica writes its own.
+            synchronization="on_read",  # Each replica writes its own, and the step puts them together.
             aggregation="only_first_replica",
             name="rows",
         )
         self.built = True
+
+    @property
+    def summed_over_replicas(self):
+        """The variable to which every replica's changes are added after a step."""
+        return [self.rows]
 
     def scores(self, vectors):
         """The product of each vector with each row: `(batch, dimensions)` to `(batch, examples)`."""

@@ -112,10 +112,15 @@ class _Rows:
 
     def shuffled(self, seed, epoch, batch_size):
         keys = seeded.draw("order", seed, tf.cast(epoch, tf.uint32)[None], self.numbers)
-        return tf.data.Dataset.from_tensor_slices(tf.argsort(keys, stable=True)).batch(batch_size)
+        return self._batches(tf.argsort(keys, stable=True), batch_size)
 
     def in_order(self, batch_size):
-        return tf.data.Dataset.from_tensor_slices(np.arange(len(self.examples), dtype="int32")).batch(batch_size)
+        return self._batches(np.arange(len(self.examples), dtype="int32"), batch_size)
+
+    def _batches(self, order, batch_size):
+        # Nothing is dropped: it says that all are of one size, which XLA has to know.
+        all_alike = len(self.examples) % batch_size == 0
+        return tf.data.Dataset.from_tensor_slices(order).batch(batch_size, drop_remainder=all_alike)
 
     def at(self, rows, name):
         return tf.gather(self.arrays[name], rows)

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from keras_wsl.trainers.plain import KerasStep
+
 
 def step():
     """The class that gives a Distiller its training step on this backend: a mixin before `keras.Model`."""
@@ -10,6 +12,10 @@ def step():
         from keras_wsl.trainers.tensorflow import TensorFlowStep
 
         return TensorFlowStep
+    if keras.backend.backend() == "jax":
+        from keras_wsl.trainers.jax import JaxStep
+
+        return JaxStep
     return KerasStep
 
 
@@ -35,15 +41,4 @@ def _arrays(structure):
     return keras.tree.map_structure(np.asarray, structure)
 
 
-class KerasStep:
-    """JAX and Torch: Keras's own step, which calls `compute_loss` and `compute_metrics`."""
-
-    def _check_devices(self):
-        """Nothing: what differs between devices is TensorFlow's."""
-
-    def _check_range(self, what, values, limit):
-        """`values` as they are; the loss of an example out of range is NaN."""
-        return values
-
-
-__all__ = ["KerasStep", "forward", "step"]
+__all__ = ["forward", "step"]

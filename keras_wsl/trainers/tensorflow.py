@@ -7,6 +7,7 @@ import tensorflow as tf
 
 from keras_wsl.trainers.multi_worker import MultiWorker
 from keras_wsl.trainers.normalization import fused
+from keras_wsl.trainers.replicas import Replicas
 
 _forward_steps = weakref.WeakKeyDictionary()
 
@@ -32,8 +33,8 @@ class TensorFlowStep(MultiWorker):
 
     Keras's own step takes the mean of the replicas' means, and weighs their logs by rows that it counts once: with
     fewer rows on the last replica, neither is the batch's mean. $R$ are regularisers, and what `add_loss` adds: of a
-    mean over a replica's rows, the mean over replicas. Batch normalization has the statistics of a replica's rows, and
-    its moving ones are the means over replicas.
+    mean over a replica's rows, the mean over replicas. Batch normalization, and losses on relations between examples,
+    see a replica's rows alone; what a step changes in their state is the same on all replicas after it.
     """
 
     def train_step(self, data):
@@ -41,23 +42,21 @@ class TensorFlowStep(MultiWorker):
         x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
         with fused():
             teacher = self.teacher_outputs(x, y)
-        replica = tf.distribute.get_replica_context()
+        replicas = Replicas(self._flatten_layers())
         with tf.GradientTape() as tape:
             with fused():
                 student = self(x, training=True)
             labels = self.checked_labels(y, student)
             rows, total = self.loss_rows(y, labels, student, teacher, sample_weight)
-            examples = tf.cast(tf.shape(total)[0], "float32")
-            if replica.num_replicas_in_sync > 1:
-                examples = replica.all_reduce("SUM", examples)
+            examples = replicas.count(total)
             penalty = sum(self.losses, tf.zeros(()))
             # Every replica has the whole penalty, and gradients are summed over replicas.
-            loss = tf.reduce_sum(total) / examples + penalty / replica.num_replicas_in_sync
+            loss = tf.reduce_sum(total) / examples + penalty / replicas.number
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
-        self.optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights))
-        if replica.num_replicas_in_sync > 1:
-            self._average_statistics(replica)
+        gradients = replicas.without_empty(tape.gradient(loss, weights))
+        self.optimizer.apply_gradients(zip(gradients, weights))
+        replicas.agree()
         self.update_trackers(y, labels, student, teacher, rows)
         self._loss_tracker.update_state(total + penalty)
         return self.reducible(self.compute_metrics(x, y, student, sample_weight))
@@ -70,16 +69,6 @@ class TensorFlowStep(MultiWorker):
         rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)
         self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
         return self.reducible(self.compute_metrics(x, y, logits, sample_weight))
-
-    def _average_statistics(self, replica):
-        """Gives all replicas the mean of their moving statistics, of which files and backups keep one replica's."""
-        layers = (layer for layer in self._flatten_layers() if isinstance(layer, keras.layers.BatchNormalization))
-        statistics = [variable for layer in layers for variable in (layer.moving_mean, layer.moving_variance)]
-        if not statistics:
-            return
-        means = replica.all_reduce("MEAN", [variable.value.read_value() for variable in statistics])
-        for variable, mean in zip(statistics, means):
-            variable.assign(mean)
 
     def make_train_function(self, force=False):
         """Refuses what Keras cannot do under a strategy, before it would fail inside the step."""

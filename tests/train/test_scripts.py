@@ -257,6 +257,10 @@ def _identity(teacher):
         ({"method": "kd", "teacher": "resnet8", "teacher_weights": "absent.keras"}, "absent.keras"),
         ({"strategy": "magic"}, "no strategy 'magic'"),
         ({"strategy": "mirrored", "steps_per_execution": 2}, "--steps_per_execution=2 fails in Keras"),
+        (
+            {"strategy": "tpu", "batch_size": 7},
+            r"needs batches of one size, and \d+ .* leave \d over",
+        ),
         ({"train_limit": 1000}, "1000 of 90"),
         ({"online": True}, "--online is for methods with a teacher in every epoch, and --method=none has none"),
         (

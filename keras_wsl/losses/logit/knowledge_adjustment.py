@@ -18,11 +18,11 @@ def probability_shift(labels, teacher_logits):
         Floats, shape `(..., classes)`.
     """
     classes = ops.arange(teacher_logits.shape[-1])
-    is_label = ops.equal(classes, labels[..., None])
-    is_likeliest = ops.equal(classes, ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)[..., None])
-    at_label = expected_at_label(labels, teacher_logits)[..., None]
-    shifted = ops.where(is_likeliest, at_label, teacher_logits)
-    return ops.where(is_label, ops.max(teacher_logits, axis=-1, keepdims=True), shifted)
+    likeliest = ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)
+    is_label, is_likeliest = (ops.equal(classes, each[..., None]) for each in (labels, likeliest))
+    # Not `ops.max`: on TensorFlow it refuses an empty batch, such as the last replica may get.
+    at_label, highest = (expected_at_label(each, teacher_logits)[..., None] for each in (labels, likeliest))
+    return ops.where(is_label, highest, ops.where(is_likeliest, at_label, teacher_logits))
 
 
 @keras.saving.register_keras_serializable("keras_wsl")

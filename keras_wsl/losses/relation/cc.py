@@ -60,8 +60,9 @@ class CC(FeatureLoss):
         if weights is not None:
             weights = mean_over_positions(weights, mask)
             values = values * (weights[:-1] + weights[1:]) / 2
-        examples = ops.cast(ops.shape(own)[0], values.dtype)
-        shares = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]])) / 2
+        count = ops.shape(own)[0]
+        shares = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]]))[:count] / 2  # None of an empty batch.
+        examples = ops.cast(count, values.dtype)
         return shares * examples / ops.maximum(examples - 1, 1)
 
     def get_config(self):

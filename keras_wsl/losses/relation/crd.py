@@ -157,6 +157,11 @@ class CRD(FeatureLoss):
         return total
 
     @property
+    def averaged_over_replicas(self):
+        """The variable that is the mean over all replicas' rows after a step."""
+        return [self.normalizers]
+
+    @property
     def examples(self):
         """Integer: indices are below it."""
         return len(self.labels)
