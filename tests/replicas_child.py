@@ -37,7 +37,7 @@ class InParts(losses.DistillationLoss):
 
     def __init__(self, inner, parts):
         super().__init__(weight=inner.weight, name=inner.name)
-        self.inner, self.parts = inner, parts
+        self.inner, self.parts, self.temperature = inner, parts, inner.temperature
         self.student_endpoints, self.teacher_endpoints = inner.student_endpoints, inner.teacher_endpoints
 
     def build(self, *shapes):
@@ -66,6 +66,9 @@ def made(distillation_losses, rate):
     keras.utils.set_random_seed(5)
     with distribute.scope(STRATEGY):
         networks = image_network("teacher"), image_network("student")
+        for network in networks:  # Correlations of logits that are almost alike would make much of rounding.
+            head = network.get_layer("logits")
+            head.kernel.assign(5.0 * head.kernel)
         distiller = Distiller(*networks, distillation_losses())
         for layer in distiller._flatten_layers():
             if PARTS and isinstance(layer, keras.layers.BatchNormalization):
@@ -96,7 +99,7 @@ def train(names, parts=1):
         found = [losses.get(name, weight=0.02) for name in sorted(names)]
         return [InParts(loss, parts) for loss in found] if parts > 1 else found
 
-    distiller = made(chosen, optimizers.LinearDecay(0.02, warm_up_steps=2, steps=2 * 3 * EPOCHS))
+    distiller = made(chosen, optimizers.LinearDecay(0.005, warm_up_steps=2, steps=2 * 3 * EPOCHS))
     history = fit(distiller)
     return {
         "weights": [np.asarray(ops.convert_to_numpy(value)).tolist() for value in distiller.trainable_variables],
