@@ -155,7 +155,7 @@ def test_a_failed_export_leaves_the_folder_before(tmp_path, monkeypatch):
         pathlib.Path(target).mkdir()
         raise OSError("disk full")
 
-    monkeypatch.setattr(type(model), "export", fail)
+    monkeypatch.setattr(type(keras.export.ExportArchive()), "write_out", fail)
     with pytest.raises(OSError, match="disk full"):
         export.saved_model(model, path, overwrite=True)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
