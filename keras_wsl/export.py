@@ -234,15 +234,22 @@ def _behind(preprocessor, student):
             f"{preprocessor!r}. `preprocessor()` of a data set gives one."
         )
     raw = _inputs(preprocessor)
-    given = preprocessor(raw)
-    try:
-        return keras.Model(raw, student(given, training=False), name=student.name)
-    except (ValueError, KeyError) as error:
-        shapes = (keras.tree.map_structure(lambda t: (t.shape, t.dtype), ts) for ts in (given, symbolic_inputs(student)))
+    given, taken = preprocessor(raw), symbolic_inputs(student)
+    shapes, expected = (keras.tree.map_structure(lambda tensor: tuple(tensor.shape), end) for end in (given, taken))
+    if not _fits(shapes, expected):
         raise ValueError(
-            "The preprocessor gives {}, and {} takes {}. Take the preprocessor of the data that it was trained "
-            "on.".format(next(shapes), student.name, next(shapes))
-        ) from error
+            f"The preprocessor gives {shapes}, and {student.name} takes {expected}. Take the preprocessor of the data "
+            "that it was trained on."
+        )
+    return keras.Model(raw, student(given, training=False), name=student.name)
+
+
+def _fits(given, expected):
+    """Whether shapes, or dicts of them, are of what is expected, as far as both are known."""
+    if isinstance(given, dict) or isinstance(expected, dict):
+        both = isinstance(given, dict) and isinstance(expected, dict) and set(given) == set(expected)
+        return both and all(_fits(given[name], expected[name]) for name in expected)
+    return len(given) == len(expected) and all(None in pair or pair[0] == pair[1] for pair in zip(given, expected))
 
 
 def _numeric(preprocessor, student, kind):
