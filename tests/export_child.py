@@ -2,17 +2,17 @@
 
 The modules, such as keras_nlp, are those whose layers or operations the files have.
 
-`FOLDER/inputs.npz` has arrays `serve` and `serve_raw`, or `serve.NAME` of a dict. Of a SavedModel both endpoints are run;
-any other file is given `serve_raw` if its name starts with "raw". Writes `outputs.npz`: `FILE/ENDPOINT`.
+`FOLDER/inputs.npz` has arrays `serve` and `serve_raw`, or `serve.NAME` of a dict. Of a SavedModel both endpoints are
+run; any other file is given `serve_raw` if its name starts with "raw". Writes `outputs.npz`: `FILE/ENDPOINT`.
 """
 
 import importlib
 import pathlib
 import sys
 
-sys.modules["keras_wsl"] = None  # An import of it fails.
-
 import numpy as np
+
+sys.modules["keras_wsl"] = None  # An import of it fails.
 
 
 def read_inputs(path):

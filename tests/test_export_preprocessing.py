@@ -24,7 +24,9 @@ def in_a_fresh_process(folder, *modules, **inputs):
         given = {f".{name}": array for name, array in given.items()} if isinstance(given, dict) else {"": given}
         named |= {endpoint + name: np.asarray(array) for name, array in given.items()}
     np.savez(folder / "inputs.npz", **named)
-    done = subprocess.run([sys.executable, str(CHILD), str(folder), *modules], capture_output=True, text=True, timeout=600)
+    done = subprocess.run(
+        [sys.executable, str(CHILD), str(folder), *modules], capture_output=True, text=True, timeout=600
+    )
     if done.returncode:
         raise RuntimeError(done.stderr)
     with np.load(folder / "outputs.npz") as outputs:
