@@ -215,9 +215,11 @@ def _computing_in_float32(student):
         return student
 
     def in_float32(layer):
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        # What is no layer, such as the slice of a tensor, has no dtype of its own.
+        dtype = {"dtype": "float32"} if isinstance(layer, keras.layers.Layer) else {}
+        return type(layer).from_config({**layer.get_config(), **dtype})
 
-    clone = keras.models.clone_model(student, clone_function=in_float32)
+    clone = keras.models.clone_model(student, clone_function=in_float32, recursive=True)
     clone.set_weights(student.get_weights())
     return clone
 
