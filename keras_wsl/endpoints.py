@@ -78,7 +78,7 @@ def symbolic_inputs(model):
     """
     inputs = _graph(model, "input")
     if inputs is not None:
-        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype), inputs)
+        return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype, name=t.name), inputs)
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
         raise ValueError(f"{model.name} is not built. Call it on a batch once, or give it an Input, then distil it.")

@@ -11,28 +11,37 @@ from keras_wsl import files
 from keras_wsl.endpoints import symbolic_inputs
 
 
-def saved_model(student, path, *, overwrite=False):
+def saved_model(student, path, *, preprocessor=None, overwrite=False):
     """Writes the student as a TensorFlow SavedModel, for servers and for programs without Keras.
 
     Its signature `serving_default`, and its method `serve`, run the student in inference mode on batches of any size.
     Floating outputs are float32, whatever the student's policy. The folder appears whole or not at all.
 
+    With a preprocessor there is `serve_raw` beside, a method and a signature too, which takes what that takes.
+
     ```python
-    serve = tf.saved_model.load("student").serve
-    logits = serve(images)
+    export.saved_model(student, "student", preprocessor=splits.train.preprocessor())
+    served = tf.saved_model.load("student")
+    logits = served.serve_raw(pixels)  # uint8; of sentences {"first": [...], "second": [...]}
+    logits = served.serve(images)  # Normalized, as in training.
     ```
 
     Args:
         student: A built `keras.Model`; of a distiller, `distiller.student`.
         path: The folder to write. Missing parents are made.
+        preprocessor: A functional or sequential `keras.Model` from raw inputs to what the student takes, such as
+            `preprocessor()` of a data set gives; `None` for the student alone.
         overwrite: Whether a SavedModel that is there is replaced.
 
     Raises:
         FileExistsError: If the path is taken, and `overwrite` is false or what is there is no SavedModel.
         ImportError: If a package is missing that this backend needs for it: TensorFlow, or torch_xla on Torch.
-        ValueError: If the student is a distiller, or not built.
+        ValueError: If the student is a distiller or not built, or does not take what the preprocessor gives.
     """
     _check_student(student)
+    endpoints = {"serve": student}
+    if preprocessor is not None:
+        endpoints["serve_raw"] = _behind(preprocessor, student)
     path = pathlib.Path(os.path.abspath(path))
     _check_free(path, overwrite)
     _check_packages()
@@ -40,7 +49,10 @@ def saved_model(student, path, *, overwrite=False):
     # A sibling, because a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".writing", dir=path.parent) as folder:
         written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
-        _in_float32(student).export(str(written), format="tf_saved_model", verbose=False)
+        archive = keras.export.ExportArchive()
+        for name, model in endpoints.items():  # The first is the one that servers call by default.
+            archive.track_and_add_endpoint(name, model := _in_float32(model), _signature(model))
+        archive.write_out(str(written), verbose=False)
         _check_free(path, overwrite)
         if path.exists():
             os.replace(path, before)
@@ -52,7 +64,7 @@ def saved_model(student, path, *, overwrite=False):
             raise
 
 
-def keras_file(student, path):
+def keras_file(student, path, *, preprocessor=None):
     """Writes the student as a `.keras` file, which `keras.saving.load_model` reads on any backend.
 
     The file appears whole or not at all; one that is there is replaced.
@@ -60,15 +72,17 @@ def keras_file(student, path):
     Args:
         student: A built `keras.Model`; of a distiller, `distiller.student`.
         path: Path that ends in `.keras`. Missing parents are made.
+        preprocessor: As of `saved_model`, but of no strings: what the file then takes in place of the student's inputs.
 
     Raises:
-        ValueError: If the path ends otherwise, or the student is a distiller or not built.
+        ValueError: If the path ends otherwise, the student is a distiller or not built, or does not take what the
+            preprocessor gives, or that takes strings.
     """
     _check_student(student)
-    _write_file(path, ".keras", student.save)
+    _write_file(path, ".keras", _numeric(preprocessor, student, ".keras").save)
 
 
-def litert(student, path):
+def litert(student, path, *, preprocessor=None):
     """Writes the student as a LiteRT file (TensorFlow Lite), for phones and small devices: batches of any size.
 
     It computes in float32, whatever the student's policy: the interpreter has no kernels of mixed precision. The file
@@ -77,18 +91,19 @@ def litert(student, path):
     Args:
         student: A built `keras.Model`; of a distiller, `distiller.student`.
         path: Path that ends in `.tflite`. Missing parents are made.
+        preprocessor: As of `keras_file`.
 
     Raises:
-        ValueError: If the path ends otherwise, the student is a distiller or not built, or the backend is not
-            TensorFlow.
+        ValueError: If the path ends otherwise, the student is a distiller or not built, or does not take what the
+            preprocessor gives, that takes strings, or the backend is not TensorFlow.
     """
     _check_student(student)
     _check_tensorflow("LiteRT")
-    whole = _computing_in_float32(student)
+    whole = _numeric(preprocessor, _computing_in_float32(student), "LiteRT")
     _write_file(path, ".tflite", lambda file: whole.export(str(file), format="litert", verbose=False))
 
 
-def onnx(student, path):
+def onnx(student, path, *, preprocessor=None):
     """Writes the student as an ONNX file, for ONNX Runtime and what else reads it: batches of any size.
 
     It computes in float32, whatever the student's policy. The file appears whole or not at all; one that is there is
@@ -97,11 +112,12 @@ def onnx(student, path):
     Args:
         student: A built `keras.Model`; of a distiller, `distiller.student`.
         path: Path that ends in `.onnx`. Missing parents are made.
+        preprocessor: As of `keras_file`.
 
     Raises:
         ImportError: If the packages of `pip install 'keras-wsl[onnx]'` are missing.
-        ValueError: If the path ends otherwise, the student is a distiller or not built, or the backend is not
-            TensorFlow.
+        ValueError: If the path ends otherwise, the student is a distiller or not built, or does not take what the
+            preprocessor gives, that takes strings, or the backend is not TensorFlow.
     """
     _check_student(student)
     _check_tensorflow("ONNX")
@@ -111,7 +127,7 @@ def onnx(student, path):
         raise ImportError(
             "An ONNX file is written by tf2onnx, which is not installed here: `pip install 'keras-wsl[onnx]'`."
         ) from error
-    whole = _computing_in_float32(student)
+    whole = _numeric(preprocessor, _computing_in_float32(student), "ONNX")
     whole(keras.tree.map_structure(lambda spec: keras.ops.zeros((1, *spec.shape[1:]), spec.dtype), _fixed(whole)))
     _write_file(path, ".onnx", lambda file: whole.export(str(file), format="onnx", verbose=False))
 
@@ -199,20 +215,81 @@ def _computing_in_float32(student):
         return student
 
     def in_float32(layer):
-        return type(layer).from_config({**layer.get_config(), "dtype": "float32"})
+        # What is no layer, such as the slice of a tensor, has no dtype of its own.
+        dtype = {"dtype": "float32"} if isinstance(layer, keras.layers.Layer) else {}
+        return type(layer).from_config({**layer.get_config(), **dtype})
 
-    clone = keras.models.clone_model(student, clone_function=in_float32)
+    clone = keras.models.clone_model(student, clone_function=in_float32, recursive=True)
     clone.set_weights(student.get_weights())
     return clone
 
 
+def _behind(preprocessor, student):
+    """A model that gives the student what a preprocessor makes of raw inputs, and shares the student's weights.
+
+    Raises:
+        ValueError: If it is no model of a known graph, or gives what the student does not take.
+    """
+    if not isinstance(preprocessor, keras.Model) or not preprocessor.built:
+        raise ValueError(
+            f"Expected a functional or sequential `keras.Model` with an Input as the preprocessor. Received: "
+            f"{preprocessor!r}. `preprocessor()` of a data set gives one."
+        )
+    raw = _inputs(preprocessor)
+    given, taken = preprocessor(raw), symbolic_inputs(student)
+    shapes, expected = (keras.tree.map_structure(lambda tensor: tuple(tensor.shape), end) for end in (given, taken))
+    if not _fits(shapes, expected):
+        raise ValueError(
+            f"The preprocessor gives {shapes}, and {student.name} takes {expected}. Take the preprocessor of the data "
+            "that it was trained on."
+        )
+    return keras.Model(raw, student(given, training=False), name=student.name)
+
+
+def _fits(given, expected):
+    """Whether shapes, or dicts of them, are of what is expected, as far as both are known."""
+    if isinstance(given, dict) or isinstance(expected, dict):
+        both = isinstance(given, dict) and isinstance(expected, dict) and set(given) == set(expected)
+        return both and all(_fits(given[name], expected[name]) for name in expected)
+    return len(given) == len(expected) and all(None in pair or pair[0] == pair[1] for pair in zip(given, expected))
+
+
+def _numeric(preprocessor, student, kind):
+    """The student, behind a preprocessor if there is one, for files that hold no text."""
+    if preprocessor is None:
+        return student
+    whole = _behind(preprocessor, student)
+    if any(tensor.dtype == "string" for tensor in whole.inputs):
+        raise ValueError(
+            f"A {kind} file takes no strings: their tokens are TensorFlow's work. Write `export.saved_model` with this "
+            "preprocessor, or leave it out."
+        )
+    return whole
+
+
+def _signature(model):
+    """What an endpoint takes: batches of any size."""
+    return [
+        keras.tree.map_structure(
+            lambda spec: keras.InputSpec(dtype=spec.dtype, shape=(None, *spec.shape[1:]), name=spec.name),
+            symbolic_inputs(model),
+        )
+    ]
+
+
+def _inputs(model):
+    """New inputs like those of a model."""
+    return keras.tree.map_structure(
+        lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype, name=spec.name), symbolic_inputs(model)
+    )
+
+
 def _in_float32(student):
     """The student itself if its floating outputs are float32, else a model that casts them and shares its weights."""
-    inputs = symbolic_inputs(student)
-    outputs = keras.tree.flatten(student.compute_output_spec(inputs))
+    outputs = keras.tree.flatten(student.compute_output_spec(symbolic_inputs(student)))
     if all(not keras.backend.is_float_dtype(output.dtype) or output.dtype == "float32" for output in outputs):
         return student
-    inputs = keras.tree.map_structure(lambda spec: keras.Input(batch_shape=spec.shape, dtype=spec.dtype), inputs)
+    inputs = _inputs(student)
     outputs = keras.tree.map_structure(
         lambda output: keras.ops.cast(output, "float32") if keras.backend.is_float_dtype(output.dtype) else output,
         student(inputs, training=False),

@@ -90,6 +90,68 @@ def test_imports_go_one_way(path):
             assert name.split(".")[1] in ROOMS[room] | {room}, f"{inside} imports {name}"
 
 
+RUNS_WHAT_IT_READS = {"dill", "cloudpickle", "joblib", "marshal", "shelve"}
+# Keywords that make a reader safe, and their value there.
+SAFE = {"allow_pickle": False, "weights_only": True, "safe_mode": True}
+NEEDED = {"np.load": "allow_pickle", "numpy.load": "allow_pickle", "torch.load": "weights_only"}
+
+
+def _unsafe(code):
+    """What in a file's code might run, or unpickle, what is read: `(line, what)`."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = getattr(node, "module", None)
+            names = [module] if module else [alias.name for alias in node.names]
+            banned = RUNS_WHAT_IT_READS | ({"pickle"} if module else set())
+            yield from ((node.lineno, name) for name in names if name.split(".")[0] in banned)
+        elif isinstance(node, ast.Attribute):
+            name = ast.unparse(node)
+            if name.startswith("pickle.") and name != "pickle.UnpicklingError":
+                yield node.lineno, name
+            if node.attr == "enable_unsafe_deserialization":
+                yield node.lineno, name
+        elif isinstance(node, ast.Call):
+            name, given = ast.unparse(node.func), {keyword.arg: keyword.value for keyword in node.keywords}
+            if name in ("eval", "exec", "compile", "__import__"):
+                yield node.lineno, name
+            if NEEDED.get(name) not in {None, *given}:
+                yield node.lineno, f"{name} without {NEEDED[name]}"
+            for keyword, value in SAFE.items():
+                if keyword in given and not (
+                    isinstance(given[keyword], ast.Constant) and given[keyword].value is value
+                ):
+                    yield node.lineno, f"{name} with {ast.unparse(given[keyword])}"
+
+
+@pytest.mark.parametrize("folder", ["keras_wsl", "train"])
+def test_nothing_runs_what_it_reads(folder):
+    found = {path: list(_unsafe(path.read_text())) for path in (ROOT / folder).rglob("*.py")}
+    assert len(found) > 20
+    assert not {path.name: unsafe for path, unsafe in found.items() if unsafe}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import marshal",
+        "import joblib.numpy_pickle",
+        "from pickle import loads",
+        "import pickle\npickle.load(file)",
+        "pickle.Unpickler(file)",
+        "eval(text)",
+        "np.load(path)",
+        "np.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=trusted)",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "keras.saving.load_model(path, safe_mode=False)",
+        "keras.config.enable_unsafe_deserialization()",
+    ],
+)
+def test_what_runs_what_it_reads_is_found(code):
+    assert len(list(_unsafe(code))) == 1
+
+
 def _run(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],

@@ -29,6 +29,7 @@ import settings
 from keras_wsl import data
 from keras_wsl.analysis.bias_variance import TERMS, bias_variance, compare, intervals, standard_errors
 from keras_wsl.files import write_atomically
+from keras_wsl.models.weights import read_network
 
 matplotlib.use("Agg")
 
@@ -82,7 +83,7 @@ def members_of(wanted, method, members, weights):
 
 def log_probs(path, test, batch_size):
     r"""$\log p$ of a trained network for the test set: float64, shape `(examples, classes)`."""
-    logits = jobs.logits(keras.saving.load_model(path, compile=False), test, batch_size).astype("float64")
+    logits = jobs.logits(read_network(path), test, batch_size).astype("float64")
     keras.backend.clear_session()  # Dozens of networks are read one after the other.
     return log_softmax(logits, axis=-1)
 

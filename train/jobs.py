@@ -18,6 +18,7 @@ import record
 import settings
 import trainer
 from keras_wsl import data, models
+from keras_wsl.models.weights import read_network
 
 HERE = pathlib.Path(__file__).parent
 DIGITS = "digits"
@@ -141,7 +142,7 @@ def pair(folder, splits, split="train"):
     examples = splits.test if split == "test" else trainer.parts(splits, wanted)[0]
     options = {"classes": len(examples.classes), "input_shape": examples.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
-    student = keras.saving.load_model(pathlib.Path(folder) / "student.keras", compile=False)
+    student = read_network(pathlib.Path(folder, "student.keras"))
     return Pair(wanted, examples, *(logits(model, examples, wanted.judged_at_once) for model in (student, teacher)))
 
 

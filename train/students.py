@@ -4,9 +4,7 @@ import collections.abc
 import dataclasses
 import json
 import pathlib
-import zipfile
 
-import keras
 from absl import flags
 
 import cifar100
@@ -17,6 +15,7 @@ import settings
 from keras_wsl import data, models
 from keras_wsl.files import sha256
 from keras_wsl.models import keras_nlp
+from keras_wsl.models.weights import read_network
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,17 +245,7 @@ def saved(path):
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If it is damaged, or its layers are unknown here.
+        ValueError: If it is damaged, or its layers are unknown here or code.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a whole .keras file; perhaps it was truncated. Copy or write it again.")
-    try:
-        model = keras.saving.load_model(path, compile=False)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise ValueError(
-            f"{path} cannot be read as a network: {reason} Copy or write it again, or give its .weights.h5 file."
-        ) from error
+    model = read_network(path)
     return getattr(model, "student", model)

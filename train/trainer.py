@@ -127,7 +127,7 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
         result["data"] = {"train": train.report, "test": test.report}
     export.keras_file(student, out / "student.keras")
     try:
-        export.saved_model(student, out / "saved_model", overwrite=True)
+        export.saved_model(student, out / "saved_model", preprocessor=_preprocessor(train), overwrite=True)
     except ImportError as error:
         print(error)
     curves.plot(
@@ -480,6 +480,15 @@ def _accuracy(model, examples, settings):
     for inputs, targets in data.eval_batches(examples, settings.judged_at_once):
         right.append(np.argmax(forward(model, inputs), -1) == np.asarray(targets["labels"]))
     return float(np.concatenate(right).mean())
+
+
+def _preprocessor(examples):
+    """What servers put before the student; `None` where a model cannot do it, which is said."""
+    try:
+        return examples.preprocessor()
+    except ValueError as error:
+        print(f"saved_model/ has no serve_raw. {error}")
+        return None
 
 
 def _title(settings, result):

@@ -7,6 +7,7 @@ import json
 import pathlib
 import re
 import warnings
+import zipfile
 
 import keras
 import numpy as np
@@ -346,9 +347,12 @@ def _unpack(content):
     payload = memoryview(content)[size:]
     if hashlib.sha256(payload).hexdigest().encode() != content[len(MAGIC) + 1 : size - 1]:
         raise _Damaged("its SHA-256 is not the recorded one")
-    with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-        run = json.loads(arrays["run"].tobytes())
-        return {**run, "arrays": [arrays[str(i)] for i in range(len(arrays.files) - 1)]}
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
+            run = json.loads(arrays["run"].tobytes())
+            return {**run, "arrays": [arrays[str(i)] for i in range(len(arrays.files) - 1)]}
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Somebody else's, digest and all.
+        raise _Damaged(f"it holds more than a backup's arrays: {error}") from error
 
 
 def _array(variable):

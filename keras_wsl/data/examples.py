@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
@@ -155,4 +156,8 @@ def _read(path, prefixes):
                 f"{path} has the arrays {arrays.files}, and not {missing}; `Examples.load` reads what `Examples.save` "
                 "wrote, `load_npz` what `save_npz` wrote."
             )
-        return [Examples(**{name: arrays[prefix + name] for name in _FIELDS}) for prefix in prefixes]
+        try:
+            found = {name: arrays[name] for name in needed}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"{path} holds what is no array, or is damaged: {error}. Write it again.") from error
+        return [Examples(**{name: found[prefix + name] for name in _FIELDS}) for prefix in prefixes]

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 
+import keras
 import numpy as np
 
 from keras_wsl.data import seeded
@@ -134,6 +135,19 @@ class Normalized:
         """
         scale, shift = self.scale_and_shift
         return pixels * scale + shift
+
+    def preprocessor(self):
+        """Pixels to what networks take, as `normalize` has it: the model that `export` puts before a student.
+
+        Of layers of Keras alone, so that no file needs this package.
+
+        Returns:
+            `keras.Model` that maps uint8 images, shape `(batch, *input_shape)`, to float32 of the same shape.
+        """
+        scale, shift = (values.tolist() for values in self.scale_and_shift)
+        images = keras.Input(self.input_shape, dtype="uint8", name="images")
+        normalized = keras.layers.Rescaling(scale, shift, dtype="float32", name="normalized")(images)
+        return keras.Model(images, normalized, name="preprocessor")
 
     @property
     def preprocessing(self):

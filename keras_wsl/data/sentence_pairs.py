@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import keras
 import numpy as np
 
 from keras_wsl.data.labelled import Labelled, fingerprint
@@ -24,6 +25,7 @@ class SentencePairs(Labelled):
         classes: Names of the classes, a tuple of strings.
         index: Each pair's number in its whole split: integers, shape `(n,)`, no two equal. Default: 0, 1, ..., n - 1.
         truncated: Booleans, shape `(n,)`: which pairs were longer than `length`, and lost tokens. Default: none.
+        tokenizer: The tokenizer of keras-nlp that the tokens are of, for `preprocessor`; `None` if it is not known.
 
     Raises:
         ValueError: Shapes or lengths do not fit, a label is out of range, or a number comes twice.
@@ -36,6 +38,7 @@ class SentencePairs(Labelled):
     classes: tuple
     index: np.ndarray | None = None
     truncated: np.ndarray | None = None
+    tokenizer: object = None
 
     ROWS = ("token_ids", "segment_ids", "lengths", "labels", "index", "truncated")
 
@@ -89,6 +92,26 @@ class SentencePairs(Labelled):
             "padding_mask": (np.arange(longest) < lengths[:, None]).astype("int32"),
         }
 
+    def preprocessor(self):
+        """Pairs of sentences to what a BERT is fed, as `from_text` and batches have it: for `export.saved_model`.
+
+        Returns:
+            `keras.Model` that maps `{"first", "second"}`, strings of shape `(batch,)`, to the dict of `inputs`.
+
+        Raises:
+            ValueError: If the tokenizer is not known, or the backend is not TensorFlow, which alone computes with
+                strings.
+        """
+        if self.tokenizer is None:
+            raise ValueError("These pairs were given as tokens. Make them by `from_text`, which knows the tokenizer.")
+        if keras.backend.backend() != "tensorflow":
+            raise ValueError(
+                f"Strings are tokenized in a model on the TensorFlow backend, and this is {keras.backend.backend()}. "
+                "Write `export.keras_file`, and export it with KERAS_BACKEND=tensorflow."
+            )
+        pair = {name: keras.Input((), dtype="string", name=name) for name in ("first", "second")}
+        return keras.Model(pair, _Tokens(self.tokenizer, self.input_shape[0])(pair), name="preprocessor")
+
     @classmethod
     def from_text(cls, firsts, seconds, labels, classes, *, tokenizer, length, index=None):
         """Tokenizes pairs of sentences.
@@ -110,7 +133,6 @@ class SentencePairs(Labelled):
         Raises:
             ValueError: If there are not as many first as second sentences and labels, or `length` leaves no token.
         """
-        import keras_nlp
         import tensorflow as tf
 
         if not len(firsts) == len(seconds) == len(labels):
@@ -122,21 +144,63 @@ class SentencePairs(Labelled):
             raise ValueError(
                 f"length is {length}; expected at least 5: a token of each sentence, the start and two ends."
             )
-        packer = keras_nlp.layers.MultiSegmentPacker(
-            sequence_length=length,
-            start_value=tokenizer.cls_token_id,
-            end_value=tokenizer.sep_token_id,
-            pad_value=tokenizer.pad_token_id,
-            truncate="round_robin",
-        )
-
-        def pack(firsts, seconds):
-            pair = tokenizer(firsts), tokenizer(seconds)
-            return *packer(pair), sum(tokens.row_lengths() for tokens in pair) + 3
-
+        pack = _packing(tokenizer, length)
         texts = tf.data.Dataset.from_tensor_slices((list(firsts), list(seconds))).batch(_CHUNK)
         chunks = texts.map(pack, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).as_numpy_iterator()
         tokens, segments, sizes = (np.concatenate(column) for column in zip(*chunks))
         return cls(
-            tokens, segments, np.minimum(sizes, length), np.asarray(labels), tuple(classes), index, sizes > length
+            tokens,
+            segments,
+            np.minimum(sizes, length),
+            np.asarray(labels),
+            tuple(classes),
+            index,
+            truncated=sizes > length,
+            tokenizer=tokenizer,
         )
+
+
+def _packing(tokenizer, length):
+    """A function of two tensors of strings, to tokens and segments, `(n, length)`, and the tokens before truncation."""
+    import keras_nlp
+
+    packer = keras_nlp.layers.MultiSegmentPacker(
+        sequence_length=length,
+        start_value=tokenizer.cls_token_id,
+        end_value=tokenizer.sep_token_id,
+        pad_value=tokenizer.pad_token_id,
+        truncate="round_robin",
+    )
+
+    def pack(firsts, seconds):
+        pair = tokenizer(firsts), tokenizer(seconds)
+        return *packer(pair), sum(tokens.row_lengths() for tokens in pair) + 3
+
+    return pack
+
+
+class _Tokens(keras.layers.Layer):
+    """The tokens of a dict of two tensors of strings. It lives in graphs of TensorFlow, and in no `.keras` file."""
+
+    def __init__(self, tokenizer, length):
+        super().__init__(name="tokens", dtype="int32")
+        self.tokenizer, self.length = tokenizer, length
+
+    def build(self, shapes):
+        import tensorflow as tf
+
+        # A function even where it is called eagerly: keras-nlp has other code there, which gives lists.
+        self._pack = tf.function(_packing(self.tokenizer, self.length))
+
+    def call(self, pair):
+        import tensorflow as tf
+
+        from keras_wsl.data.tensorflow import cut
+
+        tokens, segments, sizes = self._pack(pair["first"], pair["second"])
+        lengths = tf.minimum(tf.cast(sizes, tf.int32), self.length)
+        return cut(tokens, segments, lengths, self.length)
+
+    def compute_output_spec(self, pair):
+        shape = (pair["first"].shape[0], None)
+        return {name: keras.KerasTensor(shape, "int32") for name in ("token_ids", "segment_ids", "padding_mask")}

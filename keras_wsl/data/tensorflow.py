@@ -152,14 +152,8 @@ class _Sentences(_Rows):
     columns = ("token_ids", "segment_ids", "lengths")
 
     def plain(self, rows):
-        lengths = self.at(rows, "lengths")
-        longest = tf.minimum(-(-tf.reduce_max(lengths) // STEP) * STEP, self.examples.input_shape[0])
-        tokens, segments = self.at(rows, "token_ids")[:, :longest], self.at(rows, "segment_ids")[:, :longest]
-        inputs = {
-            "token_ids": tokens,
-            "segment_ids": tf.cast(segments, tf.int32),
-            "padding_mask": tf.sequence_mask(lengths, longest, tf.int32),
-        }
+        arrays = (self.at(rows, name) for name in self.columns)
+        inputs = cut(*arrays, self.examples.input_shape[0])
         return inputs, *self.labels_and_index(rows)
 
     def varied(self, rows, *, seed, view):
@@ -231,6 +225,26 @@ class _Records:
         return readable(
             self.examples, contents, labels, index, lambda content, number: decode(content, number, self.examples)
         )
+
+
+def cut(token_ids, segment_ids, lengths, longest):
+    """What a BERT is fed, cut behind the longest pair: in TensorFlow what `SentencePairs.inputs` is in NumPy.
+
+    Args:
+        token_ids: Integers, shape `(n, length)`.
+        segment_ids: Integers, shape `(n, length)`.
+        lengths: int32, shape `(n,)`.
+        longest: Integer, the longest that a batch can be.
+
+    Returns:
+        Dict of int32, shape `(n, m)`: `token_ids`, `segment_ids`, `padding_mask`.
+    """
+    longest = tf.minimum(-(-tf.reduce_max(lengths) // STEP) * STEP, longest)
+    return {
+        "token_ids": token_ids[:, :longest],
+        "segment_ids": tf.cast(segment_ids[:, :longest], tf.int32),
+        "padding_mask": tf.sequence_mask(lengths, longest, tf.int32),
+    }
 
 
 _SOURCES = {Examples: _Images, SentencePairs: _Sentences, ImageFolder: _Folder, TfdsImages: _Records}

@@ -102,14 +102,43 @@ def _load_hdf5(model, path):
     model.load_weights(path)
 
 
-def _load_keras(model, path):
+def read_network(path):
+    """The network of a `.keras` file, whoever wrote it: layers that are known here, and no code of the file's own.
+
+    Keras's safe mode, with its long errors in a line.
+
+    Args:
+        path: Path of a `.keras` file.
+
+    Returns:
+        `keras.Model`, not compiled.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, has a layer that is code, or one of a class that is not known here.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
     damaged = f"{str(path)!r} is not a whole '.keras' file; perhaps it was truncated. Copy or write it again."
     if not zipfile.is_zipfile(path):
         raise ValueError(damaged)
     try:
-        other = keras.saving.load_model(path, compile=False)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(damaged) from error
+    except (TypeError, ValueError) as error:
+        # The innermost of Keras's nested errors, without its advice to turn the safe mode off.
+        said = str(error).rpartition("Exception encountered: ")[2].strip().partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a network: {said or type(error).__name__}. Layers of Keras, "
+            "and those whose modules are imported and registered, are read; code in a file is never run. Give its "
+            "weights as a '.weights.h5' file."
+        ) from error
+
+
+def _load_keras(model, path):
+    other = read_network(path)
     if hasattr(other, "student"):
         raise ValueError(
             f"{str(path)!r} holds {other.name}, a {type(other).__name__} around a student, and not {model.name}. "

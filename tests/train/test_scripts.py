@@ -121,9 +121,12 @@ def test_the_saved_model_serves_the_student(wsl):
     out, _ = wsl
     student = keras.saving.load_model(out / "student.keras", compile=False)
     images = np.random.default_rng(1).normal(size=(5, 8, 8, 3)).astype("float32")
-    serve = tf.saved_model.load(str(out / "saved_model")).signatures["serving_default"]
-    (logits,) = serve(tf.constant(images)).values()
+    loaded = tf.saved_model.load(str(out / "saved_model"))
+    (logits,) = loaded.signatures["serving_default"](tf.constant(images)).values()
     np.testing.assert_allclose(logits, student.predict(images, verbose=0), atol=1e-5)
+    test = _splits().test
+    expected = student.predict(data.eval_batches(test, 10), verbose=0)
+    np.testing.assert_allclose(loaded.serve_raw(test.images), expected, atol=1e-5)
 
 
 def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):

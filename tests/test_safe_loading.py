@@ -1,0 +1,270 @@
+"""Files of strangers: nothing in them is run, wherever the package and its scripts read one.
+
+Every file here would make a marker when its content is run, and each test looks for the marker. Of PyTorch's files
+`tests/models/test_torchvision.py` does.
+"""
+
+import hashlib
+import io
+import json
+import os
+import zipfile
+
+import h5py
+import keras
+import numpy as np
+import pytest
+
+import bias_variance
+import jobs
+import students
+import trainer
+from keras_wsl import Distiller, callbacks, data, losses, models, soft_labels
+from keras_wsl.callbacks import backup
+from keras_wsl.models import torchvision
+from keras_wsl.models.weights import read_network
+from settings import Settings, to_lines
+from tests.common import bright_splits, image_network
+
+REFUSED = "student.keras' cannot be read as a network: {}.*code in a file is never run"
+
+
+class Harmful:
+    """What makes the marker as soon as it is unpickled."""
+
+    def __init__(self, marker):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.marker),))
+
+
+class Unknown(keras.layers.Layer):
+    """A layer that is registered nowhere."""
+
+    def call(self, inputs):
+        return inputs
+
+
+@pytest.fixture
+def marker(tmp_path):
+    """The folder that harmful content makes; it must not be there at the end."""
+    path = tmp_path / "marker"
+    yield path
+    assert not path.exists()
+
+
+def network(layer):
+    layers = [keras.Input((8, 8, 3)), layer, keras.layers.Flatten(), keras.layers.Dense(3, name="logits")]
+    return keras.Sequential(layers, name="student")
+
+
+def with_a_lambda(marker):
+    """A network with a Lambda that makes the marker; so it does here, where it is built."""
+    path = str(marker)
+    made = network(keras.layers.Lambda(lambda x: (__import__("os").makedirs(path, exist_ok=True), x)[1]))
+    marker.rmdir()
+    return made
+
+
+def lambda_file(path, marker):
+    with_a_lambda(marker).save(path)
+
+
+def unknown_file(path, marker):
+    network(Unknown()).save(path)
+
+
+def forged_file(change, path, marker):
+    """A network whose file names another class or function for one of its layers."""
+    network(Unknown()).save(path)
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    config = json.loads(parts["config.json"])
+    (layer,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Unknown")
+    layer.update(registered_name=None, **change(str(marker)))
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, "config.json": json.dumps(config)}.items():
+            archive.writestr(name, content)
+
+
+def function(module, name):
+    return {"module": module, "class_name": "function", "config": name, "registered_name": "function"}
+
+
+def a_process(marker):
+    return {"module": "subprocess", "class_name": "Popen", "config": {"args": ["mkdir", marker]}}
+
+
+def a_function(marker):
+    activation = {"name": "mkdir", "activation": function("os", "mkdir")}
+    return {"module": "keras.layers", "class_name": "Activation", "config": activation}
+
+
+FILES = {
+    "lambda": (lambda_file, "Requested the deserialization of a `Lambda` layer"),
+    "unknown": (unknown_file, "Could not locate class 'Unknown'"),
+    "process": (lambda *args: forged_file(a_process, *args), "Could not locate class 'Popen'"),
+    "function": (lambda *args: forged_file(a_function, *args), "Could not locate function 'mkdir'"),
+}
+
+
+@pytest.fixture(params=FILES)
+def refused(request, tmp_path, marker):
+    """A harmful `.keras` file, and what is said of it."""
+    write, message = FILES[request.param]
+    path = tmp_path / "run" / "student.keras"
+    path.parent.mkdir()
+    write(path, marker)
+    return path, REFUSED.format(message)
+
+
+def teaching(path, tmp_path):
+    """A run whose teacher is in the file."""
+    wanted = Settings(
+        method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path), epochs=1, batch_size=8
+    )
+    trainer.run(wanted, bright_splits(12), tmp_path / "out", verbose=0)
+
+
+def as_a_run(path):
+    """The student of a run in the file's folder."""
+    splits = bright_splits(12)
+    wanted = Settings(method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path))
+    (path.parent / "run.flags").write_text("\n".join(to_lines(wanted)))
+    (path.parent / "result.json").write_text("{}")
+    jobs.pair(path.parent, splits)
+
+
+READERS = {
+    "read_network": lambda path, folder: read_network(path),
+    "build": lambda path, folder: models.build("resnet8", classes=3, weights=path, input_shape=(8, 8, 3)),
+    "load_weights": lambda path, folder: models.load_weights(network(keras.layers.ReLU()), path),
+    "teacher_weights": teaching,
+    "evaluate": lambda path, folder: students.saved(path),
+    "jobs": lambda path, folder: as_a_run(path),
+    "bias_variance": lambda path, folder: bias_variance.log_probs(path, bright_splits(3).test, 8),
+}
+
+
+def test_files_that_hold_more_than_known_layers(refused, tmp_path):
+    """Every reader of `.keras` files refuses in one line, and says why; scripts end with status 2 of a ValueError."""
+    path, message = refused
+    for name, read in READERS.items():
+        with pytest.raises(ValueError, match=message) as caught:
+            read(path, tmp_path)
+        assert "\n" not in str(caught.value) and "safe_mode" not in str(caught.value), name
+    with pytest.raises((ValueError, TypeError), match=message.partition(": ")[2].partition(".*")[0]):
+        keras.saving.load_model(path)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_distiller_with_more_than_known_layers(tmp_path, marker):
+    """`load_model` of a distiller's file: its student, its losses and their weightings are read in safe mode."""
+    path = tmp_path / "distiller.keras"
+
+    def save(student, **loss):
+        distiller = Distiller(image_network("teacher", classes=3), student, losses.KD(**loss))
+        distiller.save(path)
+
+    def forge(changes):
+        with zipfile.ZipFile(path) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+        text = parts["config.json"].decode()
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, content in {**parts, "config.json": text}.items():
+                archive.writestr(name, content)
+
+    save(with_a_lambda(marker))
+    marker.rmdir()  # Which a Distiller, too, has made by asking for the shapes of endpoints.
+    with pytest.raises((ValueError, TypeError), match="`Lambda` layer whose `function` is a Python lambda"):
+        keras.saving.load_model(path)
+    save(network(keras.layers.ReLU()), weighting="hard_to_mimic")
+    assert keras.saving.load_model(path).teacher is None
+    forge({'"hard_to_mimic"': json.dumps(function("os", "mkdir"))})
+    with pytest.raises((ValueError, TypeError), match="Could not locate function 'mkdir'"):
+        keras.saving.load_model(path)
+    save(network(keras.layers.ReLU()))
+    forge({'"KD"': '"Popen"', '"keras_wsl>KD"': "null", '"keras_wsl.losses.logit.kd"': '"subprocess"'})
+    with pytest.raises((ValueError, TypeError), match="Could not locate class 'Popen'"):
+        keras.saving.load_model(path)
+
+
+def test_weight_files_reach_no_other_file(tmp_path):
+    """An HDF5 file that points into another one is not of the network: what is elsewhere is not read."""
+    model = network(keras.layers.ReLU())
+    models.save_weights(model, tmp_path / "whole.weights.h5", dtype="float32")
+    models.save_weights(model, tmp_path / "linked.weights.h5", dtype="float32")
+    with h5py.File(tmp_path / "linked.weights.h5", "a") as file:
+        del file["layers"]["dense"]["vars"]["0"]
+        file["layers/dense/vars/0"] = h5py.ExternalLink(str(tmp_path / "whole.weights.h5"), "/layers/dense/vars/0")
+    with pytest.raises(ValueError, match="does not fit student: it holds 1 arrays, 2 were expected"):
+        models.load_weights(model, tmp_path / "linked.weights.h5")
+
+
+def harmful_array(marker):
+    return np.array([Harmful(marker)], object)
+
+
+def images_file(path, marker):
+    data.save_npz(bright_splits(3), path)
+    with np.load(path) as arrays:
+        named = {**arrays, "train.images": harmful_array(marker)}
+    np.savez(path, **named)
+
+
+def test_arrays_are_not_unpickled(tmp_path, marker):
+    """Images, soft labels and PyTorch's arrays in NumPy's files hold numbers, or are refused."""
+    path = tmp_path / "images.npz"
+    images_file(path, marker)
+    for read in (data.load_npz, data.cifar100):
+        with pytest.raises(ValueError, match=r"images.npz holds what is no array.*allow_pickle=False"):
+            read(path)
+    np.savez(tmp_path / "torch.npz", **{"fc.weight": harmful_array(marker)})
+    with pytest.raises(ValueError, match="is not a whole '.npz' file of arrays"):
+        torchvision.read(tmp_path / "torch.npz")
+
+
+def test_soft_labels_are_not_unpickled(tmp_path, marker):
+    """Neither the table nor the logits, though the digest beside them is of the harmful file."""
+    teacher = image_network("teacher", classes=3)
+    settings = {"seed": 0, "views": 1, "batch_size": 6, "verbose": 0}
+    store = soft_labels.write(teacher, bright_splits(6).train, tmp_path / "soft", **settings)
+    for name in ("view-00000.npy", "clean.npy", "examples.npy"):
+        path = store.folder / name
+        whole = path.read_bytes()
+        np.save(path, harmful_array(marker))
+        path.with_name(f"{name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
+        with pytest.raises(ValueError, match=f"{name} (is not whole|cannot be read)"):
+            soft_labels.SoftLabels(store.folder)
+        path.write_bytes(whole)
+
+
+def test_backups_are_not_unpickled(tmp_path, marker):
+    """A backup with a digest of its own is damaged if it holds more than arrays."""
+    run = np.frombuffer(b'{"position": [0, 0]}', "uint8")
+    for arrays in ({"run": harmful_array(marker)}, {"run": run, "0": harmful_array(marker)}):
+        buffer = io.BytesIO()
+        np.savez(buffer, **arrays)
+        digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
+        path = tmp_path / "backups" / "epoch-00000.backup"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(backup.MAGIC + b"\n" + digest + b"\n" + buffer.getvalue())
+        with pytest.warns(UserWarning, match="is damaged .it holds more than a backup's arrays"):
+            found = callbacks.Backup(path.parent, 4)
+        assert found.position == [0, 0] and found.history == []
+
+
+def test_harmful_objects_are_harmful(tmp_path, marker):
+    """The files above would do what they are to be kept from: else these tests could not fail."""
+    np.save(tmp_path / "harmful.npy", harmful_array(marker))
+    np.load(tmp_path / "harmful.npy", allow_pickle=True)
+    assert marker.is_dir()
+    marker.rmdir()
+    lambda_file(tmp_path / "harmful.keras", marker)
+    keras.saving.load_model(tmp_path / "harmful.keras", safe_mode=False)
+    assert marker.is_dir()
+    marker.rmdir()
