@@ -36,7 +36,7 @@ def saved_model(student, path, *, overwrite=False):
     path = pathlib.Path(os.path.abspath(path))
     _check_free(path, overwrite)
     _check_packages()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     # A sibling, because a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".writing", dir=path.parent) as folder:
         written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
@@ -121,7 +121,7 @@ def _write_file(path, suffix, write):
     path = pathlib.Path(path)
     if path.suffix != suffix:
         raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     with tempfile.TemporaryDirectory() as folder:
         written = pathlib.Path(folder, f"student{suffix}")
         write(written)

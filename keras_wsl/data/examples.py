@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_wsl.data.labelled import Labelled, Normalized, fingerprint
-from keras_wsl.files import write_atomically
+from keras_wsl.files import make_folder, write_atomically
 
 _FIELDS = ("images", "labels", "index", "classes", "mean", "std")
 
@@ -137,7 +137,7 @@ def _write(path, arrays):
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"{path} is not named .npz.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
