@@ -365,7 +365,10 @@ class Distiller(step(), keras.Model):
         _check_kind(loss, labels, logits)
         values = loss.call(labels, logits) if isinstance(loss, keras.losses.Loss) else loss(labels, logits)
         if not len(values.shape):
-            raise ValueError(f"The compiled loss {loss} gives one number for a batch. It must give one an example.")
+            raise InputError(
+                f"The compiled loss {_name(loss)!r} gives one number for a batch. It must give one an example: take "
+                "the mean over the last axis alone."
+            )
         if not labels_are_distributions(labels, logits):
             in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
             values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
@@ -489,7 +492,8 @@ class Distiller(step(), keras.Model):
         if loss is None or isinstance(loss, (dict, list, tuple)):
             raise ValueError(
                 "Compile the distiller with one loss of the labels, such as "
-                f"keras.losses.SparseCategoricalCrossentropy(from_logits=True). Received: {loss}."
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True). Received: "
+                f"{'none' if loss is None else 'several'}."
             )
         loss = keras.losses.get(loss)
         if isinstance(loss, keras.losses.Loss):
@@ -499,10 +503,9 @@ class Distiller(step(), keras.Model):
         else:
             settings = {name: p.default for name, p in inspect.signature(loss).parameters.items()}
         if settings.get("from_logits", True) is False:
-            name = getattr(loss, "name", None) or getattr(loss, "__name__", loss)
             raise ValueError(
-                f"The student gives logits, and the compiled loss {name!r} expects probabilities. Compile it with "
-                f"from_logits=True, such as keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+                f"The student gives logits, and the compiled loss {_name(loss)!r} expects probabilities. Compile it "
+                f"with from_logits=True, such as keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         self._compile_loss.built = True  # Keras does not call it, and would look for its shapes at every fit.
         return loss
@@ -582,11 +585,16 @@ def _checked_choice(name, choice):
     return choice
 
 
+def _name(loss):
+    """Of a compiled loss, a function or a `keras.losses.Loss`."""
+    return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+
+
 def _check_kind(loss, labels, logits):
     """Raises `InputError` where one of Keras's losses is given labels of the kind that it is not for."""
     if not loss.__module__.startswith("keras.src"):
         return
-    name = getattr(loss, "name", None) or loss.__name__
+    name = _name(loss)
     kinds = {True: "integer labels", False: "labels that are distributions"}
     integers = not labels_are_distributions(labels, logits)
     if name.startswith("sparse") != integers:

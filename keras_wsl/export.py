@@ -120,7 +120,7 @@ def _write_file(path, suffix, write):
     """Makes a file by a function of a path, and gives it its name once it is whole."""
     path = pathlib.Path(path)
     if path.suffix != suffix:
-        raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}.")
+        raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}. Rename it.")
     files.make_folder(path.parent)
     with tempfile.TemporaryDirectory() as folder:
         written = pathlib.Path(folder, f"student{suffix}")
@@ -136,7 +136,7 @@ def _check_student(student):
             f"Expected the student alone. Received: a {type(student).__name__} around one. Pass `distiller.student`."
         )
     if not isinstance(student, keras.Model):
-        raise ValueError(f"Expected a `keras.Model`. Received: {student!r}.")
+        raise ValueError(f"Expected a `keras.Model`. Received: {student!r}. Build or load one first.")
     if not student.built:
         raise ValueError(f"{student.name} is not built, so it has no weights yet. Call it on a batch once.")
 

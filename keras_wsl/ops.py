@@ -277,7 +277,9 @@ def is_number(value):
 def check_temperature(temperature, name="temperature"):
     """`temperature` as a float. Raises `ValueError` unless it is a positive number."""
     if not is_number(temperature) or not 0 < temperature < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={temperature!r}.")
+        raise ValueError(
+            f"`{name}` must be a positive number. Received: {name}={temperature!r}. Give 1.0, for example."
+        )
     return float(temperature)
 
 
@@ -288,26 +290,28 @@ def check_count(value, name):
     except TypeError:
         number = 0
     if number < 1 or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}. Give 1, for example.")
     return number
 
 
 def check_weight(weight, name="weight"):
     """`weight` as a float. Raises `ValueError` unless it is a number that is not negative."""
     if not is_number(weight) or not 0 <= weight < float("inf"):
-        raise ValueError(f"`{name}` must be a number that is not negative. Received: {name}={weight!r}.")
+        raise ValueError(
+            f"`{name}` must be a number that is not negative. Received: {name}={weight!r}. Give 0.0, for example."
+        )
     return float(weight)
 
 
 def check_share(value, name):
     """`value` as a float. Raises `ValueError` unless it is a number in [0, 1]."""
     if not is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}. Give 0.5, for example.")
     return float(value)
 
 
 def check_switch(value, name):
     """`value` as it is. Raises `ValueError` unless it is a boolean: of text, such as "false", all would be true."""
     if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}. Give one of these, and no text.")
     return bool(value)

@@ -96,7 +96,9 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     def __init__(self, learning_rate, *, warm_up_steps, steps):
         check_weight(learning_rate, "learning_rate")
         if not is_number(warm_up_steps) or not 0 <= warm_up_steps < steps:
-            raise ValueError(f"`warm_up_steps` must be in [0, {steps}), the steps. Received: {warm_up_steps}.")
+            raise ValueError(
+                f"`warm_up_steps` must be in [0, {steps}), the steps. Received: {warm_up_steps!r}. Warm up for less."
+            )
         self.learning_rate, self.warm_up_steps, self.steps = learning_rate, warm_up_steps, steps
 
     def __call__(self, step):

@@ -26,6 +26,7 @@ import jobs
 import record
 import report
 import scripts
+import settings
 from keras_wsl import analysis, models, online
 from keras_wsl.files import make_folder
 

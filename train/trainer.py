@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 import shutil
@@ -272,7 +273,7 @@ def _check_numbers(settings):
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{name}={value} must be a finite number. Leave it out for its default.")
     epochs = settings.decay_epochs
-    if any(epoch < 1 for epoch in epochs) or any(one >= other for one, other in zip(epochs, epochs[1:])):
+    if any(epoch < 1 for epoch in epochs) or any(one >= other for one, other in itertools.pairwise(epochs)):
         raise ValueError(
             f"--decay_epochs={','.join(map(str, epochs))} must rise, from 1 on. Give each epoch once, in order."
         )

@@ -134,7 +134,7 @@ def check_batches(examples, batch_size):
             "give one part: splits.train."
         )
     if not seeded.is_whole(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1.")
+        raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1. Give 64, for example.")
 
 
 def check_settings(examples, seed, batch_size, start, views, augmentation):

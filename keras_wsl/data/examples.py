@@ -43,10 +43,11 @@ class Examples(Labelled, Normalized):
     def __post_init__(self):
         images = np.asarray(self.images)
         if images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype}; expected uint8, not yet scaled or normalised.")
+            raise ValueError(f"images are {images.dtype}; expected uint8, not yet scaled or normalised. Give 0 to 255.")
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(
-                f"images have shape {images.shape}; expected (n, height, width, channels), none of them 0."
+                f"images have shape {images.shape}; expected (n, height, width, channels), none of them 0. Add the "
+                "axis that is missing."
             )
         self._set_labels(len(images))
         self._set_statistics(images.shape[3])

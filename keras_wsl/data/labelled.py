@@ -77,7 +77,9 @@ class Labelled:
     def _by_share(self, count, *, n_most, seed):
         """The first `count` positions when each class hands out its examples, drawn by hash, at an even pace."""
         if not seeded.is_whole(count) or not 1 <= count <= n_most:
-            raise ValueError(f"{count!r} of {len(self)} examples asked for; expected an integer from 1 to {n_most}.")
+            raise ValueError(
+                f"{count!r} of {len(self)} examples asked for; expected an integer from 1 to {n_most}. Ask for so many."
+            )
         hashes = seeded.draw("subset", seeded.key("seed", seed), seeded.key("epoch", 0), self.index.astype("uint32"))
         by_class = np.lexsort((hashes, self.labels))
         sizes = np.bincount(self.labels)
@@ -173,6 +175,7 @@ def _integers(name, values, count):
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.integer) or values.shape != (count,):
         raise ValueError(
-            f"{name} have dtype {values.dtype} and shape {values.shape}; expected integers, shape ({count},)."
+            f"{name} have dtype {values.dtype} and shape {values.shape}; expected integers, shape ({count},). "
+            "Give one number an example."
         )
     return values.astype("int64")

@@ -131,5 +131,5 @@ def key(name, value):
         ValueError: It is not whole, or does not fit: wrapped round, two seeds would be one.
     """
     if not is_whole(value) or not 0 <= value < 2**32:
-        raise ValueError(f"{name} is {value!r}; expected an integer in [0, 2**32).")
+        raise ValueError(f"{name} is {value!r}; expected an integer in [0, 2**32). Choose one there.")
     return np.array([int(value)], "uint32")

@@ -334,7 +334,7 @@ def _check_values(what, values, shape, more=False):
     if not fits or not may_agree(came, shape):
         raise InputError(
             f"{what} must give one number an example, of shape {tuple(shape)}. Received: "
-            f"{type(values).__name__ if came is None else f'shape {tuple(came)}'}."
+            f"{type(values).__name__ if came is None else f'shape {tuple(came)}'}. Reduce other axes alone."
         )
 
 
