@@ -629,7 +629,8 @@ def _example_weights(sample_weight):
     sample_weight = _labels(sample_weight)
     if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
         raise InputError(
-            f"`sample_weight` must be one number an example. Received shape: {tuple(sample_weight.shape)}."
+            f"`sample_weight` must be one number an example. Received shape: {tuple(sample_weight.shape)}. Give "
+            "shape (examples,)."
         )
     return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
 

@@ -205,7 +205,9 @@ def margin_bound(kernel, targets, predictions=None, *, margin=0.25, delta=0.05):
     targets = np.asarray(targets, "float64").reshape(found.examples, -1)
     predictions = targets if predictions is None else np.asarray(predictions, "float64")
     if predictions.size != targets.size:
-        raise ValueError(f"Expected predictions of the targets' shape {targets.shape}. Received: {predictions.shape}.")
+        raise ValueError(
+            f"Expected predictions of the targets' shape {targets.shape}. Received: {predictions.shape}. Give one for each."
+        )
     predictions = predictions.reshape(targets.shape)
     trace = found.trace * (1 if len(kernel) > found.examples else found.outputs)
     if found.outputs == 1:
