@@ -777,7 +777,7 @@ ROWS = {
         lambda here: analysis.margin_bound(KERNEL, SIGNS, [1.0, 2.0]),
         r"Received: \(2,\)",
         r"Expected predictions of the targets' shape \(4, 1\)",
-        "Give one for each",
+        "Give one each",
     ),
     "kernel in no memory": Row(
         lambda here: analysis.ntk_gram(student(), X, memory="1G"),

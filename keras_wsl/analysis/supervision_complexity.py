@@ -206,7 +206,7 @@ def margin_bound(kernel, targets, predictions=None, *, margin=0.25, delta=0.05):
     predictions = targets if predictions is None else np.asarray(predictions, "float64")
     if predictions.size != targets.size:
         raise ValueError(
-            f"Expected predictions of the targets' shape {targets.shape}. Received: {predictions.shape}. Give one for each."
+            f"Expected predictions of the targets' shape {targets.shape}. Received: {predictions.shape}. Give one each."
         )
     predictions = predictions.reshape(targets.shape)
     trace = found.trace * (1 if len(kernel) > found.examples else found.outputs)
