@@ -211,19 +211,15 @@ def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, ca
     assert not (tmp_path / "out").exists() and _files(here) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, arguments, status, words",
     [
-        (
-            "cifar100.py",
-            ["--method=none", "--decay_epochs=3,1", "--data_dir=HERE/images.npz"],
-            2,
-            "must rise, from 1 on",
-        ),
-        pytest.param("evaluate.py", ["HERE/full"], 2, "holds no finished run", marks=pytest.mark.slow),
-        pytest.param("cifar100.py", ["--epoch=3"], 1, "Did you mean: epochs", marks=pytest.mark.slow),
-        pytest.param("cifar100.py", ["--warm_up_epochs=-3"], 1, "not a non-negative", marks=pytest.mark.slow),
-        pytest.param("cifar100.py", ["runs/wsl"], 1, "Expected flags alone", marks=pytest.mark.slow),
+        ("cifar100.py", ["--method=none", "--decay_epochs=3,1", "--data_dir=HERE/images.npz"], 2, "must rise"),
+        ("evaluate.py", ["HERE/full"], 2, "holds no finished run"),
+        ("cifar100.py", ["--epoch=3"], 1, "Did you mean: epochs"),
+        ("cifar100.py", ["--warm_up_epochs=-3"], 1, "not a non-negative"),
+        ("cifar100.py", ["runs/wsl"], 1, "Expected flags alone"),
     ],
 )
 def test_a_bad_command_line_of_a_process(script, arguments, status, words, here, tmp_path):
