@@ -7,12 +7,14 @@ import keras
 from keras import ops
 
 from keras_wsl import losses, regularization, weighting
-from keras_wsl.endpoints import Endpoints, check_network, frozen, mask_of, symbolic_inputs
-from keras_wsl.ops import check_weight, labels_are_distributions, mean_over_positions
+from keras_wsl.endpoints import Endpoints, check_network, explained, frozen, mask_of, symbolic_inputs
+from keras_wsl.ops import InputError, check_weight, labels_are_distributions, mean_over_positions
+from keras_wsl.targets import check_arrays
 from keras_wsl.top_k import expand
 from keras_wsl.trainers import step
 
 MASK = "logits.mask"  # Where the student's endpoints have Keras's mask of the logits.
+FILES = (".keras", ".h5")
 COUNTS = ("regularization_samples", "regularization_share", "wsl_weight_mean")
 
 
@@ -95,8 +97,8 @@ class Distiller(step(), keras.Model):
         self.distillation_losses = [losses.get(loss) for loss in distillation_losses]
         self.student_loss_weight = check_weight(student_loss_weight, "student_loss_weight")
         self.teacher_training = bool(teacher_training)
-        self.student_inputs = student_inputs
-        self.teacher_inputs = teacher_inputs
+        self.student_inputs = _checked_choice("student_inputs", student_inputs)
+        self.teacher_inputs = _checked_choice("teacher_inputs", teacher_inputs)
         self.temperature = next((loss.temperature for loss in self.distillation_losses if loss.temperature), 1.0)
         self._means = {name: keras.metrics.Mean(name=name) for name in self._names()}
         self._count = _Count(name=COUNTS[0])
@@ -151,6 +153,11 @@ class Distiller(step(), keras.Model):
         teachers = teacher if isinstance(teacher, dict) else {} if teacher is None else {"teacher": teacher}
         if isinstance(teacher, dict) and not teacher:
             raise ValueError("`teacher` is an empty dict. Give at least one teacher by name, or None.")
+        if files := [model for model in teachers.values() if isinstance(model, str) and model.endswith(FILES)]:
+            raise ValueError(
+                f"`teacher` must be a network, or the key of its logits in the labels' dict. Received: the file "
+                f"{files[0]!r}. Load it first: keras_wsl.models.build(..., weights={files[0]!r})."
+            )
         networks = {name: model for name, model in teachers.items() if not isinstance(model, str)}
         if len(networks) < len(teachers) and self.teacher_training:
             raise ValueError("`teacher_training` is for a teacher that runs, and the logits of one are given.")
@@ -249,7 +256,8 @@ class Distiller(step(), keras.Model):
             mask = mask_of(outputs["logits"])
             # An entry of its own: on JAX, what Keras keeps beside a tensor does not leave the gradient's trace.
             return outputs if mask is None else {**outputs, MASK: mask}
-        return _logits(self.student(inputs, training=False))
+        with explained(self.student, inputs):
+            return _logits(self.student(inputs, training=False))
 
     def teacher_outputs(self, inputs, y=None, training=None):
         """What the teachers' endpoints are on a batch's inputs, as constants.
@@ -311,6 +319,8 @@ class Distiller(step(), keras.Model):
         labels, logits = _labels(y), _logits(student)
         if labels_are_distributions(labels, logits):
             return labels
+        if keras.backend.is_float_dtype(labels.dtype):  # No class is 0.5, and none is NaN: -1 is out of range.
+            labels = ops.where(ops.equal(labels, ops.floor(labels)), labels, -1.0)
         labels, mask = ops.cast(labels, "int32"), self.position_mask(y, student)
         if mask is not None:  # What stands in padding, often -1 or -100, is no label.
             labels = ops.where(ops.cast(mask, "bool"), ops.reshape(labels, ops.shape(mask)), 0)
@@ -352,9 +362,13 @@ class Distiller(step(), keras.Model):
         """The compiled loss of each example, in float32: `(batch,)`. NaN where an integer label is out of range."""
         logits = ops.cast(logits, "float32")
         loss = self._compiled_loss()
+        _check_kind(loss, labels, logits)
         values = loss.call(labels, logits) if isinstance(loss, keras.losses.Loss) else loss(labels, logits)
         if not len(values.shape):
-            raise ValueError(f"The compiled loss {loss} gives one number for a batch. It must give one an example.")
+            raise InputError(
+                f"The compiled loss {_name(loss)!r} gives one number for a batch. It must give one an example: take "
+                "the mean over the last axis alone."
+            )
         if not labels_are_distributions(labels, logits):
             in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
             values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
@@ -431,6 +445,11 @@ class Distiller(step(), keras.Model):
             hidden |= set(COUNTS)
         return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
+    def fit(self, x=None, y=None, *args, **kwargs):
+        """As `keras.Model.fit`; labels and weights that are arrays are first looked at."""
+        check_arrays(y, kwargs.get("sample_weight"), kwargs.get("class_weight"))
+        return super().fit(x, y, *args, **kwargs)
+
     @contextlib.contextmanager
     def _evaluation(self):
         before, self._evaluating = self._evaluating, True
@@ -453,6 +472,8 @@ class Distiller(step(), keras.Model):
         """Refuses what would fail inside the step, where Torch and JAX have changed state by then."""
         if self.teacher is None and not self._teaches_itself():
             raise ValueError("The distiller has no teacher: files do not keep it. Set `distiller.teacher`, then fit.")
+        if self.compiled and self.optimizer is None:
+            raise ValueError("The distiller has no optimizer. Received: optimizer=None. Compile it with one, then fit.")
         self._compiled_loss()
         return super().make_train_function(force=force)
 
@@ -471,7 +492,8 @@ class Distiller(step(), keras.Model):
         if loss is None or isinstance(loss, (dict, list, tuple)):
             raise ValueError(
                 "Compile the distiller with one loss of the labels, such as "
-                f"keras.losses.SparseCategoricalCrossentropy(from_logits=True). Received: {loss}."
+                "keras.losses.SparseCategoricalCrossentropy(from_logits=True). Received: "
+                f"{'none' if loss is None else 'several'}."
             )
         loss = keras.losses.get(loss)
         if isinstance(loss, keras.losses.Loss):
@@ -481,10 +503,9 @@ class Distiller(step(), keras.Model):
         else:
             settings = {name: p.default for name, p in inspect.signature(loss).parameters.items()}
         if settings.get("from_logits", True) is False:
-            name = getattr(loss, "name", None) or getattr(loss, "__name__", loss)
             raise ValueError(
-                f"The student gives logits, and the compiled loss {name!r} expects probabilities. Compile it with "
-                f"from_logits=True, such as keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
+                f"The student gives logits, and the compiled loss {_name(loss)!r} expects probabilities. Compile it "
+                f"with from_logits=True, such as keras.losses.SparseCategoricalCrossentropy(from_logits=True)."
             )
         self._compile_loss.built = True  # Keras does not call it, and would look for its shapes at every fit.
         return loss
@@ -543,7 +564,45 @@ class _Count(keras.metrics.Sum):
 
 
 def _labels(y):
-    return y["labels"] if isinstance(y, dict) else y
+    labels = y.get("labels") if isinstance(y, dict) else y
+    if not hasattr(labels, "shape"):
+        came = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
+        raise InputError(
+            "A batch must bring labels: integers, distributions, or a dict that has them as 'labels'. Received: "
+            f"{came}. Give (inputs, labels)."
+        )
+    return labels
+
+
+def _checked_choice(name, choice):
+    """What a network is given of the inputs; raises `ValueError` where it is none that `_selected` can take."""
+    choices = choice.values() if isinstance(choice, dict) and name == "teacher_inputs" else [choice]
+    if not all(each is None or isinstance(each, str) or callable(each) for each in choices):
+        raise ValueError(
+            f"`{name}` must be a key of the inputs, a function or a layer. Received: {choice!r}. Leave it out for all "
+            "of the inputs."
+        )
+    return choice
+
+
+def _name(loss):
+    """Of a compiled loss, a function or a `keras.losses.Loss`."""
+    return getattr(loss, "name", None) or getattr(loss, "__name__", type(loss).__name__)
+
+
+def _check_kind(loss, labels, logits):
+    """Raises `InputError` where one of Keras's losses is given labels of the kind that it is not for."""
+    if not loss.__module__.startswith("keras.src"):
+        return
+    name = _name(loss)
+    kinds = {True: "integer labels", False: "labels that are distributions"}
+    integers = not labels_are_distributions(labels, logits)
+    if name.startswith("sparse") != integers:
+        fitting = "SparseCategoricalCrossentropy" if integers else "CategoricalCrossentropy"
+        raise InputError(
+            f"The compiled loss {name!r} is for {kinds[not integers]}. Received: {kinds[integers]}, of shape "
+            f"{tuple(labels.shape)}. Compile the distiller with keras.losses.{fitting}(from_logits=True)."
+        )
 
 
 def _selected(choice, inputs):
@@ -553,8 +612,11 @@ def _selected(choice, inputs):
     if not isinstance(choice, str):
         return choice(inputs)
     if not isinstance(inputs, dict) or choice not in inputs:
-        came = f"a dict of {sorted(inputs)}" if isinstance(inputs, dict) else type(inputs).__name__
-        raise ValueError(f"A network is to be given the inputs' {choice!r}. Received inputs: {came}.")
+        came = f"a dict of {sorted(inputs)}" if isinstance(inputs, dict) else "no dict"
+        raise InputError(
+            f"A network is to be given the inputs' {choice!r}. Received inputs: {came}. Bring them in a dict that has "
+            "this key, or give another `student_inputs` or `teacher_inputs`."
+        )
     return inputs[choice]
 
 
@@ -566,7 +628,10 @@ def _example_weights(sample_weight):
     """One weight an example, shape `(batch,)`, of `(batch,)` or `(batch, 1)`, or the dict that Keras makes of them."""
     sample_weight = _labels(sample_weight)
     if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
-        raise ValueError(f"`sample_weight` must be one number an example. Received shape: {sample_weight.shape}.")
+        raise InputError(
+            f"`sample_weight` must be one number an example. Received shape: {tuple(sample_weight.shape)}. Give "
+            "shape (examples,)."
+        )
     return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
 
 

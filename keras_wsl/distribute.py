@@ -89,7 +89,9 @@ def _check_config(text):
             f"{text!r} ({type(error).__name__})."
         ) from error
     if task["type"] not in ("chief", "worker") or not isinstance(there, str):
-        raise ValueError(f"TF_CONFIG makes this process the {task['type']!r} {there!r}. Expected a chief or a worker.")
+        raise ValueError(
+            f"TF_CONFIG makes this process the {task['type']!r} {there!r}. Expected a chief or a worker. Set its type."
+        )
 
 
 def _tpu():

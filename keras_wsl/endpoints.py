@@ -7,6 +7,8 @@ import threading
 import keras
 from keras.src.backend.common.masking import get_keras_mask
 
+from keras_wsl.ops import InputError, may_agree
+
 _recordings = threading.local()  # A strategy traces each replica in a thread of its own.
 _lock = threading.Lock()
 INPUT = ".input"
@@ -45,7 +47,7 @@ class Endpoints:
         Raises:
             ValueError: If the forward pass did not reach a named layer, or gave no logits.
         """
-        with _recording(self.layers) as outputs:
+        with _recording(self.layers) as outputs, explained(self.model, inputs):
             logits = self.model(inputs, training=training)
         if missed := sorted(name for name, calls in outputs.items() if not calls):
             raise ValueError(f"{self.model.name} did not call {missed}. Name layers that its forward pass reaches.")
@@ -85,6 +87,35 @@ def symbolic_inputs(model):
     return keras.KerasTensor((None, *shape[1:]), model.input_dtype)
 
 
+@contextlib.contextmanager
+def explained(model, inputs):
+    """Where a model fails inside, and these are not the inputs that it was built for, says so by an `InputError`.
+
+    It looks at them only then, so that no step pays for it.
+    """
+    try:
+        yield
+    except Exception as error:
+        wanted, came = _shapes(symbolic_inputs(model)), _shapes(inputs)
+        if wanted.keys() == came.keys() and all(
+            len(wanted[key]) == len(came[key]) and may_agree(wanted[key], came[key]) for key in wanted
+        ):
+            raise
+        wanted, came = (shapes.get("", shapes) for shapes in (wanted, came))  # Of a single input, its shape.
+        raise InputError(
+            f"{model.name} takes inputs of shape {wanted}. Received: {came}. Give it what it was built for; images "
+            "are (height, width, channels) each."
+        ) from error
+
+
+def _shapes(inputs):
+    """The shapes of inputs by their keys or places."""
+    return {
+        "/".join(map(str, path)): tuple(getattr(value, "shape", ()))
+        for path, value in keras.tree.flatten_with_path(inputs)
+    }
+
+
 def output_layer(model):
     """The layer that gives the model's logits, looked up through nested models; `None` if the graph is not known."""
     output = _graph(model, "output")
@@ -99,7 +130,7 @@ def output_layer(model):
 def check_network(role, model):
     """Raises `ValueError` unless `model` is a `keras.Model` that gives logits, as far as its graph shows."""
     if not isinstance(model, keras.Model):
-        raise ValueError(f"The {role} must be a keras.Model. Received: {model!r}.")
+        raise ValueError(f"The {role} must be a keras.Model. Received: {model!r}. Build or load one first.")
     layer = output_layer(model)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax) or activation in (keras.activations.softmax, keras.activations.sigmoid):

@@ -45,7 +45,7 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
     path = pathlib.Path(os.path.abspath(path))
     _check_free(path, overwrite)
     _check_packages()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    files.make_folder(path.parent)
     # A sibling, because a rename is atomic only within one file system.
     with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".writing", dir=path.parent) as folder:
         written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
@@ -136,8 +136,8 @@ def _write_file(path, suffix, write):
     """Makes a file by a function of a path, and gives it its name once it is whole."""
     path = pathlib.Path(path)
     if path.suffix != suffix:
-        raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+        raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}. Rename it.")
+    files.make_folder(path.parent)
     with tempfile.TemporaryDirectory() as folder:
         written = pathlib.Path(folder, f"student{suffix}")
         write(written)
@@ -152,7 +152,7 @@ def _check_student(student):
             f"Expected the student alone. Received: a {type(student).__name__} around one. Pass `distiller.student`."
         )
     if not isinstance(student, keras.Model):
-        raise ValueError(f"Expected a `keras.Model`. Received: {student!r}.")
+        raise ValueError(f"Expected a `keras.Model`. Received: {student!r}. Build or load one first.")
     if not student.built:
         raise ValueError(f"{student.name} is not built, so it has no weights yet. Call it on a batch once.")
 

@@ -96,3 +96,17 @@ def _sync_directory(directory):
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def make_folder(path):
+    """Makes a folder, and those above it, where they are missing.
+
+    Raises:
+        NotADirectoryError: If a file is in the way, with its name.
+    """
+    path = pathlib.Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        taken = next(there for there in (path, *path.parents) if there.is_file())
+        raise NotADirectoryError(f"{taken} is a file, and a folder was expected there. Choose another path.") from error

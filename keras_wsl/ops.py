@@ -3,7 +3,9 @@
 Labels are integers `(...)` or distributions `(..., classes)`.
 """
 
+import difflib
 import math
+import numbers
 import operator
 
 import numpy as np
@@ -21,14 +23,20 @@ def labels_are_distributions(labels, logits):
         ValueError: If the shape is none of these.
     """
     rank, classes = len(logits.shape), logits.shape[-1]
-    if len(labels.shape) == rank - 1 or (len(labels.shape) == rank and labels.shape[-1] == 1 != classes):
-        return False
-    if len(labels.shape) == rank and labels.shape[-1] == classes:
-        return True
+    if may_agree(labels.shape[: rank - 1], logits.shape[:-1]):
+        if len(labels.shape) == rank - 1 or (len(labels.shape) == rank and labels.shape[-1] == 1 != classes):
+            return False
+        if len(labels.shape) == rank and labels.shape[-1] == classes:
+            return True
     raise ValueError(
         f"Labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}. Expected integers of "
         f"shape {tuple(logits.shape[:-1])}, or one probability for each of the {classes} classes."
     )
+
+
+def may_agree(one, other):
+    """Whether no two sizes differ that are both known."""
+    return all(a == b or None in (a, b) for a, b in zip(one, other))
 
 
 def label_classes(labels, logits):
@@ -245,10 +253,33 @@ def mean_over_positions(values, mask=None):
     return kept / ops.maximum(ops.sum(mask, axis=-1), 1.0)
 
 
+class InputError(ValueError):
+    """What a step was given, or a part of it gave, has another shape or type than was expected.
+
+    Keras adds paragraphs on a layer's arguments to the message of an error, once; of one that has this attribute it
+    takes it that it has.
+    """
+
+    _keras_call_info_injected = True
+
+
+def suggestion(name, known):
+    """A sentence on which of the `known` names is nearly the one that came, or nothing: it follows another sentence."""
+    near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else ()
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def is_number(value):
+    """Whether it is a real number, of Python or of NumPy, and no boolean."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
 def check_temperature(temperature, name="temperature"):
     """`temperature` as a float. Raises `ValueError` unless it is a positive number."""
-    if not isinstance(temperature, (int, float)) or not 0 < temperature < float("inf"):
-        raise ValueError(f"`{name}` must be a positive number. Received: {name}={temperature!r}.")
+    if not is_number(temperature) or not 0 < temperature < float("inf"):
+        raise ValueError(
+            f"`{name}` must be a positive number. Received: {name}={temperature!r}. Give 1.0, for example."
+        )
     return float(temperature)
 
 
@@ -259,12 +290,28 @@ def check_count(value, name):
     except TypeError:
         number = 0
     if number < 1 or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}.")
+        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}. Give 1, for example.")
     return number
 
 
 def check_weight(weight, name="weight"):
     """`weight` as a float. Raises `ValueError` unless it is a number that is not negative."""
-    if not isinstance(weight, (int, float)) or not 0 <= weight < float("inf"):
-        raise ValueError(f"`{name}` must be a number that is not negative. Received: {name}={weight!r}.")
+    if not is_number(weight) or not 0 <= weight < float("inf"):
+        raise ValueError(
+            f"`{name}` must be a number that is not negative. Received: {name}={weight!r}. Give 0.0, for example."
+        )
     return float(weight)
+
+
+def check_share(value, name):
+    """`value` as a float. Raises `ValueError` unless it is a number in [0, 1]."""
+    if not is_number(value) or not 0 <= value <= 1:
+        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}. Give 0.5, for example.")
+    return float(value)
+
+
+def check_switch(value, name):
+    """`value` as it is. Raises `ValueError` unless it is a boolean: of text, such as "false", all would be true."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}. Give one of these, and no text.")
+    return bool(value)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_wsl.ops import check_weight, is_number
+
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class SGD(keras.optimizers.SGD):
@@ -18,8 +20,20 @@ class SGD(keras.optimizers.SGD):
     Keras decays the variable beside the momentum, which is about 1 / (1 - m) times weaker, and keeps $-\eta v$, so that
     an old learning rate lives on in its buffer.
 
-    The arguments are those of `keras.optimizers.SGD`.
+    Args:
+        learning_rate: Float or schedule.
+        momentum: Float in [0, 1].
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: Float, or `None` for none.
+        **kwargs: As of `keras.optimizers.SGD`.
+
+    Raises:
+        ValueError: If a rate is negative or not finite.
     """
+
+    def __init__(self, learning_rate=0.01, momentum=0.0, nesterov=False, weight_decay=None, **kwargs):
+        _check_rates(learning_rate, weight_decay)
+        super().__init__(learning_rate, momentum, nesterov, weight_decay, **kwargs)
 
     def update_step(self, gradient, variable, learning_rate):
         """One step of one variable."""
@@ -52,7 +66,11 @@ def adamw(learning_rate, *, weight_decay=0.01, **kwargs):
 
     Returns:
         `keras.optimizers.AdamW`.
+
+    Raises:
+        ValueError: If a rate is negative or not finite.
     """
+    _check_rates(learning_rate, weight_decay)
     optimizer = keras.optimizers.AdamW(learning_rate, weight_decay=weight_decay or 0.0, epsilon=1e-6, **kwargs)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return optimizer
@@ -72,12 +90,15 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         steps: Integer; from then on it is 0.
 
     Raises:
-        ValueError: If the warm-up is not shorter than all steps.
+        ValueError: If the warm-up is not shorter than all steps, or the rate is negative or not finite.
     """
 
     def __init__(self, learning_rate, *, warm_up_steps, steps):
-        if not 0 <= warm_up_steps < steps:
-            raise ValueError(f"`warm_up_steps` must be in [0, {steps}), the steps. Received: {warm_up_steps}.")
+        check_weight(learning_rate, "learning_rate")
+        if not is_number(warm_up_steps) or not 0 <= warm_up_steps < steps:
+            raise ValueError(
+                f"`warm_up_steps` must be in [0, {steps}), the steps. Received: {warm_up_steps!r}. Warm up for less."
+            )
         self.learning_rate, self.warm_up_steps, self.steps = learning_rate, warm_up_steps, steps
 
     def __call__(self, step):
@@ -90,3 +111,10 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
     def get_config(self):
         """The constructor's arguments."""
         return {"learning_rate": self.learning_rate, "warm_up_steps": self.warm_up_steps, "steps": self.steps}
+
+
+def _check_rates(learning_rate, weight_decay):
+    """Raises `ValueError` for numbers with which weights would run away; schedules and what Keras makes pass."""
+    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if is_number(value):
+            check_weight(value, name)

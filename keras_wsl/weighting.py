@@ -12,7 +12,16 @@ import keras
 from keras import ops
 
 from keras_wsl import regularization
-from keras_wsl.ops import cross_entropy, entropy, kl_divergence, label_classes
+from keras_wsl.ops import (
+    check_share,
+    check_temperature,
+    check_weight,
+    cross_entropy,
+    entropy,
+    kl_divergence,
+    label_classes,
+    suggestion,
+)
 
 EPSILON = 1e-7  # The authors' code adds it to the teacher's cross-entropy, which is 0 where the teacher is certain.
 
@@ -57,8 +66,6 @@ def wsl_sigmoid(labels, student_logits, teacher_logits):
 
 def _kept(chosen, probability, seed):
     """1 for what is not `chosen`, and for what is, with `probability`: booleans `(...)` to floats `(...)`."""
-    if not 0 <= probability <= 1:
-        raise ValueError(f"`probability` must be in [0, 1]. Received: probability={probability!r}.")
     kept = ops.cast(ops.logical_not(chosen), "float32")
     if probability:
         drawn = ops.cast(keras.random.uniform(ops.shape(kept), seed=seed) < probability, "float32")
@@ -149,6 +156,7 @@ NAMES = {
     function.__name__: function
     for function in (wsl, wsl_sigmoid, exclude_regularization, only_regularization, teacher_correct, hard_to_mimic)
 }
+_CHECKS = {"temperature": check_temperature, "probability": check_share, "gamma": check_weight, "beta": check_share}
 
 
 def takes(name):
@@ -158,7 +166,9 @@ def takes(name):
         ValueError: If there is no weighting of that name.
     """
     if name not in NAMES:
-        raise ValueError(f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.")
+        raise ValueError(
+            f"There is no weighting {name!r}.{suggestion(name, NAMES)} Expected a function or one of {sorted(NAMES)}."
+        )
     return {p.name for p in inspect.signature(NAMES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
@@ -171,10 +181,15 @@ def get(spec, *, temperature=None, seed=None):
         seed: Likewise: an integer or `keras.random.SeedGenerator`.
 
     Raises:
-        ValueError: If there is no weighting of that name, it has no such setting, or lacks one.
+        ValueError: If there is no weighting of that name, it has no such setting, lacks one, or one is out of its
+            range.
     """
     if callable(spec):
         return spec
+    if not isinstance(spec, (str, dict)):
+        raise ValueError(
+            f"`weighting` must be a name, a dict such as {{'name': 'wsl'}}, or a function. Received: {spec!r}."
+        )
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = settings.pop("name", None)
     known = takes(name)
@@ -188,4 +203,6 @@ def get(spec, *, temperature=None, seed=None):
             f"The weighting {name!r} needs the temperature at which it judges; this loss has none of its own. "
             f"Pass weighting={{'name': {name!r}, 'temperature': 4.0}}."
         )
+    for setting in _CHECKS.keys() & settings.keys():
+        _CHECKS[setting](settings[setting], setting)
     return functools.partial(NAMES[name], **settings)

@@ -154,6 +154,6 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="needs the temperature"):
         weighting.get("exclude_regularization")
     with pytest.raises(ValueError, match="probability"):
-        weighting.exclude_regularization(*_case("A")[0], temperature=4.0, probability=1.5)
+        weighting.get({"name": "exclude_regularization", "temperature": 4.0, "probability": 1.5})
     with pytest.raises(ValueError, match=r"Labels of shape \(4, 3\) do not fit logits of shape \(4, 5\)"):
         weighting.wsl(np.zeros((4, 3), "float32"), *_case("A")[0][1:])

@@ -28,7 +28,7 @@ import scripts
 import settings
 from keras_wsl import data
 from keras_wsl.analysis.bias_variance import TERMS, bias_variance, compare, intervals, standard_errors
-from keras_wsl.files import write_atomically
+from keras_wsl.files import make_folder, write_atomically
 from keras_wsl.models.weights import read_network
 
 matplotlib.use("Agg")
@@ -69,16 +69,15 @@ def prepare(out, data_dir, teacher_examples):
 
 def teacher_of(wanted):
     """The settings of the teacher, which trains as members do, on all that is its own."""
-    alone = {"teacher": "", "teacher_weights": "", "method": "none"}
-    return dataclasses.replace(wanted, student=wanted.teacher, train_limit=0, seed=0, **alone)
+    return dataclasses.replace(wanted, student=wanted.teacher, train_limit=0, seed=0, **settings.ALONE)
 
 
 def members_of(wanted, method, members, weights):
     """The settings of an ensemble's members: with another seed, `train_limit` takes another part of the pool."""
-    taught = {"teacher": wanted.teacher, "teacher_weights": str(weights)}
+    taught = {"method": method, "teacher": wanted.teacher, "teacher_weights": str(weights)}
     if method == "none":
-        taught = {"teacher": "", "teacher_weights": ""}
-    return [dataclasses.replace(wanted, method=method, seed=seed, **taught) for seed in range(members)]
+        taught = settings.ALONE
+    return [dataclasses.replace(wanted, seed=seed, **taught) for seed in range(members)]
 
 
 def log_probs(path, test, batch_size):
@@ -239,7 +238,7 @@ def run(wanted, values):
             "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
     out, results = pathlib.Path(values.out), pathlib.Path(values.results)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     pool, test = prepare(out, values.data_dir, values.teacher_examples)
     if not 0 < wanted.train_limit < len(pool):
         raise ValueError(

@@ -15,6 +15,7 @@ import sys
 from absl import flags
 
 import scripts
+import settings
 import students
 import trainer
 from keras_wsl import soft_labels
@@ -62,7 +63,7 @@ def write(values):
         clean=values.clean,
         dtype=values.dtype,
         k=values.top_k,
-        temperatures=[float(temperature) for temperature in values.temperatures],
+        temperatures=settings.numbers("temperatures", values.temperatures),
         batch_size=values.batch_size,
         teacher_file=wanted.teacher_weights,
         verbose=1 if sys.stdout.isatty() else 2,

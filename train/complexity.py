@@ -26,7 +26,9 @@ import jobs
 import record
 import report
 import scripts
+import settings
 from keras_wsl import analysis, models, online
+from keras_wsl.files import make_folder
 
 matplotlib.use("Agg")
 
@@ -209,7 +211,7 @@ def plot_curve(rows, path, title):
 def run(values):
     """Judges the teacher's checkpoints and writes the files; returns the best row."""
     out = pathlib.Path(values.out)
-    temperatures = [float(temperature) for temperature in values.temperatures]
+    temperatures = settings.numbers("temperatures", values.temperatures)
     splits = jobs.splits_of(values.data_dir)
     examples = getattr(splits, values.split).take(values.examples, seed=values.seed)
     task = Task(examples, values.seed)
@@ -226,7 +228,7 @@ def run(values):
     student = models.build(values.student, weights=values.student_weights, **shape)
     title = f"{values.teacher} to {values.student}, {len(examples)} examples, {task.classes} classes"
     rows = promises(task, task.kernel(student, verbose=values.verbose), said, temperatures)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     record.write_csv(out / "complexity.csv", rows)
     record.write_text(out / "complexity.md", f"# {title}\n\n{table(rows)}\n![Complexity and promise](complexity.png)\n")
     plot_promises(rows, out / "complexity.png", title)

@@ -25,6 +25,7 @@ import trainer
 from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
+from keras_wsl.files import make_folder
 from keras_wsl.ops import check_temperature
 from keras_wsl.trainers import forward
 
@@ -199,7 +200,7 @@ def evaluate(paths, values):
             rows.append({"student": name, **row})
             diagrams[name if len(values.split) == 1 else f"{name}, {split}"] = calibrated
     out = pathlib.Path(values.out)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     record.write_csv(out / "evaluate.csv", rows)
     record.write_text(out / "evaluate.md", markdown(rows, judged[0].data, values))
     reliability.plot(diagrams, out / "reliability.png")

@@ -46,7 +46,7 @@ def settings_of(wanted, method, weighting, negatives):
     recipe = recipes.get(method)
     changes = {"method": method, "weighting": weighting}
     if not recipe.needs_teacher:
-        changes |= {"teacher": "", "teacher_weights": ""}
+        changes |= settings.ALONE if method == "none" else {"teacher": "", "teacher_weights": ""}
     if recipe.from_data:
         changes["loss_settings"] = (f"negatives={negatives}",)
     return dataclasses.replace(wanted, **changes)

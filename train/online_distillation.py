@@ -39,7 +39,7 @@ def plan(wanted, out, temperatures, seeds, **of_teacher):
         seeds: Integer, students of each kind.
         **of_teacher: Settings that are others in the teacher's run.
     """
-    alone = {"teacher": "", "teacher_weights": "", "method": "none"}
+    alone = settings.ALONE
     folder = out / "teacher"
     teacher = {folder: dataclasses.replace(wanted, **alone, **of_teacher, student=wanted.teacher, keep_checkpoints=1)}
     # Soft labels alone teach, as in the paper: no labels, and a weight of 1.
@@ -101,7 +101,7 @@ def run(wanted, values):
     """Trains what is missing and writes the files."""
     if not wanted.teacher or not values.out:
         raise ValueError("--teacher and --out are needed: the teacher's network, and a folder for the runs.")
-    temperatures = [float(temperature) for temperature in values.temperatures]
+    temperatures = settings.numbers("temperatures", values.temperatures)
     given = {"train_limit": values.teacher_train_limit, "learning_rate": values.teacher_learning_rate}
     of_teacher = {name: value for name, value in given.items() if value is not None}
     teacher, students = plan(wanted, pathlib.Path(values.out), temperatures, values.seeds, **of_teacher)

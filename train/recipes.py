@@ -1,7 +1,6 @@
 """What a method's name stands for: its losses, their published weights and stages. A new method is one line here."""
 
 import ast
-import inspect
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,6 +8,7 @@ import numpy as np
 
 import settings as kinds
 from keras_wsl import losses, weighting
+from keras_wsl.ops import suggestion
 
 
 class Stage(NamedTuple):
@@ -170,7 +170,7 @@ def get(method, table=METHODS):
         ValueError: If there is no such method, with those that there are.
     """
     if method not in table:
-        raise ValueError(f"There is no method {method!r}. Expected one of {sorted(table)}.")
+        raise ValueError(f"There is no method {method!r}.{suggestion(method, table)} Expected one of {sorted(table)}.")
     return table[method]
 
 
@@ -197,8 +197,14 @@ def main_losses(settings, train, teacher=None, student=None):
     """
     recipe = of(settings)
     if recipe.loss is None:
-        if settings.alpha is not None and recipe.stage is None:
-            raise ValueError(f"--method={settings.method} has no distillation loss, and so no --alpha.")
+        unused = [
+            name for name in ("alpha", "temperature", "loss_settings") if getattr(settings, name) not in (None, ())
+        ]
+        if unused and recipe.stage is None:
+            raise ValueError(
+                f"--method={settings.method} has no distillation loss, and so no --{unused[0]}. Leave it out, or "
+                "choose another method."
+            )
         return []
     chosen = {
         **_layers(recipe.loss, teacher, student),
@@ -258,13 +264,7 @@ def _has(network, name):
 
 def _loss(name, settings, chosen):
     """The loss of a name, with the `chosen` settings and over them those that the run sets."""
-    kind = losses.NAMES[name]
-    takes = {
-        p.name
-        for base in kind.__mro__
-        for p in inspect.signature(base.__init__).parameters.values()
-        if issubclass(base, losses.DistillationLoss) and p.kind is not p.VAR_KEYWORD
-    } - {"self", "name"}
+    takes = losses.settings_of(name) - {"name"}
     if settings is not None:
         given = {
             "weight": settings.alpha,
@@ -275,7 +275,7 @@ def _loss(name, settings, chosen):
         chosen = {**chosen, **{key: value for key, value in given.items() if value is not None}}
     if unknown := sorted(set(chosen) - takes):
         raise ValueError(f"--method={name} has no settings {unknown}. It takes {sorted(takes)}.")
-    return kind(**chosen)
+    return losses.NAMES[name](**chosen)
 
 
 def _weighting(settings):

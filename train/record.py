@@ -14,7 +14,7 @@ from importlib import metadata
 import keras
 
 import settings as settings_file
-from keras_wsl.files import exclusive, write_atomically
+from keras_wsl.files import exclusive, make_folder, write_atomically
 
 LOCK = "run.lock"  # In the folder of a run, while a process writes there.
 PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
@@ -44,10 +44,10 @@ def open_run(out, settings, *, resume):
             )
         if not resume:
             raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")
-    elif out.exists() and any(there.name != LOCK for there in out.iterdir()):
+    elif out.is_dir() and any(there.name != LOCK for there in out.iterdir()):
         raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
     else:
-        out.mkdir(parents=True, exist_ok=True)
+        make_folder(out)
         write_text(path, "\n".join(lines) + "\n")
     return out
 
@@ -67,7 +67,7 @@ def alone_in(out):
 
 def write_text(path, text):
     """Writes a text file whole or not at all; its folder is made if it is missing."""
-    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
+    make_folder(pathlib.Path(path).parent)
     write_atomically(path, lambda file: file.write(text.encode()))
 
 

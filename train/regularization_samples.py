@@ -47,7 +47,7 @@ def plan(wanted, out, temperatures, smoothing):
     The students' are by `(temperature, smoothed)`: each key has a folder and its `Settings`.
     """
     teachers, students = {}, {}
-    alone = dataclasses.replace(wanted, student=wanted.teacher, teacher="", teacher_weights="", method="none")
+    alone = dataclasses.replace(wanted, student=wanted.teacher, **settings.ALONE)
     for smoothed in TEACHERS:
         folder = out / ("teacher-smoothed" if smoothed else "teacher")
         teachers[folder] = dataclasses.replace(alone, label_smoothing=smoothing if smoothed else 0.0)
@@ -207,10 +207,7 @@ def run(wanted, values):
         raise ValueError(
             "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
-    try:
-        temperatures = [float(temperature) for temperature in values.temperatures]
-    except ValueError as error:
-        raise ValueError(f"--temperatures={','.join(values.temperatures)} must be numbers.") from error
+    temperatures = settings.numbers("temperatures", values.temperatures)
     out, data_dir = pathlib.Path(values.out), values.data_dir
     splits = jobs.splits_of(data_dir)  # First of all, so that missing data are noticed.
     if data_dir == jobs.DIGITS:

@@ -22,6 +22,7 @@ import scripts
 from keras_wsl.analysis import semantics
 from keras_wsl.analysis.resemblance import agreement, group_means
 from keras_wsl.analysis.resemblance import resemblance as matrix_of
+from keras_wsl.files import make_folder
 
 matplotlib.use("Agg")
 
@@ -135,7 +136,7 @@ def run(folder, values):
     classes, out = pair.examples.classes, pathlib.Path(values.out)
     order, groups = order_of(classes)
     rows, missing = comparisons(matrix, classes, groups)
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     record.write_csv(
         out / "resemblance.csv", [{"class": name, **dict(zip(classes, row))} for name, row in zip(classes, matrix)]
     )

@@ -29,7 +29,7 @@ class Settings:
     weighting_probability: float = _field(0.0, "With which exclude_ and only_regularization keep what they drop.")
     loss_settings: tuple = _field((), "Other settings of the loss: name=value, such as beta=8,standardize=True.")
     warm_up_epochs: int | None = _field(
-        None, "Epochs over which the loss's weight grows; the published ones by default."
+        None, "Epochs over which the loss's weight grows; the published ones by default.", lower_bound=0
     )
     stage_epochs: int = _field(30, "Epochs of the stage that some methods have before the main one.", lower_bound=1)
     epochs: int = _field(240, "Epochs.", lower_bound=1)
@@ -117,6 +117,19 @@ class MultiNLI(Settings):
         return {"layers": self.student_layers or None}
 
 
+# Of a run on labels alone, beside others of the same settings that have a teacher.
+ALONE = {
+    "method": "none",
+    "teacher": "",
+    "teacher_weights": "",
+    "temperature": None,
+    "alpha": None,
+    "loss_settings": (),
+    "weighting": "",
+    "weighting_probability": 0.0,
+}
+
+
 def define_flags(flag_values=flags.FLAGS, kind=Settings):
     """Defines a flag for each setting of a kind of `Settings`, and for where the results are."""
     for field in dataclasses.fields(kind):
@@ -150,6 +163,18 @@ def from_flags(values, kind=Settings):
         raise ValueError(f"--decay_epochs={','.join(settings['decay_epochs'])} must be whole numbers.") from error
     settings["loss_settings"] = tuple(settings["loss_settings"])
     return kind(**settings)
+
+
+def numbers(name, items):
+    """The floats that a flag of this name lists.
+
+    Raises:
+        ValueError: If one is no number.
+    """
+    try:
+        return [float(item) for item in items]
+    except ValueError as error:
+        raise ValueError(f"--{name}={','.join(items)} must be numbers, such as --{name}=1,4.") from error
 
 
 def to_lines(settings):

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import math
 import pathlib
 import shutil
@@ -231,6 +232,7 @@ def _check(settings):
         )
     if settings.soft_labels:
         _check_soft_labels(settings, recipe)
+    _check_numbers(settings)
     if settings.weighting and not recipe.needs_teacher:
         raise ValueError(
             f"--weighting={settings.weighting} compares with a teacher, and --method={settings.method} has none."
@@ -241,6 +243,11 @@ def _check(settings):
         )
     if settings.teacher_checkpoints and not settings.online:
         raise ValueError("--teacher_checkpoints are for --online. Add it, or leave them out.")
+    if settings.weighting_probability and not settings.weighting:
+        raise ValueError(
+            f"--weighting_probability={settings.weighting_probability} is of a weighting, and none is asked for. Pass "
+            "--weighting=exclude_regularization, or leave it out."
+        )
     for name, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "linear"))):
         if getattr(settings, name) not in known:
             raise ValueError(f"--{name}={getattr(settings, name)} is unknown. Expected one of {', '.join(known)}.")
@@ -257,13 +264,42 @@ def _check(settings):
 
 
 def _check_batches(settings, train):
-    """Raises `ValueError` where the last batch is smaller and must not be: a TPU's step is compiled for one shape."""
+    """Raises `ValueError` where an epoch does not divide as it must, before `run.flags` is written."""
+    together, steps = settings.steps_per_execution, train.steps_per_epoch(settings.batch_size)
+    for name, count in (("the steps of an epoch", steps), ("--backup_steps", settings.backup_steps)):
+        if count % together:
+            raise ValueError(
+                f"--steps_per_execution={together} must divide {name}, {count}. Choose a divisor of it, or 1."
+            )
     left = len(train) % settings.batch_size
-    if settings.strategy == "tpu" and left:
+    if settings.strategy == "tpu" and left:  # Its step is compiled for one shape.
         raise ValueError(
             f"--strategy=tpu needs batches of one size, and {len(train)} training examples leave {left} over at "
             f"--batch_size={settings.batch_size}. Pass --train_limit={len(train) - left}, or another --batch_size."
         )
+
+
+def _check_numbers(settings):
+    """Raises `ValueError` for numbers with which a run would end late, or as if they had not been given."""
+    for name, value in dataclasses.asdict(settings).items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"--{name}={value} must be a finite number. Leave it out for its default.")
+    epochs = settings.decay_epochs
+    if any(epoch < 1 for epoch in epochs) or any(one >= other for one, other in itertools.pairwise(epochs)):
+        raise ValueError(
+            f"--decay_epochs={','.join(map(str, epochs))} must rise, from 1 on. Give each epoch once, in order."
+        )
+    if not 0 <= settings.label_smoothing < 1:
+        raise ValueError(
+            f"--label_smoothing={settings.label_smoothing} must be in [0, 1): the part that the label's class gives up."
+        )
+    try:
+        keras.dtype_policies.get(settings.precision)
+    except ValueError as error:
+        raise ValueError(
+            f"--precision={settings.precision} is no dtype policy of Keras. Expected such as float32, mixed_float16 or "
+            "mixed_bfloat16."
+        ) from error
 
 
 def _check_soft_labels(settings, recipe):

@@ -12,6 +12,8 @@ import numpy as np
 
 from keras_wsl.analysis.autodiff import Outputs, part, size
 from keras_wsl.analysis.structured import Recording
+from keras_wsl.endpoints import symbolic_inputs
+from keras_wsl.ops import check_count
 
 OUTPUTS = ("full", "trace", "sum")
 METHODS = ("auto", "structured", "jacobian", "ntvp")
@@ -55,6 +57,7 @@ def ntk_gram(model, x, outputs="full", method="auto", *, memory=2**30, verbose=0
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown. Expected one of {known}.")
     _check(model)
+    memory = check_count(memory, "memory")
     x = keras.tree.map_structure(np.asarray, x)
     of = Outputs(model, sum_of_logits=outputs == "sum")
     examples = size(x)
@@ -183,6 +186,7 @@ def _add_products(gram, of, x, verbose):
 
 
 def _check(model):
+    symbolic_inputs(model)  # Else a network without weights would be told to have them trained.
     if not model.trainable_variables:
         raise ValueError(
             f"{model.name} has no trainable weights, and so no tangent kernel. Set model.trainable = True."

@@ -11,6 +11,8 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
+from keras_wsl.ops import check_temperature, check_weight
+
 TARGETS = ("pm1", "prob_centred", "logit_centred", "raw")
 _TRUSTED = 1e-6  # The smallest eigenvalue, of the diagonal's mean, that float32 gradients leave to be trusted.
 _RANGE = 1e-8  # The part of the targets outside a singular kernel's range that counts as rounding.
@@ -68,8 +70,8 @@ def supervision_complexity(kernel, targets, *, ridge=None, ridges=(1e-4, 1e-3, 1
             or has an eigenvalue that is clearly negative.
     """
     kernel, targets, columns = _checked(kernel, targets)
-    if ridge is not None and not ridge >= 0:
-        raise ValueError(f"ridge={ridge} must not be negative: it is added to the kernel's diagonal.")
+    if ridge is not None:
+        check_weight(ridge, "ridge")
     values, vectors = scipy.linalg.eigh(kernel, driver="evd")
     if values[0] < -_TRUSTED * values[-1]:
         raise ValueError(
@@ -137,9 +139,10 @@ def targets(logits, kind="prob_centred", temperature=1.0):
     """
     if kind not in TARGETS:
         raise ValueError(f"kind={kind!r} is unknown. Expected one of {TARGETS}.")
-    if not temperature > 0:
-        raise ValueError(f"temperature={temperature} must be positive.")
+    temperature = check_temperature(temperature)
     given = np.asarray(logits)
+    if given.ndim not in (1, 2):
+        raise ValueError(f"Expected logits of shape (n,) or (n, C). Received: {given.shape}. Flatten what is before C.")
     values = given.astype("float64")
     if not np.isfinite(values).all():
         raise ValueError(f"{(~np.isfinite(values)).sum()} of {values.size} logits are NaN or infinite.")
@@ -195,11 +198,17 @@ def margin_bound(kernel, targets, predictions=None, *, margin=0.25, delta=0.05):
     Raises:
         ValueError: If shapes do not fit or a setting is out of its range.
     """
-    if not margin > 0 or not 0 < delta < 1:
-        raise ValueError(f"margin={margin} must be positive, and delta={delta} between 0 and 1.")
+    check_temperature(margin, "margin")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta={delta} must be between 0 and 1.")
     found = supervision_complexity(kernel, targets)
     targets = np.asarray(targets, "float64").reshape(found.examples, -1)
-    predictions = targets if predictions is None else np.asarray(predictions, "float64").reshape(targets.shape)
+    predictions = targets if predictions is None else np.asarray(predictions, "float64")
+    if predictions.size != targets.size:
+        raise ValueError(
+            f"Expected predictions of the targets' shape {targets.shape}. Received: {predictions.shape}. Give one each."
+        )
+    predictions = predictions.reshape(targets.shape)
     trace = found.trace * (1 if len(kernel) > found.examples else found.outputs)
     if found.outputs == 1:
         factor, margins = 2, np.sign(targets[:, 0]) * predictions[:, 0]
@@ -234,6 +243,7 @@ def leave_one_out(kernel, targets, *, ridge=1e-3):
     Raises:
         ValueError: If shapes do not fit, or the kernel with its ridge is singular.
     """
+    check_weight(ridge, "ridge")
     kernel, columns, _ = _checked(kernel, targets)
     if len(kernel) != len(columns):
         raise ValueError(

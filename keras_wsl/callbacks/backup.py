@@ -81,7 +81,7 @@ class Backup(keras.callbacks.Callback):
         super().__init__()
         for name, value in {"steps_per_epoch": steps_per_epoch, "every": every, "keep": keep}.items():
             if not (name == "every" and value is None) and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"Backup: {name}={value!r} came, a positive integer was expected.")
+                raise ValueError(f"Backup: {name}={value!r} came, a positive integer was expected. Give at least 1.")
         try:
             identity = json.loads(json.dumps(identity or {}))
         except TypeError as error:

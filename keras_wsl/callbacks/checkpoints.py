@@ -5,6 +5,7 @@ import pathlib
 import keras
 
 from keras_wsl import online
+from keras_wsl.files import make_folder
 from keras_wsl.models.weights import save_weights
 from keras_wsl.ops import check_count
 
@@ -34,7 +35,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Makes the folder."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         if self.unit == "steps":
             steps_of(self)
 

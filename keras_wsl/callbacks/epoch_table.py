@@ -4,7 +4,7 @@ import csv
 import io
 import pathlib
 
-from keras_wsl.files import write_atomically
+from keras_wsl.files import make_folder, write_atomically
 
 
 class EpochTable:
@@ -16,7 +16,7 @@ class EpochTable:
 
     def __init__(self, path):
         self.path = pathlib.Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         self.rows = []
 
     def read(self):

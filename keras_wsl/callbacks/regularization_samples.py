@@ -9,7 +9,7 @@ from keras_wsl import regularization, weighting
 from keras_wsl.callbacks.epoch_table import EpochTable
 from keras_wsl.callbacks.events import Events
 from keras_wsl.models.weights import weights_sha256
-from keras_wsl.ops import label_classes
+from keras_wsl.ops import check_count, check_temperature, label_classes
 from keras_wsl.trainers import forward
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
@@ -37,14 +37,21 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
-        ValueError: If the model is not a `Distiller` with a teacher, or the probe is empty.
+        ValueError: If the model is not a `Distiller` with a teacher, the probe is empty or no pair, or a setting is out
+            of its range.
     """
 
     def __init__(self, log_dir, probe=None, *, temperature=None, batch_size=500):
         super().__init__()
         self.table = EpochTable(pathlib.Path(log_dir) / "regularization_samples.csv")
         self.events = Events(log_dir)
-        self.probe, self.temperature, self.batch_size = probe, temperature, batch_size
+        if isinstance(probe, (np.ndarray, dict)) or (isinstance(probe, tuple) and len(probe) != 2):
+            raise ValueError(
+                "The probe of RegularizationSamples must be (inputs, labels), or batches of such. Received: "
+                f"{type(probe).__name__}. Give both, in a tuple."
+            )
+        self.probe, self.batch_size = probe, check_count(batch_size, "batch_size")
+        self.temperature = None if temperature is None else check_temperature(temperature)
         self._plain = self._softened = self._counted = self._asked = None
 
     def on_train_begin(self, logs=None):

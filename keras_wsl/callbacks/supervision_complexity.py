@@ -34,8 +34,11 @@ class SupervisionComplexity(keras.callbacks.Callback):
 
     def __init__(self, log_dir, inputs, targets, *, every=1, outputs="trace"):
         super().__init__()
-        if not targets:
-            raise ValueError("SupervisionComplexity has no targets. Give at least one by name.")
+        if not isinstance(targets, dict) or not targets:
+            came = "an empty dict" if isinstance(targets, dict) else type(targets).__name__
+            raise ValueError(
+                f"SupervisionComplexity needs targets by name. Received: {came}. Give such as {{'teacher': targets}}."
+            )
         if outputs not in ("trace", "sum"):
             raise ValueError(f"outputs={outputs!r} is not a kernel of a row an example. Expected 'trace' or 'sum'.")
         self.table = EpochTable(pathlib.Path(log_dir) / "supervision_complexity.csv")

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from keras_wsl.data import seeded
+from keras_wsl.data.labelled import Labelled
 
 
 def train_batches(
@@ -72,7 +73,7 @@ def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):
     Returns:
         `keras.utils.PyDataset` of batches like those of `train_batches`, for `fit`, `evaluate`, `predict` and `for`.
     """
-    check_batch_size(batch_size)
+    check_batches(examples, batch_size)
     if soft_labels is not None:
         soft_labels.check(examples)
     return _InOrder(examples, batch_size, one_hot, soft_labels)
@@ -125,10 +126,15 @@ def replayed(examples, soft_labels, seed, views, augmentation):
     return soft_labels.seed, soft_labels.views
 
 
-def check_batch_size(batch_size):
-    """Raises ValueError if it is not a positive integer."""
-    if batch_size != int(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1.")
+def check_batches(examples, batch_size):
+    """Raises ValueError if these are no examples, or the size of a batch is not a positive integer."""
+    if not isinstance(examples, Labelled):
+        raise ValueError(
+            f"There are no batches of {type(examples).__name__}; expected a data set such as data.Examples. Of Splits, "
+            "give one part: splits.train."
+        )
+    if not seeded.is_whole(batch_size) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1. Give 64, for example.")
 
 
 def check_settings(examples, seed, batch_size, start, views, augmentation):
@@ -137,23 +143,25 @@ def check_settings(examples, seed, batch_size, start, views, augmentation):
     Raises:
         ValueError: If a setting of `train_batches` is out of its range: at the call, and not at the first batch.
     """
-    check_batch_size(batch_size)
+    check_batches(examples, batch_size)
     seeded.key("seed", seed)
+    if not isinstance(start, (tuple, list)) or len(start) != 2:
+        raise ValueError(f"start is {start!r}; expected an epoch and a step in it, such as (0, 0).")
     epoch, step = start
     steps = examples.steps_per_epoch(batch_size)
     seeded.key("start's epoch", epoch)
-    if step != int(step) or not 0 <= step < steps:
+    if not seeded.is_whole(step) or not 0 <= step < steps:
         raise ValueError(
             f"start is epoch {epoch}, step {step!r}; expected a step from 0 to {steps - 1}, as an epoch is "
             f"{len(examples)} examples in batches of {batch_size}."
         )
-    if views is not None and (views != int(views) or views < 1):
+    if views is not None and not (seeded.is_whole(views) and views >= 1):
         raise ValueError(f"views is {views!r}; expected an integer >= 1, or None for a new view in every epoch.")
     own = examples.augmentation
     if unknown := sorted(set(augmentation) - set(own)):
         raise ValueError(f"{type(examples).__name__} are not varied by {unknown}; expected some of {sorted(own)}.")
     padding = augmentation.get("padding", 0)
-    if padding != int(padding) or padding < 0:
+    if not seeded.is_whole(padding) or padding < 0:
         raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
     for name, highest in (("scale", 1), ("ratio", np.inf)):
         low, high = augmentation.get(name, (1, 1))

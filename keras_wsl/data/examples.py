@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_wsl.data.labelled import Labelled, Normalized, fingerprint
-from keras_wsl.files import write_atomically
+from keras_wsl.files import make_folder, write_atomically
 
 _FIELDS = ("images", "labels", "index", "classes", "mean", "std")
 
@@ -44,10 +44,11 @@ class Examples(Labelled, Normalized):
     def __post_init__(self):
         images = np.asarray(self.images)
         if images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype}; expected uint8, not yet scaled or normalised.")
+            raise ValueError(f"images are {images.dtype}; expected uint8, not yet scaled or normalised. Give 0 to 255.")
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(
-                f"images have shape {images.shape}; expected (n, height, width, channels), none of them 0."
+                f"images have shape {images.shape}; expected (n, height, width, channels), none of them 0. Add the "
+                "axis that is missing."
             )
         self._set_labels(len(images))
         self._set_statistics(images.shape[3])
@@ -138,7 +139,7 @@ def _write(path, arrays):
     path = pathlib.Path(path)
     if path.suffix != ".npz":
         raise ValueError(f"{path} is not named .npz.")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 

@@ -275,7 +275,9 @@ def image_folder(folder, *, classes=None, **settings):
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {str(folder)!r}; expected one with a folder for each class.")
+        raise FileNotFoundError(
+            f"There is no folder {str(folder)!r}; expected one with a folder for each class. Name another."
+        )
     found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
     if not found:
         raise ValueError(f"{str(folder)!r} has no folders; expected one for each class, with its images.")

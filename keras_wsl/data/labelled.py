@@ -77,8 +77,10 @@ class Labelled:
 
     def _by_share(self, count, *, n_most, seed):
         """The first `count` positions when each class hands out its examples, drawn by hash, at an even pace."""
-        if count != int(count) or not 1 <= count <= n_most:
-            raise ValueError(f"{count!r} of {len(self)} examples asked for; expected an integer from 1 to {n_most}.")
+        if not seeded.is_whole(count) or not 1 <= count <= n_most:
+            raise ValueError(
+                f"{count!r} of {len(self)} examples asked for; expected an integer from 1 to {n_most}. Ask for so many."
+            )
         hashes = seeded.draw("subset", seeded.key("seed", seed), seeded.key("epoch", 0), self.index.astype("uint32"))
         by_class = np.lexsort((hashes, self.labels))
         sizes = np.bincount(self.labels)
@@ -97,6 +99,8 @@ class Labelled:
         """Checks labels, numbers and classes of `count` examples, and keeps them as int32 and a tuple of strings."""
         index = np.arange(count) if self.index is None else self.index
         labels, index = _integers("labels", self.labels, count), _integers("index", index, count)
+        if isinstance(self.classes, str) or not np.iterable(self.classes):
+            raise ValueError(f"classes are {self.classes!r}; expected the name of each class, such as ('cat', 'dog').")
         classes = tuple(str(name) for name in self.classes)
         wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
         if len(wrong):
@@ -156,9 +160,11 @@ class Normalized:
 
     def _set_statistics(self, channels):
         """Checks mean and standard deviation, and keeps them as tuples of floats."""
-        mean, std = (tuple(float(value) for value in values) for values in (self.mean, self.std))
+        mean, std = (tuple(float(value) for value in np.atleast_1d(values)) for values in (self.mean, self.std))
         if len(mean) != channels or len(std) != channels:
             raise ValueError(f"mean {mean} and std {std} expected to have {channels} values, as images have channels.")
+        if max(mean) > 1 or max(std) > 1:
+            raise ValueError(f"mean {mean} and std {std} expected of pixels in [0, 1]. Divide both by 255.")
         if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
             raise ValueError(f"mean {mean} and std {std} expected to be finite, and std positive.")
         self._set(mean=mean, std=std)
@@ -183,6 +189,7 @@ def _integers(name, values, count):
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.integer) or values.shape != (count,):
         raise ValueError(
-            f"{name} have dtype {values.dtype} and shape {values.shape}; expected integers, shape ({count},)."
+            f"{name} have dtype {values.dtype} and shape {values.shape}; expected integers, shape ({count},). "
+            "Give one number an example."
         )
     return values.astype("int64")

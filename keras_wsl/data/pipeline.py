@@ -46,6 +46,7 @@ def train_batches(
     Raises:
         ValueError: A setting is out of its range, or the soft labels are of other data, crops, flips or views.
     """
+    _check_store(soft_labels)
     settings = {"seed": seed, "batch_size": batch_size, "start": start, "one_hot": one_hot, "views": views}
     return _module(framework, examples).train_batches(examples, **settings, soft_labels=soft_labels, **augmentation)
 
@@ -87,7 +88,16 @@ def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None, frame
     Raises:
         ValueError: A setting is out of its range, or the soft labels are of other data.
     """
+    _check_store(soft_labels)
     return _module(framework, examples).eval_batches(examples, batch_size, one_hot=one_hot, soft_labels=soft_labels)
+
+
+def _check_store(soft_labels):
+    """Raises ValueError for what are no soft labels, such as their folder: this room does not know the class."""
+    if soft_labels is not None and not hasattr(soft_labels, "check"):
+        raise ValueError(
+            f"soft_labels is {soft_labels!r}; expected a store of them. Open it: soft_labels.SoftLabels(folder)."
+        )
 
 
 def _module(framework, examples):

@@ -5,6 +5,8 @@ the same whenever, wherever and on whatever backend it is made. Murmur3's finali
 Its keys have 32 bits: good for data, not for secrets.
 """
 
+import math
+import numbers
 import zlib
 
 import numpy as np
@@ -110,6 +112,11 @@ def order(seed, epoch, index):
     return np.argsort(keys, kind="stable")
 
 
+def is_whole(value):
+    """Whether it is a whole number, of whatever type of numbers."""
+    return isinstance(value, numbers.Real) and math.isfinite(value) and value == int(value)
+
+
 def key(name, value):
     """A whole number as the hash takes it.
 
@@ -123,6 +130,6 @@ def key(name, value):
     Raises:
         ValueError: It is not whole, or does not fit: wrapped round, two seeds would be one.
     """
-    if value != int(value) or not 0 <= value < 2**32:
-        raise ValueError(f"{name} is {value!r}; expected an integer in [0, 2**32).")
+    if not is_whole(value) or not 0 <= value < 2**32:
+        raise ValueError(f"{name} is {value!r}; expected an integer in [0, 2**32). Choose one there.")
     return np.array([int(value)], "uint32")

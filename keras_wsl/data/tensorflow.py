@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_wsl.data import seeded
-from keras_wsl.data.arrays import check_batch_size, check_settings, replayed, view_of
+from keras_wsl.data.arrays import check_batches, check_settings, replayed, view_of
 from keras_wsl.data.decoding import centre, random_crop, readable
 from keras_wsl.data.examples import Examples
 from keras_wsl.data.jpegs import ImageFolder, TfdsImages
@@ -87,7 +87,7 @@ def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):
     Returns:
         Finite `tf.data.Dataset` of `(inputs, {"labels", "index"})`.
     """
-    check_batch_size(batch_size)
+    check_batches(examples, batch_size)
     if soft_labels is not None:
         soft_labels.check(examples)
     with tf.device("CPU:0"):

@@ -1,5 +1,7 @@
 """Distillation losses: `loss(labels, student, teacher)` gives one value an example. A new one is a file and a line."""
 
+import inspect
+
 import keras
 
 from keras_wsl.losses.base import DistillationLoss, FeatureLoss, RelationLoss, SoftLabelLoss
@@ -30,6 +32,7 @@ from keras_wsl.losses.relation.crd import CRD
 from keras_wsl.losses.relation.pkt import PKT
 from keras_wsl.losses.relation.rkd import RKD
 from keras_wsl.losses.relation.sp import SP
+from keras_wsl.ops import suggestion
 
 NAMES = {
     "ab": AB,
@@ -71,7 +74,8 @@ def get(spec, **kwargs):
         **kwargs: Settings of the loss.
 
     Raises:
-        ValueError: If there is no loss of that name, with those that exist; or settings come with a finished loss.
+        ValueError: If there is no loss of that name, with those that exist; it has no such setting; or settings come
+            with a finished loss.
     """
     if isinstance(spec, DistillationLoss):
         if kwargs:
@@ -80,8 +84,23 @@ def get(spec, **kwargs):
     if isinstance(spec, keras.distillation.DistillationLoss):
         return from_keras(spec, **kwargs)
     if not isinstance(spec, str) or spec not in NAMES:
-        raise ValueError(f"There is no distillation loss {spec!r}. Expected one of {sorted(NAMES)}, or a loss.")
+        raise ValueError(
+            f"There is no distillation loss {spec!r}.{suggestion(spec, NAMES)} Expected one of {sorted(NAMES)}, or a "
+            "loss that is made, such as losses.KD(temperature=4.0)."
+        )
+    if unknown := sorted(set(kwargs) - settings_of(spec)):
+        raise ValueError(f"The loss {spec!r} has no settings {unknown}. It takes {sorted(settings_of(spec))}.")
     return NAMES[spec](**kwargs)
+
+
+def settings_of(name):
+    """The settings that the loss of a name takes: a set of strings."""
+    return {
+        p.name
+        for base in NAMES[name].__mro__
+        for p in inspect.signature(base.__init__).parameters.values()
+        if issubclass(base, DistillationLoss) and p.kind is not p.VAR_KEYWORD
+    } - {"self"}
 
 
 __all__ = [
@@ -120,5 +139,6 @@ __all__ = [
     "TfKDReg",
     "from_keras",
     "get",
+    "settings_of",
     "soft_label_loss",
 ]

@@ -7,9 +7,13 @@ from keras import ops
 
 from keras_wsl import weighting as weightings
 from keras_wsl.ops import (
+    InputError,
+    check_switch,
     check_temperature,
     check_weight,
+    is_number,
     log_mean_softmax,
+    may_agree,
     mean_over_positions,
     smaller_size,
     standardized,
@@ -103,10 +107,13 @@ class DistillationLoss(keras.layers.Layer):
         mask = (student_mask or {}).get("logits")
         weights = None
         if self.weighting is not None:
-            weights = self._weigh(labels, student["logits"], self.heard(teacher, 1.0)["logits"])
+            logits = student["logits"]
+            weights = self._weigh(labels, logits, self.heard(teacher, 1.0)["logits"])
+            _check_values(f"The weighting of {self.name}", weights, logits.shape[:-1])
         settings = {"index": index} if self.needs_index else {}
         heard = self.heard(teacher, self.temperature or 1.0, student["logits"])
         values = self.weighted(weights, mask, labels, student, heard, **settings)
+        _check_values(f"`per_example` of {self.name}", values, student["logits"].shape[:1], more=True)
         return mean_over_positions(values, mask if len(values.shape) > 1 else None)
 
     def weighted(self, weights, mask, *args, **kwargs):
@@ -193,7 +200,7 @@ class SoftLabelLoss(DistillationLoss):
     def __init__(self, *, temperature=4.0, standardize=False, **kwargs):
         self.temperature = check_temperature(temperature)
         super().__init__(**kwargs)
-        self.standardize = bool(standardize)
+        self.standardize = check_switch(standardize, "standardize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks that both networks tell the same classes apart."""
@@ -320,6 +327,17 @@ def check_same_classes(name, student_shape, teacher_shape):
         )
 
 
+def _check_values(what, values, shape, more=False):
+    """Raises `InputError` unless values have that shape, as far as it is known; `more` axes may come behind it."""
+    came = getattr(values, "shape", None)
+    fits = came is not None and (len(came) == len(shape) or (more and len(came) > len(shape)))
+    if not fits or not may_agree(came, shape):
+        raise InputError(
+            f"{what} must give one number an example, of shape {tuple(shape)}. Received: "
+            f"{type(values).__name__ if came is None else f'shape {tuple(came)}'}. Reduce other axes alone."
+        )
+
+
 def _at(teacher, temperature, student):
     """A teacher's endpoints, with logits of all classes where only the highest are known."""
     logits = teacher.get("logits")
@@ -334,7 +352,7 @@ def _are_several(teacher):
 def _checked_shares(teacher):
     """`teacher` as it is. Raises `ValueError` unless it is a name, a dict of names to positive numbers, or `None`."""
     if isinstance(teacher, dict):
-        if teacher and all(isinstance(share, (int, float)) and 0 < share < float("inf") for share in teacher.values()):
+        if teacher and all(is_number(share) and 0 < share < float("inf") for share in teacher.values()):
             return teacher
     elif teacher is None or isinstance(teacher, str):
         return teacher

@@ -12,7 +12,7 @@ from keras_wsl.models.shufflenet_v2 import shufflenet_v2
 from keras_wsl.models.vgg import vgg
 from keras_wsl.models.weights import load_weights
 from keras_wsl.models.wide_resnet import wide_resnet
-from keras_wsl.ops import check_count
+from keras_wsl.ops import check_count, suggestion
 
 _small = functools.partial(resnet, stem_filters=16, filters=(16, 32, 64))
 _fourfold = functools.partial(resnet, stem_filters=32, filters=(64, 128, 256))
@@ -70,6 +70,9 @@ def register(name):
         ValueError: If another network has that name.
     """
 
+    if not isinstance(name, str):
+        raise ValueError(f"A network needs a name. Received: {name!r}. Write @register('tiny') above its function.")
+
     def add(function):
         if _NETWORKS.get(name, function) is not function:
             raise ValueError(f"There is a network {name!r} already. Choose another name.")
@@ -107,13 +110,14 @@ def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
         FileNotFoundError: If there is no file `weights`.
         ValueError: If the name is unknown, a setting is out of its range, or the file is damaged or of another network.
     """
-    if name.startswith(_KERAS_CV):
+    if isinstance(name, str) and name.startswith(_KERAS_CV):
         make = functools.partial(keras_cv.preset_classifier, name.removeprefix(_KERAS_CV))
     elif name in _NETWORKS:
         make = functools.partial(_NETWORKS[name], name=name)
     else:
         raise ValueError(
-            f"Unknown network {name!r}. Choose one of {', '.join(_NETWORKS)}; or 'keras_cv:' and a preset of keras-cv."
+            f"Unknown network {name!r}.{suggestion(name, _NETWORKS)} Choose one of {', '.join(_NETWORKS)}; or "
+            "'keras_cv:' and a preset of keras-cv."
         )
     size, count = (32, 100) if not name.startswith(("imagenet_", _KERAS_CV)) else (224, 1000)
     model = make(

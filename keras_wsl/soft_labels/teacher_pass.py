@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_wsl import data, top_k
 from keras_wsl.data.arrays import check_settings
-from keras_wsl.endpoints import check_network
-from keras_wsl.files import exclusive, sha256, write_atomically
+from keras_wsl.endpoints import check_network, explained
+from keras_wsl.files import exclusive, make_folder, sha256, write_atomically
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_count, check_temperature
 from keras_wsl.soft_labels.manifest import Manifest, table_of
@@ -154,7 +154,8 @@ class _Writer:
         return found
 
     def _logits(self, inputs, numbers):
-        given = forward(self.teacher, inputs)
+        with explained(self.teacher, inputs):
+            given = forward(self.teacher, inputs)
         logits = given["logits"] if isinstance(given, dict) else given
         if logits.shape != (len(numbers), self.manifest.classes):
             raise ValueError(
@@ -199,7 +200,7 @@ def _storage(dtype, k, temperatures, classes):
 
 def _start(folder, manifest, table):
     """Makes the folder, or checks that it is of the same."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / "manifest.json"
     if path.exists():
         there = read_manifest(folder)

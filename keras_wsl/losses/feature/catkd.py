@@ -6,7 +6,7 @@ from keras import ops
 from keras_wsl.endpoints import find
 from keras_wsl.losses.base import FeatureLoss, check_same_classes
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import adaptive_average_pool, l2_normalized
+from keras_wsl.ops import adaptive_average_pool, check_switch, l2_normalized
 
 
 def class_map_loss(student_map, teacher_map, *, size=2, normalize=True):
@@ -56,7 +56,7 @@ class CATKD(FeatureLoss):
     def __init__(self, *, weight=15.0, head="logits", size=2, normalize=False, name="catkd", **kwargs):
         super().__init__(weight=weight, name=name, **kwargs)
         self.head = (head, head) if isinstance(head, str) else tuple(head)
-        self.size, self.normalize = size, bool(normalize)
+        self.size, self.normalize = size, check_switch(normalize, "normalize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks sizes and classes."""

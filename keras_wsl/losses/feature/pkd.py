@@ -4,7 +4,7 @@ import keras
 
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import l2_normalized
+from keras_wsl.ops import check_switch, l2_normalized
 
 
 def patience_loss(student_states, teacher_states, *, normalize=False):
@@ -48,7 +48,7 @@ class PKD(FeatureLoss):
 
     def __init__(self, *, weight=1000.0, position=0, normalize=False, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        self.position, self.normalize = position, bool(normalize)
+        self.position, self.normalize = position, check_switch(normalize, "normalize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks that the states are equally wide, and long enough."""

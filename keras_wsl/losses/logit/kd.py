@@ -3,7 +3,7 @@
 import keras
 
 from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import entropy, kl_divergence
+from keras_wsl.ops import check_switch, entropy, kl_divergence
 
 FORMS = ("kl", "cross_entropy")
 
@@ -56,7 +56,7 @@ class KD(SoftLabelLoss):
             raise ValueError(f"`form` must be one of {FORMS}. Received: form={form!r}.")
         super().__init__(temperature=temperature, weight=weight, **kwargs)
         self.form = form
-        self.mean_over_classes = bool(mean_over_classes)
+        self.mean_over_classes = check_switch(mean_over_classes, "mean_over_classes")
 
     def per_example(self, labels, student, teacher):
         """`soft_label_loss` of the two logits."""

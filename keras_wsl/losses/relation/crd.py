@@ -6,7 +6,7 @@ from keras import ops
 
 from keras_wsl.connectors import MemoryBank, embeddings
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import check_temperature, l2_normalized
+from keras_wsl.ops import check_share, check_temperature, l2_normalized
 
 EPSILON = 1e-7  # The reference code's, in the denominators.
 
@@ -68,8 +68,6 @@ class CRD(FeatureLoss):
         self, labels, *, weight=0.8, negatives=16384, dimensions=128, contrast_temperature=0.07, momentum=0.5, **kwargs
     ):
         super().__init__(weight=weight, **kwargs)
-        if not isinstance(momentum, (int, float)) or not 0 <= momentum <= 1:
-            raise ValueError(f"`momentum` must be a number in [0, 1]. Received: momentum={momentum!r}.")
         labels = np.asarray(labels)
         if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer) or not (labels >= 0).any():
             raise ValueError(
@@ -85,10 +83,8 @@ class CRD(FeatureLoss):
                 f"{self.members - self.largest_class} of {self.members} examples. Pass `negatives` of at most that."
             )
         self.negatives, self.dimensions = negatives, dimensions
-        self.contrast_temperature, self.momentum = (
-            check_temperature(contrast_temperature, "contrast_temperature"),
-            float(momentum),
-        )
+        self.contrast_temperature = check_temperature(contrast_temperature, "contrast_temperature")
+        self.momentum = check_share(momentum, "momentum")
         self.seed = keras.random.SeedGenerator()
         self.seed_state = self.seed.state  # Else in no file: Keras writes variables there, and no generators.
 

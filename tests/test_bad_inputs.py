@@ -1,0 +1,859 @@
+"""What a careless user gives to the library: one row an input, each with its own error.
+
+An error says what came, what was expected and what to do: the three patterns of a row, in whatever order. Inputs whose
+errors are tested where they belong, such as those of the losses in `losses/test_misuse.py`, are not repeated here.
+"""
+
+import functools
+import re
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from keras_wsl import (
+    Distiller,
+    analysis,
+    callbacks,
+    data,
+    distribute,
+    export,
+    losses,
+    models,
+    online,
+    optimizers,
+    soft_labels,
+    weighting,
+)
+from tests.common import bright_splits, examples, hard_loss, image_network, network
+
+
+class Row(NamedTuple):
+    """`do` is a function of a folder of files with which something is wrong, and has to raise `error`."""
+
+    do: Any
+    came: str
+    expected: str
+    advice: str
+    error: type = ValueError
+    tensorflow: bool = False  # Whether it is of TensorFlow alone.
+
+
+X, Y = examples(8)
+LOGITS = np.random.default_rng(0).normal(size=(8, 5)).astype("float32")
+ONE_HOT = np.eye(5, dtype="float32")[Y]
+KERNEL, SIGNS = np.eye(4) + 0.1, np.array([1.0, -1.0, 1.0, -1.0])
+PIXELS, CLASSES = np.zeros((4, 8, 8, 3), "uint8"), ("cat", "dog")
+HALF, FIFTH = (0.5,) * 3, (0.2,) * 3
+teacher = functools.cache(lambda: network("teacher", width=11))
+student = functools.cache(lambda: network("student"))
+images = functools.cache(lambda: image_network("images", classes=3))
+splits = functools.cache(lambda: bright_splits(40))
+unbuilt = functools.cache(lambda: keras.Sequential([keras.layers.Dense(5)], name="unbuilt"))
+
+
+def fit(y=Y, x=X, loss="kd", compiled=None, optimizer="sgd", eagerly=True, fitting=None, **settings):
+    """One epoch of a Distiller with something wrong."""
+    distiller = Distiller(teacher(), student(), loss, **settings)
+    distiller.compile(optimizer, compiled or hard_loss(), run_eagerly=eagerly)
+    distiller.fit(x, y, verbose=0, **(fitting or {}))
+
+
+def watched(callback):
+    """The same with a callback; it is asked before the first step."""
+    fit(fitting={"callbacks": [callback], "epochs": 1})
+
+
+def batches(part=None, **settings):
+    """Batches that are asked for, and not read."""
+    return data.train_batches(splits().train if part is None else part, **{"seed": 0, "batch_size": 4, **settings})
+
+
+def pixels(**changes):
+    """A data set with something wrong."""
+    fields = {"images": PIXELS, "labels": np.zeros(4, int), "classes": CLASSES, "mean": HALF, "std": FIFTH}
+    return data.Examples(**{**fields, **changes})
+
+
+def build(**settings):
+    """A small network with something wrong."""
+    return models.build(**{"name": "resnet8", "classes": 3, "input_shape": (8, 8, 3), **settings})
+
+
+def write(here, **settings):
+    """Soft labels with something wrong."""
+    given = {"teacher": images(), "examples": splits().train, "folder": here / "new", "verbose": 0, **settings}
+    return soft_labels.write(given.pop("teacher"), given.pop("examples"), given.pop("folder"), **given)
+
+
+def npz(here, **changes):
+    """A file whose arrays are others."""
+    with np.load(here / "images.npz") as arrays:
+        fields = {**arrays, **changes}
+    np.savez(here / "changed.npz", **{name: array for name, array in fields.items() if array is not None})
+    return data.load_npz(here / "changed.npz")
+
+
+def with_config(text):
+    """What a worker reads from its environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TF_CONFIG", text)
+        distribute.strategy("multi_worker")
+
+
+class Scalar(losses.DistillationLoss):
+    def per_example(self, labels, student, teacher):
+        return ops.mean(student["logits"])
+
+
+class Nothing(losses.DistillationLoss):
+    def per_example(self, labels, student, teacher):
+        pass
+
+
+def probed(probe, **settings):
+    """The callback that judges a probe."""
+    return lambda here: watched(callbacks.RegularizationSamples(here / "log", probe, **settings))
+
+
+ROWS = {
+    # The Distiller's networks.
+    "teacher is not built": Row(
+        lambda here: Distiller(unbuilt(), student(), "kd"), "unbuilt", "is not built", "Call it on a batch once"
+    ),
+    "teacher is a list": Row(
+        lambda here: Distiller([teacher()], student(), "kd"),
+        r"Received: \[<Sequential name=teacher",
+        "teacher must be a keras.Model",
+        "Build or load one",
+    ),
+    "teacher is a file": Row(
+        lambda here: Distiller("runs/teacher.keras", student(), "kd"),
+        "Received: the file 'runs/teacher.keras'",
+        "must be a network, or the key of its logits",
+        r"Load it first: keras_wsl.models.build\(",
+    ),
+    "student is a name": Row(
+        lambda here: Distiller(teacher(), "resnet8", "kd"),
+        "Received: 'resnet8'",
+        "student must be a keras.Model",
+        "Build or load one",
+    ),
+    "student and teacher have other inputs": Row(
+        lambda here: Distiller(network("wide", inputs=9), student(), "kd"),
+        r"a student of inputs \[\(None, 6\)\] and a teacher of \[\(None, 9\)\]",
+        "get the same inputs",
+        "Say with `student_inputs` and `teacher_inputs`",
+    ),
+    "student_inputs is a number": Row(
+        lambda here: Distiller(teacher(), student(), "kd", student_inputs=3),
+        "Received: 3",
+        "`student_inputs` must be a key of the inputs, a function or a layer",
+        "Leave it out",
+    ),
+    "teacher_inputs has a number": Row(
+        lambda here: Distiller({"a": teacher()}, student(), "kd", teacher_inputs={"a": 0.5}),
+        r"Received: \{'a': 0.5\}",
+        "`teacher_inputs` must be a key of the inputs, a function or a layer",
+        "Leave it out",
+    ),
+    "student_loss_weight is text": Row(
+        lambda here: Distiller(teacher(), student(), "kd", student_loss_weight="1"),
+        "Received: student_loss_weight='1'",
+        "must be a number that is not negative",
+        "Give 0.0",
+    ),
+    # Its losses.
+    "loss is misspelt": Row(
+        lambda here: Distiller(teacher(), student(), "reviewdk"),
+        "no distillation loss 'reviewdk'",
+        "Expected one of",
+        "Did you mean 'reviewkd'",
+    ),
+    "loss is a class": Row(
+        lambda here: Distiller(teacher(), student(), losses.KD),
+        "no distillation loss <class 'keras_wsl.losses.logit.kd.KD'>",
+        "Expected one of",
+        r"a loss that is made, such as losses.KD\(",
+    ),
+    "setting of a loss is misspelt": Row(
+        lambda here: losses.get("kd", temprature=2.0),
+        r"no settings \['temprature'\]",
+        "The loss 'kd'",
+        "It takes .*'temperature'",
+    ),
+    "temperature is True": Row(
+        lambda here: losses.KD(temperature=True), "temperature=True", "must be a positive number", "Give 1.0"
+    ),
+    "switch is text": Row(
+        lambda here: losses.KD(standardize="false"),
+        "standardize='false'",
+        "must be True or False",
+        "Give one of these, and no text",
+    ),
+    "weighting is misspelt": Row(
+        lambda here: losses.KD(weighting="hard_to_mimick"),
+        "no weighting 'hard_to_mimick'",
+        "Expected a function or one of",
+        "Did you mean 'hard_to_mimic'",
+    ),
+    "weighting is a list": Row(
+        lambda here: losses.KD(weighting=["wsl"]),
+        r"Received: \['wsl'\]",
+        "`weighting` must be a name",
+        r"a dict such as \{'name': 'wsl'\}, or a function",
+    ),
+    "probability of a weighting is 2": Row(
+        lambda here: losses.KD(weighting={"name": "exclude_regularization", "probability": 2.0}),
+        "probability=2.0",
+        r"must be a number in \[0, 1\]",
+        "Give 0.5",
+    ),
+    "temperature of a weighting is 0": Row(
+        lambda here: weighting.get({"name": "only_regularization", "temperature": 0}),
+        "temperature=0",
+        "must be a positive number",
+        "Give 1.0",
+    ),
+    "gamma of a weighting is text": Row(
+        lambda here: losses.AT(weighting={"name": "hard_to_mimic", "gamma": "2"}),
+        "gamma='2'",
+        "must be a number that is not negative",
+        "Give 0.0",
+    ),
+    "weighting gives a row of classes": Row(
+        lambda here: fit(loss=losses.KD(weighting=lambda labels, student, teacher: student)),
+        r"Received: shape \(8, 5\)",
+        r"weighting of kd must give one number an example, of shape \(8,\)",
+        "Reduce other axes",
+    ),
+    "weighting gives one number": Row(
+        lambda here: fit(loss=losses.KD(weighting=lambda labels, student, teacher: ops.mean(student))),
+        r"Received: shape \(\)",
+        "weighting of kd must give one number an example",
+        "Reduce other axes",
+    ),
+    "weighting gives fewer numbers": Row(
+        lambda here: fit(loss=losses.WSL(weighting=lambda labels, student, teacher: ops.ones((3,)))),
+        r"Received: shape \(3,\)",
+        r"weighting of wsl must give one number an example, of shape \(8,\)",
+        "Reduce other axes",
+    ),
+    "own loss gives one number": Row(
+        lambda here: fit(loss=Scalar()),
+        r"Received: shape \(\)",
+        "`per_example` of scalar must give one number an example",
+        "Reduce other axes",
+    ),
+    "own loss gives nothing": Row(
+        lambda here: fit(loss=Nothing()),
+        "Received: NoneType",
+        "`per_example` of nothing must give one number an example",
+        "Reduce other axes",
+    ),
+    "labels and logits are of other lengths": Row(
+        lambda here: weighting.wsl(Y[:4], LOGITS, LOGITS),
+        r"Labels of shape \(4,\) do not fit logits of shape \(8, 5\)",
+        r"Expected integers of shape \(8,\)",
+        "or one probability for each of the 5 classes",
+    ),
+    # compile.
+    "compiled loss of one-hot labels, with integers": Row(
+        lambda here: fit(compiled=keras.losses.CategoricalCrossentropy(from_logits=True)),
+        r"Received: integer labels, of shape \(8,\)",
+        "'categorical_crossentropy' is for labels that are distributions",
+        "with keras.losses.SparseCategoricalCrossentropy",
+    ),
+    "compiled loss of integers, with one-hot labels": Row(
+        lambda here: fit(ONE_HOT),
+        r"Received: labels that are distributions, of shape \(8, 5\)",
+        "'sparse_categorical_crossentropy' is for integer labels",
+        "with keras.losses.CategoricalCrossentropy",
+    ),
+    "compiled loss is a distance": Row(  # As wide as classes: five labels would be taken for five classes.
+        lambda here: fit(Y[:5], X[:5], compiled="mse"),
+        r"Received: integer labels, of shape \(5,\)",
+        "'mean_squared_error' is for labels that are distributions",
+        "with keras.losses.SparseCategoricalCrossentropy",
+    ),
+    "compiled loss gives one number": Row(
+        lambda here: fit(compiled=lambda labels, logits: ops.mean(logits)),
+        "gives one number for a batch",
+        "must give one an example",
+        "take the mean over the last axis alone",
+    ),
+    "compiled loss expects probabilities": Row(
+        lambda here: fit(compiled="sparse_categorical_crossentropy"),
+        "compiled loss 'sparse_categorical_crossentropy' expects probabilities",
+        "The student gives logits",
+        "Compile it with from_logits=True",
+    ),
+    "no optimizer": Row(
+        lambda here: fit(optimizer=None), "Received: optimizer=None", "has no optimizer", "Compile it with one"
+    ),
+    # fit.
+    "labels are text": Row(
+        lambda here: fit(np.array(["cat", "dog"] * 4)),
+        "Received: <U3 such as .*cat",
+        "must be the classes' numbers, or distributions",
+        "Number the classes: np.unique",
+    ),
+    "labels are a list": Row(
+        lambda here: fit(list(Y)), "Received: a list of 8", "must be one array", "Give np.asarray"
+    ),
+    "labels are halves": Row(
+        lambda here: fit(Y + 0.5), "Received: .*.5 in row 0; 8 of 8", "must be whole numbers", "Mend the data"
+    ),
+    "labels are not all there": Row(
+        lambda here: fit(np.where(np.arange(8) == 2, np.nan, Y)),
+        "Received: nan in row 2; 1 of 8",
+        "must be whole numbers",
+        "Mend the data",
+    ),
+    "distributions are not all there": Row(
+        lambda here: fit(np.where(ONE_HOT, np.nan, 0.1)),
+        "Received: nan in row 0; 8 of 40",
+        "must be finite, and not negative",
+        "Mend the data",
+    ),
+    "distributions are negative": Row(
+        lambda here: fit({"labels": ONE_HOT - 0.1}),
+        "Received: -0.1.* in row 0; 32 of 40",
+        "must be finite, and not negative",
+        "Mend the data",
+    ),
+    "labels of other classes": Row(
+        lambda here: fit(ONE_HOT[:, :4]),
+        r"Labels of shape \(8, 4\) do not fit logits of shape \(8, 5\)",
+        r"Expected integers of shape \(8,\)",
+        "one probability for each of the 5 classes",
+    ),
+    "no labels": Row(
+        lambda here: fit(None), "Received: NoneType", "must bring labels: integers, distributions", "Give .inputs, lab"
+    ),
+    "dict without labels": Row(
+        lambda here: fit({"label": Y}),
+        r"Received: a dict of \['label'\]",
+        "or a dict that has them as 'labels'",
+        "Give .inputs, labels",
+    ),
+    "no data": Row(
+        lambda here: fit(Y[:0], X[:0]), r"labels of shape \(0,\)", "Expected one label an example", "Give some data"
+    ),
+    "validation without labels": Row(
+        lambda here: Distiller(teacher(), student(), "kd").checked_labels((Y, Y), LOGITS),
+        "Received: tuple",
+        "A batch must bring labels",
+        "Give .inputs, labels",
+    ),
+    "inputs of another size": Row(
+        lambda here: fit(x=X[:, :4]),
+        r"Received: \(8, 4\)",
+        r"takes inputs of shape \(None, 6\)",
+        "Give it what it was built for",
+    ),
+    "inputs are a dict": Row(
+        lambda here: fit(x={"image": X}),
+        r"Received: \{'image': \(8, 6\)\}",
+        r"takes inputs of shape \(None, 6\)",
+        "Give it what it was built for",
+    ),
+    "predict with inputs of another size": Row(
+        lambda here: Distiller(None, student(), ()).predict(X[:, :3], verbose=0),
+        r"Received: \((8|None), 3\)",
+        r"student takes inputs of shape \(None, 6\)",
+        "Give it what it was built for",
+    ),
+    "channels come first": Row(
+        lambda here: Distiller(None, images(), ()).predict(np.zeros((2, 3, 8, 8), "float32"), verbose=0),
+        r"Received: \((2|None), 3, 8, 8\)",
+        r"takes inputs of shape \(None, 8, 8, 3\)",
+        r"images are \(height, width, channels\)",
+    ),
+    "student_inputs makes another size": Row(
+        lambda here: fit(student_inputs=lambda x: x[:, :2], teacher_inputs=lambda x: x),
+        r"Received: \(8, 2\)",
+        r"student takes inputs of shape \(None, 6\)",
+        "Give it what it was built for",
+    ),
+    "teacher_inputs is a key of no dict": Row(
+        lambda here: fit(teacher_inputs="image"),
+        "Received inputs: no dict",
+        "to be given the inputs' 'image'",
+        "Bring them in a dict that has this key",
+    ),
+    "sample_weight has a weight a class": Row(
+        lambda here: fit(fitting={"sample_weight": np.ones((8, 5), "float32")}),
+        r"Received shape: \(8, 5\)",
+        "must be one number an example",
+        "Give shape",
+    ),
+    "sample_weight is negative": Row(
+        lambda here: fit(fitting={"sample_weight": np.where(np.arange(8) == 3, -1.0, 1.0)}),
+        "Received: -1.0 among 8",
+        "`sample_weight` must be finite numbers that are not negative",
+        "Give 0 to what is not to count",
+    ),
+    "sample_weight is text": Row(
+        lambda here: fit(fitting={"sample_weight": np.array(["a"] * 8)}),
+        "Received: 'a' among 8",
+        "`sample_weight` must be finite numbers",
+        "Give 0 to what is not to count",
+    ),
+    "class_weight is a list": Row(
+        lambda here: fit(fitting={"class_weight": [1.0] * 5}),
+        "Received: list",
+        "`class_weight` must be a dict of classes to numbers",
+        r"Give such as \{0: 1.0",
+    ),
+    "class_weight is not a number": Row(
+        lambda here: fit(fitting={"class_weight": {0: 1.0, 1: float("nan")}}),
+        "Received: nan among 2",
+        "`class_weight` must be finite numbers",
+        "Give 0 to what is not to count",
+    ),
+    # Data sets and their batches.
+    "batches of an array": Row(
+        lambda here: batches(PIXELS), "no batches of ndarray", "expected a data set", "such as data.Examples"
+    ),
+    "batches of both splits": Row(
+        lambda here: data.eval_batches(splits(), 4),
+        "no batches of Splits",
+        "expected a data set",
+        "give one part: splits.train",
+    ),
+    "batch_size is None": Row(
+        lambda here: batches(batch_size=None), "batch_size is None", "expected an integer >= 1", "Give 64"
+    ),
+    "batch_size is not a number": Row(
+        lambda here: data.eval_batches(splits().test, float("nan")),
+        "batch_size is nan",
+        "expected an integer >= 1",
+        "Give 64",
+    ),
+    "seed is None": Row(lambda here: batches(seed=None), "seed is None", r"an integer in \[0, 2\*\*32\)", "Choose one"),
+    "start is an epoch": Row(lambda here: batches(start=3), "start is 3", "an epoch and a step", r"such as \(0, 0\)"),
+    "start is beyond the epoch": Row(
+        lambda here: batches(start=(2, 10)),
+        "start is epoch 2, step 10",
+        "a step from 0 to 9",
+        "an epoch is 40 examples in batches of 4",
+    ),
+    "soft labels by their folder": Row(
+        lambda here: batches(soft_labels="runs/soft"),
+        "soft_labels is 'runs/soft'",
+        "expected a store",
+        r"Open it: soft_labels.SoftLabels\(folder\)",
+    ),
+    "part is of no number": Row(
+        lambda here: splits().train.take(float("nan")),
+        "nan of 40 examples asked for",
+        "expected an integer from 1 to 40",
+        "Ask for so many",
+    ),
+    "part is larger than the data": Row(
+        lambda here: splits().test.split(31),
+        "31 of 30 examples asked for",
+        "expected an integer from 1 to 29",
+        "Ask for so many",
+    ),
+    "images are scaled": Row(
+        lambda here: pixels(images=PIXELS / 255),
+        "images are float64",
+        "expected uint8, not yet scaled",
+        "Give 0 to 255",
+    ),
+    "images have no channels": Row(
+        lambda here: pixels(images=PIXELS[..., 0]),
+        r"shape \(4, 8, 8\)",
+        r"expected \(n, height, width, channels\)",
+        "Add the axis that is missing",
+    ),
+    "labels of images are text": Row(
+        lambda here: pixels(labels=np.array(["cat"] * 4)),
+        r"labels have dtype <U3 and shape \(4,\)",
+        r"expected integers, shape \(4,\)",
+        "Give one number an example",
+    ),
+    "classes are one text": Row(
+        lambda here: pixels(classes="cat"),
+        "classes are 'cat'",
+        "expected the name of each class",
+        r"such as \('cat', 'dog'\)",
+    ),
+    "classes are a number": Row(
+        lambda here: pixels(classes=2), "classes are 2", "expected the name of each class", r"such as \('cat', 'dog'\)"
+    ),
+    "mean is of pixels up to 255": Row(
+        lambda here: pixels(mean=(125.0,) * 3, std=(60.0,) * 3),
+        r"mean \(125.0, 125.0, 125.0\) and std \(60.0",
+        r"expected of pixels in \[0, 1\]",
+        "Divide both by 255",
+    ),
+    "file has no labels": Row(
+        lambda here: npz(here, **{"train.labels": None}),
+        r"has the arrays \['train.images', 'train.index'",
+        r"and not \['train.labels'\]",
+        "`load_npz` what `save_npz` wrote",
+    ),
+    "file has fewer labels": Row(
+        lambda here: npz(here, **{"train.labels": np.zeros(3, int)}),
+        r"labels have dtype int64 and shape \(3,\)",
+        r"expected integers, shape \(40,\)",
+        "Give one number an example",
+    ),
+    "file is of fewer classes": Row(
+        lambda here: npz(here, **{"test.classes": np.array(["dark", "grey"])}),
+        r"example 2 \(index 2\) has 2",
+        "expected 0 to 1, as there are 2 classes",
+        "10 of 30 are out of range",
+    ),
+    "file is text": Row(
+        lambda here: data.load_npz(here / "file"), "file is not", "a whole .npz file", "write it again with `save`"
+    ),
+    "file of images is not there": Row(
+        lambda here: data.load_npz(here / "absent.npz"),
+        "no file .*absent.npz",
+        "There is",
+        "`save` and `save_npz` write such files",
+        FileNotFoundError,
+    ),
+    "file is written below a file": Row(
+        lambda here: data.save_npz(splits(), here / "file" / "images.npz"),
+        "file is a file",
+        "a folder was expected there",
+        "Choose another path",
+        NotADirectoryError,
+    ),
+    "folder of images is a file": Row(
+        lambda here: data.image_folder(here / "file"),
+        "no folder '.*file'",
+        "expected one with a folder for each class",
+        "Name another",
+        FileNotFoundError,
+    ),
+    "folder of images is empty": Row(
+        lambda here: data.image_folder(here / "empty"),
+        "empty' has no folders",
+        "expected one for each class",
+        "with its images",
+    ),
+    # Networks and their files.
+    "network is misspelt": Row(
+        lambda here: build(name="wrn_40-2"), "Unknown network 'wrn_40-2'", "Choose one of", "Did you mean 'wrn_40_2'"
+    ),
+    "network is None": Row(
+        lambda here: build(name=None), "Unknown network None", "Choose one of wrn_40_2", "or 'keras_cv:' and a preset"
+    ),
+    "classes are text": Row(
+        lambda here: build(classes="10"), "Received: '10'", "`classes` must be an integer of at least 1", "Give 1"
+    ),
+    "input_shape is a number": Row(
+        lambda here: build(input_shape=32),
+        "Received: 32",
+        r"must be \(height, width, channels\)",
+        r"as in \(32, 32, 3\), without the batch",
+    ),
+    "weights are a folder": Row(
+        lambda here: build(weights=here / "empty"),
+        "no weight file '.*empty' for resnet8",
+        "Train one and write it",
+        "or leave `weights` out",
+        FileNotFoundError,
+    ),
+    "weights are truncated": Row(
+        lambda here: build(weights=here / "torn.weights.h5"),
+        "torn.weights.h5' is not",
+        "a whole HDF5 file",
+        "Copy or write it again",
+    ),
+    "weights of another depth": Row(
+        lambda here: build(name="resnet14", weights=here / "resnet8.weights.h5"),
+        "does not fit resnet14: it holds 47 arrays",
+        "77 were expected",
+        "build that network, or give a file of resnet14",
+    ),
+    "weights of other classes": Row(
+        lambda here: build(classes=4, weights=here / "resnet8.weights.h5"),
+        "it is of 3 classes",
+        "4 were asked for",
+        "Pass `classes` as the file has it",
+    ),
+    "register without a name": Row(
+        lambda here: models.register(build), "Received: <function build", "needs a name", r"Write @register\('tiny'\)"
+    ),
+    # Callbacks.
+    "backup every 0 steps": Row(
+        lambda here: callbacks.Backup(here / "new", 2, every=0),
+        "every=0 came",
+        "a positive integer was expected",
+        "Give at least 1",
+    ),
+    "backups in a file": Row(
+        lambda here: watched(callbacks.Backup(here / "file", 1)),
+        "file cannot be written to",
+        "Backup: ",
+        "Pass a directory that can",
+    ),
+    "probe has no labels": Row(
+        lambda here: probed(X)(here), "Received: ndarray", r"must be \(inputs, labels\)", "Give both, in a tuple"
+    ),
+    "probe is empty": Row(
+        probed((X[:0], Y[:0])), "probe of RegularizationSamples is empty", "at least one batch", "or probe=None"
+    ),
+    "probe is judged at temperature -1": Row(
+        probed((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"
+    ),
+    "probe in batches of 0": Row(
+        probed((X, Y), batch_size=0), "Received: 0", "`batch_size` must be an integer of at least 1", "Give 1"
+    ),
+    "log below a file": Row(
+        lambda here: callbacks.RegularizationSamples(here / "fifth file" / "log"),
+        "fifth file is a file",
+        "a folder was expected there",
+        "Choose another path",
+        NotADirectoryError,
+    ),
+    "checkpoints every 0 epochs": Row(
+        lambda here: callbacks.Checkpoints(here / "new", every=0),
+        "Received: 0",
+        "`every` must be an integer of at least 1",
+        "Give 1",
+    ),
+    "checkpoints in a file": Row(
+        lambda here: watched(callbacks.Checkpoints(here / "other file")),
+        "other file is a file",
+        "a folder was expected there",
+        "Choose another path",
+        NotADirectoryError,
+    ),
+    "checkpoints of days": Row(
+        lambda here: online.Checkpoints(here / "empty", unit="days"),
+        "unit='days' is unknown",
+        "Expected one of",
+        "'epochs', 'steps'",
+    ),
+    "no checkpoints": Row(
+        lambda here: callbacks.TeacherSchedule(here / "empty"),
+        "empty has no checkpoints",
+        "such as epoch-000001.weights.h5",
+        "Train the teacher with callbacks.Checkpoints",
+        FileNotFoundError,
+    ),
+    "complexity of an array": Row(
+        lambda here: callbacks.SupervisionComplexity(here / "log", X, SIGNS),
+        "Received: ndarray",
+        "needs targets by name",
+        r"Give such as \{'teacher': targets\}",
+    ),
+    # Soft labels.
+    "soft labels of an array": Row(
+        lambda here: write(here, examples=PIXELS.astype("float32")[:2].tolist()),
+        "no batches of list",
+        "expected a data set",
+        "such as data.Examples",
+    ),
+    "soft labels in a file": Row(
+        lambda here: write(here, folder=here / "third file"),
+        "third file is a file",
+        "a folder was expected there",
+        "Choose another path",
+        NotADirectoryError,
+    ),
+    "soft labels of a teacher of other inputs": Row(
+        lambda here: write(here, teacher=teacher()),
+        r"Received: \((40|None), 8, 8, 3\)",
+        r"teacher takes inputs of shape \(None, 6\)",
+        "Give it what it was built for",
+    ),
+    "no soft labels": Row(
+        lambda here: soft_labels.SoftLabels(here / "empty"),
+        "empty holds no soft labels",
+        "there is no manifest.json",
+        "Write them by soft_labels.write",
+        FileNotFoundError,
+    ),
+    # Optimizers.
+    "learning rate is negative": Row(
+        lambda here: optimizers.SGD(-0.1), "learning_rate=-0.1", "must be a number that is not negative", "Give 0.0"
+    ),
+    "weight decay is not a number": Row(
+        lambda here: optimizers.adamw(0.1, weight_decay=float("nan")),
+        "weight_decay=nan",
+        "must be a number that is not negative",
+        "Give 0.0",
+    ),
+    "warm-up is as long as all steps": Row(
+        lambda here: optimizers.LinearDecay(0.1, warm_up_steps=10, steps=10),
+        "Received: 10",
+        r"`warm_up_steps` must be in \[0, 10\)",
+        "Warm up for less",
+    ),
+    # Devices.
+    "strategy is misspelt": Row(
+        lambda here: distribute.scope("miror"), "no strategy 'miror'", "Expected one of", "'none', 'mirrored'"
+    ),
+    "worker is not in its cluster": Row(
+        lambda here: with_config('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}'),
+        "Received: .*IndexError",
+        "TF_CONFIG must name all workers",
+        'such as {"cluster"',
+        tensorflow=True,
+    ),
+    "worker is a parameter server": Row(
+        lambda here: with_config('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}'),
+        "the 'ps' 'a:1'",
+        "Expected a chief or a worker",
+        "Set its type",
+        tensorflow=True,
+    ),
+    # Exports.
+    "export to another suffix": Row(
+        lambda here: export.keras_file(images(), here / "student.h5"),
+        "Received: '.*student.h5'",
+        "must end in '.keras'",
+        "Rename it",
+    ),
+    "export of a distiller": Row(
+        lambda here: export.keras_file(Distiller(teacher(), student(), "kd"), here / "student.keras"),
+        "Received: a Distiller",
+        "Expected the student alone",
+        "Pass `distiller.student`",
+    ),
+    "export of what is not built": Row(
+        lambda here: export.saved_model(unbuilt(), here / "new"),
+        "unbuilt is not built",
+        "no weights",
+        "Call it on a ba",
+    ),
+    "export of a name": Row(
+        lambda here: export.keras_file("resnet8", here / "student.keras"),
+        "Received: 'resnet8'",
+        "Expected a `keras.Model`",
+        "Build or load one",
+    ),
+    "export over other things": Row(
+        lambda here: export.saved_model(images(), here / "full", overwrite=True),
+        "full' holds no SavedModel",
+        "replaces nothing else",
+        "Choose another path",
+        FileExistsError,
+    ),
+    "export below a file": Row(
+        lambda here: export.keras_file(images(), here / "fourth file" / "student.keras"),
+        "fourth file is a file",
+        "a folder was expected there",
+        "Choose another path",
+        NotADirectoryError,
+    ),
+    # Analyses.
+    "ridge is negative": Row(
+        lambda here: analysis.leave_one_out(KERNEL, SIGNS, ridge=-1e-3),
+        "ridge=-0.001",
+        "must be a number that is not negative",
+        "Give 0.0",
+    ),
+    "ridge is text": Row(
+        lambda here: analysis.supervision_complexity(KERNEL, SIGNS, ridge="x"),
+        "ridge='x'",
+        "must be a number that is not negative",
+        "Give 0.0",
+    ),
+    "targets of too many axes": Row(
+        lambda here: analysis.targets(LOGITS[None]),
+        r"Received: \(1, 8, 5\)",
+        r"Expected logits of shape \(n,\) or \(n, C\)",
+        "Flatten what is before C",
+    ),
+    "targets at temperature of text": Row(
+        lambda here: analysis.targets(LOGITS, temperature="4"),
+        "temperature='4'",
+        "must be a positive number",
+        "Give 1.0",
+    ),
+    "predictions of other examples": Row(
+        lambda here: analysis.margin_bound(KERNEL, SIGNS, [1.0, 2.0]),
+        r"Received: \(2,\)",
+        r"Expected predictions of the targets' shape \(4, 1\)",
+        "Give one each",
+    ),
+    "kernel in no memory": Row(
+        lambda here: analysis.ntk_gram(student(), X, memory="1G"),
+        "Received: '1G'",
+        "`memory` must be an integer of at least 1",
+        "Give 1",
+    ),
+    "confidence is of probabilities": Row(
+        lambda here: analysis.calibration([0, 1, 1], [[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]]),
+        "rows that are not negative and add up to 1",
+        "`logits` must be logits",
+        "Pass the network's outputs before the softmax",
+    ),
+    "ensemble of one": Row(
+        lambda here: analysis.bias_variance(np.log(np.full((1, 8, 5), 0.2)), Y),
+        "Received 1 run",
+        "needs at least 2",
+        "train others on other draws",
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory):
+    """A function of a row's name: the error that it raises, once for all tests."""
+    here = tmp_path_factory.mktemp("bad")
+    for name in ("file", "other file", "third file", "fourth file", "fifth file"):
+        (here / name).write_text("text")
+    for name in ("empty", "full"):
+        (here / name).mkdir()
+    (here / "full" / "thesis.tex").write_text("text")
+    data.save_npz(splits(), here / "images.npz")
+    models.save_weights(build(), here / "resnet8.weights.h5")
+    (here / "torn.weights.h5").write_bytes((here / "resnet8.weights.h5").read_bytes()[:2000])
+
+    @functools.cache
+    def error(name):
+        with pytest.raises(ROWS[name].error) as caught:
+            ROWS[name].do(here)
+        return type(caught.value), str(caught.value), here
+
+    return error
+
+
+NAMES = [pytest.param(name, marks=pytest.mark.tensorflow if row.tensorflow else ()) for name, row in ROWS.items()]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_error_says_what_came_what_was_expected_and_what_to_do(name, said):
+    _, message, _ = said(name)
+    for part in ("came", "expected", "advice"):
+        assert re.search(getattr(ROWS[name], part), message), f"{part}: {message}"
+    assert "\n" not in message and "\x1b" not in message and len(message) < 600
+    assert not re.search(r"Traceback|_wrapped__|KerasTensor|Tensor\(", message)
+
+
+def test_each_has_its_own_error(said):
+    kinds = {}
+    for name, row in ROWS.items():
+        if row.tensorflow and keras.backend.backend() != "tensorflow":
+            continue
+        kind, message, here = said(name)
+        kinds.setdefault((kind, message.replace(str(here), "")), []).append(name)
+    assert [names for names in kinds.values() if len(names) > 1] == []
+    assert len(ROWS) >= 80
+
+
+@pytest.mark.parametrize("number", [np.float32(4), np.int64(4), np.float64(4)])
+def test_numbers_of_numpy_are_numbers(number):
+    """`for temperature in np.arange(1, 5)`."""
+    assert losses.KD(temperature=number, weight=number).temperature == 4.0
+
+
+def test_padding_of_float_labels_is_no_error():
+    """Of sequences, in which no label is broken, -1 may stand where there is none."""
+    from keras_wsl.targets import check_arrays
+
+    check_arrays(np.array([[0.0, -1.0], [2.0, 1.0]]))
+    check_arrays({"labels": ONE_HOT}, np.ones(8), {0: 1, 1: 2.5})

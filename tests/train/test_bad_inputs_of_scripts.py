@@ -1,0 +1,239 @@
+"""What a careless user writes behind the scripts: exit status 2, one line on what came and what to do, no files.
+
+A row is a command line, run in this process, and two patterns of its error. What settings alone can show is tested in
+`test_scripts.py` and `test_recipes.py`; flags that absl refuses, such as `--epochs=0`, end with its usage message.
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from absl import flags
+
+import cache_soft_labels
+import cifar100
+import evaluate
+import scripts
+import settings
+import trainer
+from keras_wsl import data, models
+from tests.common import bright_splits
+
+TRAIN = pathlib.Path(trainer.__file__).parent
+RUN = ["--data_dir=HERE/images.npz", "--student=resnet8", "--method=none", "--epochs=1", "--decay_epochs="]
+KD = ["--method=kd", "--teacher=resnet8", "--teacher_weights=HERE/teacher.keras"]
+STORE = ["--data=cifar100", "--data_dir=HERE/images.npz", *KD[1:]]
+
+# Of cifar100.py: the command line, what its error says came, and what to do.
+ROWS = {
+    "decay before the start": (["--decay_epochs=-1"], "--decay_epochs=-1 must rise, from 1 on", "Give each epoch once"),
+    "decay twice": (["--decay_epochs=2,2"], "--decay_epochs=2,2 must rise", "Give each epoch once, in order"),
+    "decay backwards": (["--decay_epochs=3,1"], "--decay_epochs=3,1 must rise", "Give each epoch once, in order"),
+    "decay is text": (["--decay_epochs=1,x"], "--decay_epochs=1,x", "must be whole numbers"),
+    "learning rate is not a number": (["--learning_rate=nan"], "--learning_rate=nan must be a finite", "Leave it out"),
+    "learning rate is infinite": (["--learning_rate=inf"], "--learning_rate=inf must be a finite", "Leave it out"),
+    "weight decay is not a number": (["--weight_decay=nan"], "--weight_decay=nan must be a finite", "Leave it out"),
+    "clipping is not a number": (["--clip_norm=nan"], "--clip_norm=nan must be a finite number", "Leave it out"),
+    "warm-up is not a number": (["--learning_rate_warm_up=nan"], "--learning_rate_warm_up=nan must", "Leave it out"),
+    "alpha is not a number": ([*KD, "--alpha=nan"], "--alpha=nan must be a finite number", "Leave it out"),
+    "alpha is negative": ([*KD, "--alpha=-1"], "not negative. Received: weight=-1.0", "Give 0.0"),
+    "temperature is infinite": ([*KD, "--temperature=inf"], "--temperature=inf must be a finite", "Leave it out"),
+    "temperature is negative": ([*KD, "--temperature=-4"], "positive number. Received: temperature=-4.0", "Give 1.0"),
+    "temperature of labels": (
+        ["--temperature=4"],
+        "--method=none has no .* no --temperature",
+        "or choose",
+    ),
+    "loss_settings of labels": (["--loss_settings=beta=3"], "has no .* no --loss_settings", "or choose"),
+    "smoothing is all": (["--label_smoothing=1"], r"--label_smoothing=1.0 must be in \[0, 1\)", "gives up"),
+    "method is misspelt": (["--method=reviewdk"], "no method 'reviewdk'", "Did you mean 'reviewkd'"),
+    "student is misspelt": (["--student=resnet_8"], "Unknown network 'resnet_8'", "Did you mean 'resnet8'"),
+    "teacher is misspelt": ([*KD, "--teacher=wrn40_2"], "Unknown network 'wrn40_2'", "Did you mean 'wrn_40_2'"),
+    "teacher of another depth": ([*KD, "--teacher=resnet14"], "does not fit resnet14", "build that network, or give"),
+    "teacher's file is torn": (
+        [*KD, "--teacher_weights=HERE/torn.weights.h5"],
+        "torn.weights.h5' is not a whole HDF5 file",
+        "Copy or write it again",
+    ),
+    "teacher's file is of images": (
+        [*KD, "--teacher_weights=HERE/images.npz"],
+        "Received: '.*images.npz'",
+        "must be a '.weights.h5' or a '.keras' file",
+    ),
+    "student's file is not there": (
+        ["--student_weights=absent.keras"],
+        "no weight file 'absent.keras'",
+        "Train one and write it",
+    ),
+    "weighting without a name": (
+        [*KD, "--weighting_probability=0.5"],
+        "--weighting_probability=0.5 is of a weighting, and none is asked for",
+        "Pass --weighting=",
+    ),
+    "probability is 2": (
+        [*KD, "--weighting=exclude_regularization", "--weighting_probability=2"],
+        r"`probability` must be a number in \[0, 1\]. Received: probability=2.0",
+        "Give 0.5",
+    ),
+    "probability of wsl": (
+        [*KD, "--weighting=wsl", "--weighting_probability=0.5"],
+        r"'wsl' has no settings \['probability'\]",
+        r"It takes \[\]",
+    ),
+    "switch is text": (
+        [*KD, "--loss_settings=standardize=true"],
+        "standardize='true'",
+        "Give one of these",
+    ),
+    "form is misspelt": ([*KD, "--loss_settings=form=kll"], "Received: form='kll'", "must be one of .'kl'"),
+    "precision": (
+        ["--precision=float8"],
+        "--precision=float8 is no dtype policy",
+        "Expected such as float32",
+    ),
+    "steps do not divide": (
+        ["--steps_per_execution=7"],
+        "--steps_per_execution=7 must divide .* 1",
+        "Choose a divisor",
+    ),
+    "backups do not divide": (
+        ["--batch_size=5", "--backup_steps=3", "--steps_per_execution=2"],
+        "--steps_per_execution=2 must divide --backup_steps, 3",
+        "Choose a divisor",
+    ),
+    "limit is beyond the data": (["--train_limit=31"], "31 of 30 examples asked for", "integer from 1 to 30. Ask"),
+    "nothing is left to train on": (["--holdout=30"], "30 of 30 examples asked for", "integer from 1 to 29. Ask"),
+    "limit is beyond the rest": (["--holdout=20", "--train_limit=11"], "11 of 10 examples asked for", "from 1 to 10"),
+    "holdout is negative": (["--holdout=-5"], "-5 of 30 examples asked for", "integer from 1 to 29"),
+    "checkpoints are not there": ([*KD, "--online"], "checkpoints has no checkpoints", "with --keep_checkpoints=1"),
+    "soft labels are not there": (
+        ["--method=kd", "--soft_labels=HERE/full"],
+        "full holds no soft labels",
+        "by train/cache_soft_labels.py",
+    ),
+    "data are not there": (["--data_dir=HERE/absent.npz"], "no file .*absent.npz", "`save_npz` write such files"),
+    "data are a folder of other things": (
+        ["--data_dir=HERE/full"],
+        "No cifar100 in .*full",
+        "--download in the scripts",
+    ),
+    "data are text": (["--data_dir=HERE/text.npz"], "text.npz is not a whole .npz file", "write it again"),
+    "out is a file": (["--out=HERE/file"], "file is a file, and a folder was", "Choose another path"),
+    "out is below a file": (
+        ["--out=HERE/file/run"],
+        "file is a file, and a folder was",
+        "Choose another path",
+    ),
+    "out holds other things": (
+        ["--out=HERE/full"],
+        "--out=.*full holds other files and no run",
+        "Choose a folder",
+    ),
+    "out is missing": (["--out="], "--out is missing", "name a folder for the results"),
+}
+JUDGED = {
+    "no such run": (["HERE/absent"], "There is no student .*absent", "Expected the folder of a run"),
+    "no run": (["HERE/full"], "full holds no finished run", "Go on with it by --resume"),
+    "network without data": (["HERE/teacher.keras"], "does not say what it was trained on", "Pass --data, one of"),
+    "network of other data": (["--data=digits", "HERE/teacher.keras"], r"inputs of shape \(8, 8, 3\)", "Judge it on"),
+    "judged in a file": (
+        ["--data=cifar100", "--data_dir=HERE/images.npz", "--out=HERE/file", "HERE/teacher.keras"],
+        "file is a file, and a folder was",
+        "Choose another path",
+    ),
+}
+WRITTEN = {
+    "temperatures are text": (["--top_k=2", "--temperatures=1,a"], "--temperatures=1,a must be numbers", "such as"),
+    "store is a file": (["--out=HERE/file"], "file is a file, and a folder was", "Choose another path"),
+    "store of more than there is": (["--train_limit=31"], "31 of 30 examples", "from 1 to 30"),
+}
+
+
+def _train(arguments):
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    flags.DEFINE_string("data_dir", None, "", flag_values=values)
+    flags.DEFINE_bool("download", False, "", flag_values=values)
+    values(["cifar100.py", *arguments])
+    wanted = settings.from_flags(values)
+    return trainer.run(wanted, cifar100.splits(wanted, values), values.out, resume=values.resume, verbose=0)
+
+
+def _judge(arguments):
+    values = flags.FlagValues()
+    evaluate.define_flags(values)
+    return evaluate.evaluate(values(["evaluate.py", *arguments])[1:], values)
+
+
+def _write(arguments):
+    values = flags.FlagValues()
+    cache_soft_labels.define_flags(values)
+    values(["cache_soft_labels.py", *arguments])
+    return cache_soft_labels.write(values)
+
+
+TABLES = {"train": (ROWS, RUN, _train), "judge": (JUDGED, [], _judge), "write": (WRITTEN, STORE, _write)}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("bad")
+    data.save_npz(bright_splits(30), folder / "images.npz")
+    network = models.build("resnet8", 3, input_shape=(8, 8, 3))
+    network.save(folder / "teacher.keras")
+    models.save_weights(network, folder / "whole.weights.h5")
+    (folder / "torn.weights.h5").write_bytes((folder / "whole.weights.h5").read_bytes()[:900])
+    (folder / "full").mkdir()
+    for name in ("file", "text.npz", "full/thesis.tex"):
+        (folder / name).write_text("text")
+    return folder
+
+
+def _files(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize(
+    "script, name", [(script, name) for script, (rows, *_) in TABLES.items() for name in rows], ids=str
+)
+def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, capsys):
+    rows, common, run = TABLES[script]
+    arguments, came, advice = rows[name]
+    before = _files(here)
+    arguments = [argument.replace("HERE", str(here)) for argument in [*common, *arguments]]
+    arguments.insert(0, f"--out={tmp_path / 'out'}")
+    assert scripts.status(lambda: run(arguments)) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert re.match(r"\w+Error: ", line) and re.search(came, line) and re.search(advice, line), line
+    assert not (tmp_path / "out").exists() and _files(here) == before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "script, arguments, status, words",
+    [
+        ("cifar100.py", ["--method=none", "--decay_epochs=3,1", "--data_dir=HERE/images.npz"], 2, "must rise"),
+        ("evaluate.py", ["HERE/full"], 2, "holds no finished run"),
+        ("cifar100.py", ["--epoch=3"], 1, "Did you mean: epochs"),
+        ("cifar100.py", ["--warm_up_epochs=-3"], 1, "not a non-negative"),
+        ("cifar100.py", ["runs/wsl"], 1, "Expected flags alone"),
+    ],
+)
+def test_a_bad_command_line_of_a_process(script, arguments, status, words, here, tmp_path):
+    arguments = [argument.replace("HERE", str(here)) for argument in arguments]
+    command = [sys.executable, str(TRAIN / script), f"--out={tmp_path / 'out'}", *arguments]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert ended.returncode == status and "Traceback" not in ended.stderr, ended.stderr[-2000:]
+    said = ended.stderr.strip().splitlines()[-1] if status == 2 else ended.stderr + ended.stdout
+    assert words in said and not (tmp_path / "out").exists()
+
+
+def test_settings_of_labels_alone_are_none_of_a_teacher():
+    """Beside runs that have a teacher, in the scripts that plan several."""
+    wanted = settings.Settings(teacher="resnet8", teacher_weights="x", temperature=2.0, alpha=1.0, weighting="wsl")
+    alone = vars(wanted) | settings.ALONE
+    trainer._check(settings.Settings(**alone))
+    assert np.all([alone[name] == value for name, value in vars(settings.Settings(method="none")).items()])
