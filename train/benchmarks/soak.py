@@ -7,6 +7,7 @@ threads, and open files. Kinds are those of `KINDS`; the two of Keras alone are 
 """
 
 import contextlib
+import functools
 import gc
 import json
 import os
@@ -18,18 +19,13 @@ import threading
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
-import environment  # noqa: F401
 import keras
 
+import environment  # noqa: F401
 from keras_wsl import Distiller, callbacks, data, losses
 from memory import held_mib
 
 STEPS, BATCH = 2, 8
-
-
-def examples():
-    """A few digits: so few that calls are short."""
-    return data.digits().train.take(STEPS * BATCH)
 
 
 def network(name):
@@ -60,45 +56,48 @@ def distiller():
     return compiled(Distiller(network("teacher"), network("student"), losses.WSL(temperature=2.0)))
 
 
-def plain():
-    """A new Keras model of the same size, ready for `fit`."""
-    return compiled(network("student"))
+class Material:
+    """What every call is given: on TensorFlow the same data sets, which take longer to make than a call to run."""
+
+    def __init__(self):
+        part = data.digits().train.take(STEPS * BATCH)
+        self._endless = functools.partial(data.train_batches, part, seed=0, batch_size=BATCH)
+        self.arrays = part.images.astype("float32"), part.labels
+        self.once = data.eval_batches(part, BATCH)
+        self.probe = data.eval_batches(part, BATCH, framework="numpy")
+        self._made = self._endless() if keras.backend.backend() == "tensorflow" else None
+
+    def endless(self):
+        """Endless batches from the first one on; those of NumPy can be gone through but once."""
+        return self._endless() if self._made is None else self._made
 
 
-def batches(part, start=(0, 0)):
-    """The batches of every kind; Keras alone has no use for the examples' numbers."""
-    return data.train_batches(part, seed=0, batch_size=BATCH, start=start)
-
-
-def fit_distiller(model, part):
+def fit_distiller(model, material):
     """A short call with all the callbacks of a run, which write into a folder that is then removed."""
     with tempfile.TemporaryDirectory() as folder:
-        backup = callbacks.Backup(os.path.join(folder, "backups"), STEPS, every=1)
         model.fit(
-            batches(part, backup.position),
+            material.endless(),
             steps_per_epoch=STEPS,
             verbose=0,
             shuffle=False,
-            validation_data=data.eval_batches(part, BATCH),
+            validation_data=material.once,
             callbacks=[
-                backup,
+                callbacks.Backup(os.path.join(folder, "backups"), STEPS, every=1),
                 callbacks.FiniteLoss(),
-                callbacks.RegularizationSamples(folder, data.eval_batches(part, BATCH, framework="numpy")),
+                callbacks.RegularizationSamples(folder, material.probe),
                 callbacks.Scalars(folder),
             ],
         )
 
 
-def fit_plain(model, part):
-    """A short call of Keras alone."""
-    labelled = data.eval_batches(part, BATCH)  # A Distiller takes dicts of labels; Keras labels alone.
-    model.fit(_with_labels(labelled), verbose=0, shuffle=False)
+def plain():
+    """A new Keras model of the same size, ready for `fit`."""
+    return compiled(network("student"))
 
 
-def _with_labels(batches):
-    if keras.backend.backend() == "tensorflow":
-        return batches.map(lambda inputs, targets: (inputs, targets["labels"]))
-    return ((inputs, targets["labels"]) for inputs, targets in [batches[i] for i in range(len(batches))])
+def fit_plain(model, material):
+    """A short call of Keras alone, on the same images and labels as arrays."""
+    model.fit(*material.arrays, batch_size=BATCH, verbose=0, shuffle=False)
 
 
 # What is made, what it is told to do, and whether it is made anew for every call.
@@ -119,14 +118,14 @@ def soak(kind, calls, say):
         say: Function of a dict.
     """
     make, fit, anew = KINDS[kind]
-    part, model = examples(), None
+    material, model = Material(), None
     for call in range(calls):
         if model is None or anew:
             model = None
             keras.backend.clear_session()
             keras.utils.set_random_seed(0)
             model = make()
-        fit(model, part)
+        fit(model, material)
         if (call + 1) % (calls // 10) == 0:
             say({"calls": call + 1, **held()})
 
