@@ -38,7 +38,8 @@ def saved_model(student, path, *, overwrite=False):
     _check_packages()
     path.parent.mkdir(parents=True, exist_ok=True)
     # A sibling, because a rename is atomic only within one file system.
-    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".writing", dir=path.parent) as folder:
+    place = {"prefix": f"{path.name}.", "suffix": ".writing", "dir": path.parent}
+    with files.named_if_full(path), tempfile.TemporaryDirectory(**place) as folder:
         written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
         _in_float32(student).export(str(written), format="tf_saved_model", verbose=False)
         _check_free(path, overwrite)

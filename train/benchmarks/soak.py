@@ -21,7 +21,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of 
 
 import keras
 
-import environment  # noqa: F401
 from keras_wsl import Distiller, callbacks, data, losses
 from memory import held_mib
 

@@ -28,12 +28,14 @@ class Victim:
         wanted: `Settings`.
         data_dir: As of cifar100.py.
         steps: Steps of an epoch.
+        prints: Folder for what the processes print; not the run's own, whose disk may be full.
     """
 
     out: pathlib.Path
     wanted: Settings
     data_dir: str
     steps: int
+    prints: pathlib.Path
 
     @property
     def backups(self):
@@ -56,7 +58,7 @@ class Victim:
         Args:
             **settings: Environment variables.
         """
-        self.out.parent.mkdir(parents=True, exist_ok=True)
+        self.prints.mkdir(parents=True, exist_ok=True)
         with open(self.printed, "w") as file:
             return subprocess.Popen(
                 jobs.command(self.out, self.wanted, self.data_dir),
@@ -67,8 +69,8 @@ class Victim:
 
     @property
     def printed(self):
-        """File of what the last process printed, beside the run's folder."""
-        return self.out.with_name(f"{self.out.name}.printed")
+        """File of what the last process printed."""
+        return self.prints / f"{self.out.name}.printed"
 
     def last_line(self):
         """The last line that a process printed."""
@@ -109,7 +111,8 @@ def prepare(folder, *, epochs=3, backup_steps=2):
         decay_epochs=(epochs - 1,),
         backup_steps=backup_steps,
     )
-    whole = Victim(folder / "whole", wanted, str(path), digits.train.steps_per_epoch(wanted.batch_size))
+    steps = digits.train.steps_per_epoch(wanted.batch_size)
+    whole = Victim(folder / "whole", wanted, str(path), steps, folder / "printed")
     jobs.train_all({whole.out: wanted}, path)
     return whole
 
@@ -162,11 +165,11 @@ def in_a_write(victim, process, generator):
     after = generator.randrange(victim.all_steps)
 
     def caught():
-        if victim.saved() < after or not _writing(victim):
+        if victim.saved() < after or not _writing(victim, process):
             return False
         process.send_signal(signal.SIGSTOP)
         os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        if _writing(victim):  # Now it stands still, in the write.
+        if _writing(victim, process):  # Now it stands still, in the write.
             return True
         process.send_signal(signal.SIGCONT)
         return False
@@ -174,8 +177,8 @@ def in_a_write(victim, process, generator):
     return wait_until(caught, process)
 
 
-def _writing(victim):
-    return any(victim.backups.glob("*.backup.*.writing"))
+def _writing(victim, process):
+    return any(victim.backups.glob(f"*.backup.{process.pid}.writing"))
 
 
 def at_a_step(victim, process, generator):
@@ -219,8 +222,8 @@ def kill(victim, moment, generator, number=signal.SIGKILL):
         number: The signal.
 
     Returns:
-        `None` where the run came to its end before; else a dict: how many steps were saved, the exit status, whether
-        a temporary file of a backup was left, and the seconds from the signal to the end.
+        `None` where the run came to its end before; else a dict: how many steps were saved, the exit status, and the
+        seconds from the signal to the end.
     """
     process = victim.start()
     try:
@@ -233,7 +236,7 @@ def kill(victim, moment, generator, number=signal.SIGKILL):
         process.kill()
         process.wait()
     took = time.monotonic() - sent
-    return {"saved": victim.saved(), "status": status, "in a write": _writing(victim), "seconds": took}
+    return {"saved": victim.saved(), "status": status, "seconds": took}
 
 
 def killed_runs(whole, moments, *, seed, say=print, most=3):
