@@ -47,7 +47,8 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
     _check_packages()
     files.make_folder(path.parent)
     # A sibling, because a rename is atomic only within one file system.
-    with tempfile.TemporaryDirectory(prefix=f"{path.name}.", suffix=".writing", dir=path.parent) as folder:
+    place = {"prefix": f"{path.name}.", "suffix": ".writing", "dir": path.parent}
+    with files.named_if_full(path), tempfile.TemporaryDirectory(**place) as folder:
         written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
         archive = keras.export.ExportArchive()
         for name, model in endpoints.items():  # The first is the one that servers call by default.

@@ -1,17 +1,49 @@
 """Files that are either whole or absent."""
 
 import contextlib
+import errno
 import hashlib
 import os
 import pathlib
+import shutil
 
 try:
     import fcntl
 except ImportError:  # Windows.
     fcntl = None
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-def write_atomically(path, write):
+
+@contextlib.contextmanager
+def named_if_full(path, size=None):
+    """Says of an error that comes of a full disk which file did not fit, and how much room there is.
+
+    Args:
+        path: Path of what is written inside; its folder exists.
+        size: Its bytes, where they are known.
+
+    Raises:
+        OSError: In place of an error, of whatever class, that tells of a full disk, a quota or a limit of files.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = getattr(error, "errno", None)
+        if number not in FULL:  # TensorFlow's errors, and h5py's, have the system's text alone.
+            number = next((one for one in FULL if os.strerror(one) in str(error)), None)
+        if number is None:
+            raise
+        free = shutil.disk_usage(pathlib.Path(path).parent).free
+        needed = "" if size is None else f"it takes {size:,} bytes, and "
+        raise OSError(
+            number,
+            f"{os.strerror(number)}: {path} does not fit; {needed}{free:,} bytes are free there. Make room, and start "
+            "again: what was written before is kept",
+        ) from error
+
+
+def write_atomically(path, write, size=None):
     """Writes a file that has its name only once all of it is on the disk.
 
     A process that is killed meanwhile leaves the file that was there before, and at most a `*.writing` beside it.
@@ -19,6 +51,7 @@ def write_atomically(path, write):
     Args:
         path: Path of the file; its folder exists.
         write: Function of a binary file open for writing; what it returns is ignored.
+        size: The file's bytes, where they are known, for the error.
 
     Raises:
         OSError: The folder cannot be written to, or the disk is full. The temporary file is then gone.
@@ -26,16 +59,17 @@ def write_atomically(path, write):
     path = pathlib.Path(path)
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.writing")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_directory(path.parent)
+    with named_if_full(path, size):
+        try:
+            with open(temporary, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_directory(path.parent)
 
 
 @contextlib.contextmanager

@@ -1,9 +1,11 @@
 """What tests of several files share: golden files, gradients on any backend, small networks, losses with endpoints."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import pathlib
+import resource
 
 import keras
 import numpy as np
@@ -73,6 +75,17 @@ def bright_splits(train, test=30):
         return data.Examples(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
 
     return data.Splits(part(train), part(test))
+
+
+@contextlib.contextmanager
+def largest_file(size):
+    """Inside, the system lets no file grow beyond so many bytes: what a disk does that is full, without being root."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def hard_loss():

@@ -1,5 +1,6 @@
-"""How much memory this process has held."""
+"""How much memory this process holds, and has held."""
 
+import os
 import pathlib
 import resource
 import sys
@@ -13,3 +14,12 @@ def peak_mib():
         return next(int(line.split()[1]) / 1024 for line in status.splitlines() if line.startswith("VmHWM"))
     except (OSError, StopIteration):
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
+
+
+def held_mib():
+    """The memory that this process holds now, MiB; where the system does not tell, the most that it has held."""
+    try:
+        pages = int(pathlib.Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    except OSError:
+        return peak_mib()

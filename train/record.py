@@ -29,11 +29,14 @@ def open_run(out, settings, *, resume):
         resume: Whether to go on with what is there.
 
     Raises:
-        ValueError: If the folder holds this run and `resume` is not asked for, or another run, or other files.
+        ValueError: If the folder holds this run and `resume` is not asked for, or another run, or other files; or it
+            is a file, or cannot be written to.
     """
     if not out:
         raise ValueError("--out is missing: name a folder for the results, such as --out=runs/wsl.")
     out = pathlib.Path(out)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out={out} is no folder. Choose one that is empty or does not exist.")
     path, lines = out / "run.flags", settings_file.to_lines(settings)
     if path.exists():
         there = path.read_text().splitlines()
@@ -47,8 +50,13 @@ def open_run(out, settings, *, resume):
     elif out.is_dir() and any(there.name != LOCK for there in out.iterdir()):
         raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
     else:
-        make_folder(out)
-        write_text(path, "\n".join(lines) + "\n")
+        try:
+            make_folder(out)
+            write_text(path, "\n".join(lines) + "\n")
+        except OSError as error:
+            raise ValueError(f"--out={out} cannot be written to ({error}). Choose a folder that can.") from error
+    if not os.access(out, os.W_OK):
+        raise ValueError(f"--out={out} cannot be written to. Make it so that it can, to go on with the run there.")
     return out
 
 

@@ -43,7 +43,10 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         Dict, the content of `result.json`.
 
     Raises:
-        ValueError: If a setting does not fit, or `out` holds something else; before anything is written.
+        ValueError: If a setting does not fit, or `out` holds something else or cannot be written to; before anything is
+            written.
+        ImportError: If the package `tensorboard` is not installed; likewise.
+        OSError: If the disk is full; what was written before stays.
         UnreadableImages: If more images cannot be read than may be left out.
         NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
         Terminated: If SIGTERM came while it trained; the state is saved.
@@ -52,6 +55,7 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
     _check(settings)
+    callbacks.events.event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
         if not distribute.is_chief(settings.strategy):
             folder = held.enter_context(tempfile.TemporaryDirectory())
@@ -195,7 +199,7 @@ def _fit(
         identity=identity,
         termination=termination,
     )
-    with termination, distribute.with_the_others(settings.strategy):
+    with termination, distribute.with_the_others(settings.strategy), _numbering(train, settings):
         distribute.check_agreement(settings.strategy, "backups", backup.position)
         # With no epoch left, `fit` restores the finished run and trains nothing.
         distiller.fit(
@@ -217,6 +221,34 @@ def _fit(
             **kwargs,
         )
     return rows, backup
+
+
+@contextlib.contextmanager
+def _numbering(train, settings):
+    """Says of the examples among which a loss is not finite which ones of the training set they are."""
+    try:
+        yield
+    except callbacks.NonFiniteLoss as error:
+        if error.examples is None or isinstance(train, data.Jpegs):  # Of which some may be left out.
+            raise
+        numbers = ", ".join(map(str, _numbers(error, train, settings)))
+        raise callbacks.NonFiniteLoss(
+            f"{error} In the training set those examples have the numbers {numbers}, from 0 on.",
+            terms=error.terms,
+            epoch=error.epoch,
+            step=error.step,
+            examples=error.examples,
+        ) from error
+
+
+def _numbers(error, train, settings):
+    """The numbers, in the training set, of the examples of the steps that were last trained on."""
+    first, last = error.examples
+    size = settings.batch_size
+    end = -(-last // size)  # FiniteLoss checks every execution; after a resume its range begins with the epoch.
+    begin = max((first - 1) // size, end - settings.steps_per_execution)
+    batches = data.train_batches(train, seed=settings.seed, batch_size=size, start=(error.epoch - 1, begin))
+    return [int(number) for _, (_, targets) in zip(range(begin, end), batches) for number in targets["index"]]
 
 
 def _check(settings):

@@ -206,7 +206,7 @@ class Backup(keras.callbacks.Callback):
         }
         path = self.directory / f"{epoch:06d}-{step:08d}.backup"
         content = _pack(run, arrays)
-        files.write_atomically(path, lambda file: file.writelines(content))
+        files.write_atomically(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
         self._damaged.discard(path)
         whole = sorted(set(self.directory.glob("*.backup")) - self._damaged)
         for old in [*whole[: -self.keep], *self._damaged, *self.directory.glob("*.backup.*.writing")]:

@@ -32,4 +32,5 @@ class EpochTable:
         table = csv.DictWriter(text, fieldnames=list(self.rows[-1]), restval="", extrasaction="ignore")
         table.writeheader()
         table.writerows(self.rows)
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # Somebody may have removed it meanwhile.
         write_atomically(self.path, lambda file: file.write(text.getvalue().encode()))

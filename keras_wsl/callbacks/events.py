@@ -1,29 +1,48 @@
 """TensorBoard events without TensorFlow, so that runs on every backend write the same."""
 
+import pathlib
 import time
+import warnings
 
 import numpy as np
+
+from keras_wsl.files import named_if_full
+
+
+def event_files(log_dir):
+    """The module that writes events.
+
+    Args:
+        log_dir: Where to, for the error.
+
+    Raises:
+        ImportError: If the package `tensorboard` is not installed.
+    """
+    try:
+        import tensorboard.summary.writer.event_file_writer as event_files
+    except ImportError as error:
+        raise ImportError(
+            f"Writing TensorBoard events to {log_dir} needs the package tensorboard: `pip install tensorboard`."
+        ) from error
+    return event_files
 
 
 class Events:
     """Writes scalars and histograms that `tensorboard --logdir` shows.
+
+    A file that is removed meanwhile is warned about, and another one is begun.
 
     Args:
         log_dir: Folder of the events file, made with the first value.
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
+        OSError: From any method, if the disk is full.
     """
 
     def __init__(self, log_dir):
-        try:
-            import tensorboard.summary.writer.event_file_writer as event_files
-        except ImportError as error:
-            raise ImportError(
-                f"Writing TensorBoard events to {log_dir} needs the package tensorboard: `pip install tensorboard`."
-            ) from error
-        self._make_writer = lambda: event_files.EventFileWriter(str(log_dir))
-        self._writer = None
+        self._log_dir, self._files = pathlib.Path(log_dir), event_files(log_dir)
+        self._writer, self._path = None, None
 
     def scalar(self, name, value, step):
         """One number, at a step."""
@@ -40,17 +59,33 @@ class Events:
     def _write(self, summary, step):
         from tensorboard.compat.proto.event_pb2 import Event
 
-        if self._writer is None:
-            self._writer = self._make_writer()
-        self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+        with named_if_full(self._log_dir):
+            if self._writer is None:
+                self._begin()
+            self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
+
+    def _begin(self):
+        before = set(self._log_dir.glob("events.*"))
+        self._writer = self._files.EventFileWriter(str(self._log_dir))
+        self._path = next(iter(set(self._log_dir.glob("events.*")) - before), None)
 
     def flush(self):
         """Puts what was written on the disk."""
-        if self._writer is not None:
+        if self._writer is None:
+            return
+        with named_if_full(self._log_dir):
             self._writer.flush()
+        if self._path is not None and not self._path.exists():
+            warnings.warn(
+                f"{self._path} was removed while it was being written: the events in it are lost. Training goes on, "
+                "and later ones go into another file.",
+                stacklevel=3,
+            )
+            self.close()
 
     def close(self):
         """Ends the file; a value written later begins another."""
-        if self._writer is not None:
-            self._writer.close()
-        self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with named_if_full(self._log_dir):
+                writer.close()

@@ -1,9 +1,12 @@
 """Backup: a run that is killed and resumed ends in the bits of one that was not."""
 
+import contextlib
+import errno
 import json
 import os
 import pathlib
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -17,6 +20,7 @@ import pytest
 from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
+from tests.common import largest_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -427,6 +431,24 @@ def test_a_failed_write_leaves_the_backups_before_it(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         train(tmp_path)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_a_backup_without_room_is_named_and_the_one_before_stays(tmp_path, uninterrupted):
+    class Fills(InterruptAfter):
+        """Lets files be half as large as a backup, when this process has trained so many steps."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            self.left -= 1
+            if not self.left:
+                room.enter_context(largest_file(backups(tmp_path)[0].stat().st_size // 2))
+
+    with contextlib.ExitStack() as room, pytest.raises(OSError) as error:
+        train(tmp_path, callbacks=[Fills(STEPS + 3)])
+    assert error.value.errno == errno.EFBIG
+    said = r"File too large: .*000001-00000004.backup does not fit; it takes [\d,]{6,} bytes, and [\d,]+ bytes are free"
+    assert re.search(said, str(error.value))
+    assert Backup(tmp_path, STEPS).position == [1, 2] and not list(tmp_path.glob("*.writing"))
+    assert train(tmp_path) == uninterrupted
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import Backup, FiniteLoss, NonFiniteLoss
 from tests.callbacks.backup_child import STEPS, arrays, batch, batches, build_model
+from tests.common import examples, hard_loss, network
 
 
 def poisoned(epoch, step, value=np.nan):
@@ -36,13 +38,16 @@ def fit(data, *callbacks, epochs=3, **settings):
     )
 
 
-@pytest.mark.parametrize("every, epoch, step, expected", [(1, 0, 0, 1), (1, 1, 3, 4), (3, 1, 3, 6), (100, 0, 3, None)])
+@pytest.mark.parametrize("every, epoch, step, expected", [(1, 0, 0, 1), (1, 1, 3, 4), (3, 1, 3, 6), (100, 0, 3, STEPS)])
 def test_the_first_check_after_it_stops_the_run(every, epoch, step, expected):
     with pytest.raises(NonFiniteLoss, match=rf"loss=nan, epoch {epoch + 1}, .* updates .* Lower the learning") as error:
         fit(poisoned(epoch, step), FiniteLoss(every))
     assert (error.value.epoch, error.value.step, error.value.terms) == (epoch + 1, expected, ["loss"])
-    updates = epoch * STEPS + (expected or STEPS)
-    assert f"has made {updates} updates" in str(error.value)
+    assert f"has made {epoch * STEPS + expected} updates" in str(error.value)
+    # Eight a step, from the check before.
+    first = 1 + 8 * ((expected - 1) // every) * every
+    assert error.value.examples == (first, 8 * expected)
+    assert f"step {expected} among examples {first} to {8 * expected} of the epoch" in str(error.value)
 
 
 def test_terms_are_named_before_their_sum():
@@ -58,8 +63,9 @@ def test_terms_are_named_before_their_sum():
 
 def test_logs_of_validation_and_of_arrays_are_checked_at_the_epochs_end():
     images, labels = batch(0, 0)
-    with pytest.raises(NonFiniteLoss, match=r"val_loss=nan, epoch 1, at the end"):
+    with pytest.raises(NonFiniteLoss, match=r"val_loss=nan, epoch 1, at the end \(all counted") as error:
         fit(batches((0, 0)), FiniteLoss(), validation_data=(images * np.nan, labels))
+    assert error.value.examples is None and error.value.step is None
     callback = FiniteLoss()
     callback.set_model(build_model())
     with pytest.raises(NonFiniteLoss, match="recall="):
@@ -98,6 +104,64 @@ def test_the_last_good_backup_stays(tmp_path, order):
         callbacks=[backup, FiniteLoss()],
     )
     assert np.isfinite(backup.history[-1]["loss"])
+
+
+SIZES = (8, 5, 8, 3, 8, 1, 8)  # Of batches: 41 examples an epoch.
+
+
+def uneven(spoil):
+    """Batches of these sizes for a Distiller; `spoil` changes one of the first epoch's, by its step."""
+    x, y = examples(sum(SIZES))
+    parts = [slice(end - size, end) for end, size in zip(np.cumsum(SIZES), SIZES)]
+    while True:
+        for step, part in enumerate(parts):
+            yield spoil(step, x[part].copy(), {"labels": y[part] % 4})
+
+
+class InfiniteForClass4(losses.DistillationLoss):
+    """A term that is infinite for the examples of one class, and 0 for others."""
+
+    def per_example(self, labels, student, teacher):
+        return keras.ops.where(labels == 4, float("inf"), 0.0 * student["logits"][:, 0])
+
+
+def fit_uneven(spoil, *, every=1):
+    """What stops the training of a Distiller."""
+    distiller = Distiller(network("teacher"), network("student"), [losses.WSL(), InfiniteForClass4(name="broken")])
+    distiller.compile("sgd", hard_loss(), metrics=["accuracy"])
+    with pytest.raises(NonFiniteLoss) as error:
+        distiller.fit(
+            uneven(spoil),
+            steps_per_epoch=len(SIZES),
+            epochs=2,
+            verbose=0,
+            shuffle=False,
+            callbacks=[FiniteLoss(every)],
+        )
+    return error.value
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("every, step, found, expected", [(1, 3, 4, (22, 24)), (3, 3, 6, (22, 33))])
+def test_examples_are_counted_in_uneven_batches(every, step, found, expected, value):
+    """A value in one input reaches every term, and by batch normalization every example of its batch."""
+
+    def spoil(now, x, y):
+        x[0, 0] = value if now == step else 0
+        return x, y
+
+    error = fit_uneven(spoil, every=every)
+    assert (error.epoch, error.step, error.examples) == (1, found, expected)
+    assert {"student_loss", "wsl"} <= set(error.terms) and error.terms[-1] == "loss"
+
+
+def test_the_examples_of_one_term_alone():
+    def spoil(now, x, y):
+        return x, {"labels": np.full_like(y["labels"], 4 if now == 5 else 0)}
+
+    error = fit_uneven(spoil)
+    assert (error.epoch, error.step, error.examples) == (1, 6, (33, 33))
+    assert error.terms == ["broken", "distillation_loss", "loss"]
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no steps_per_execution on Torch.")

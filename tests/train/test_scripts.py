@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -22,6 +23,7 @@ import report
 import settings
 import soft_label_storage
 import trainer
+from benchmarks.victim import differences
 from keras_wsl import callbacks, data, models
 from tests.common import bright_splits
 
@@ -81,13 +83,7 @@ def _weights(path):
 
 
 def _assert_same_run(one, other):
-    for a, b in zip(_weights(one / "student.keras"), _weights(other / "student.keras"), strict=True):
-        np.testing.assert_array_equal(a, b)
-    assert (one / "epochs.csv").read_text() == (other / "epochs.csv").read_text()
-    results = [json.loads((out / "result.json").read_text()) for out in (one, other)]
-    for result in results:
-        del result["seconds"], result["commit"], result["peak_memory_mib"]
-    assert results[0] == results[1]
+    assert differences(one, other) == []
 
 
 def test_a_run_leaves_everything(wsl):
@@ -127,6 +123,19 @@ def test_the_saved_model_serves_the_student(wsl):
     test = _splits().test
     expected = student.predict(data.eval_batches(test, 10), verbose=0)
     np.testing.assert_allclose(loaded.serve_raw(test.images), expected, atol=1e-5)
+
+
+def test_differences_of_runs_are_named(wsl, tmp_path):
+    out = shutil.copytree(wsl[0], tmp_path / "copy")
+    student = keras.saving.load_model(out / "student.keras", compile=False)
+    student.trainable_variables[0].assign_add(keras.ops.full(student.trainable_variables[0].shape, 1e-6))
+    student.save(out / "student.keras")
+    (out / "epochs.csv").write_text((out / "epochs.csv").read_text()[:-2])
+    (out / "tensorboard" / "regularization_samples.csv").unlink()
+    result = json.loads((out / "result.json").read_text())
+    (out / "result.json").write_text(json.dumps({**result, "best_accuracy": 2.0, "seconds": -1.0}))
+    files = ["student.keras", "epochs.csv", "tensorboard/regularization_samples.csv"]
+    assert differences(wsl[0], out) == [*files, "result.json: best_accuracy"]
 
 
 def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
@@ -218,7 +227,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     wanted = _taught(teacher, learning_rate=1e30, epochs=3)
     with pytest.raises(callbacks.NonFiniteLoss, match=r"student_loss=nan|wsl=nan") as caught:
         trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
-    assert "epoch" in str(caught.value) and "step" in str(caught.value)
+    first, last = caught.value.examples
+    assert f"step {caught.value.step} among examples {first} to {last} of the epoch" in str(caught.value)
+    batches = data.train_batches(_splits().train, seed=0, batch_size=32, start=(caught.value.epoch - 1, first // 32))
+    numbers = ", ".join(str(number) for number in np.asarray(next(iter(batches))[1]["index"]))
+    assert last - first + 1 == numbers.count(",") + 1
+    assert f"the numbers {numbers}, from 0 on." in str(caught.value)
     kept = callbacks.Backup(tmp_path / "run" / "backups", 3, every=1, identity=_identity(teacher))
     assert kept.position[0] == caught.value.epoch - 1
     assert not (tmp_path / "run" / "student.keras").exists()
@@ -294,6 +308,25 @@ def test_another_run_is_not_written_over(wsl, tmp_path):
         record.open_run(tmp_path, SMALL, resume=False)
     with pytest.raises(ValueError, match="--out is missing"):
         record.open_run("", SMALL, resume=False)
+
+
+def test_an_out_that_cannot_be_written_to_is_refused(wsl, tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("mine")
+    for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
+        with pytest.raises(ValueError, match=r"is no folder|cannot be written to \(.*Not a directory.*Choose a folder"):
+            record.open_run(place, SMALL, resume=False)
+    missing = tmp_path / "a" / "b" / "run"
+    assert record.open_run(missing, SMALL, resume=False) == missing and (missing / "run.flags").exists()
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # Permissions do not bind root.
+    with pytest.raises(ValueError, match="run cannot be written to. Make it so that it can"):
+        record.open_run(missing, SMALL, resume=True)
+
+
+def test_without_tensorboard_nothing_is_begun(teacher, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
+    with pytest.raises(ImportError, match="run needs the package tensorboard: `pip install tensorboard`"):
+        trainer.run(_taught(teacher), _splits(), tmp_path / "run", verbose=0)
+    assert not (tmp_path / "run").exists()
 
 
 def test_one_process_alone_writes_a_run(tmp_path):

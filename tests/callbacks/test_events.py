@@ -1,0 +1,57 @@
+"""Events files that disappear, or find no room, while a run writes them."""
+
+import csv
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from keras_wsl import Distiller, losses
+from keras_wsl.callbacks import Events, RegularizationSamples, Scalars
+from tests.common import examples, hard_loss, largest_file, network
+
+
+def _scalars(folder):
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    found = []
+    for path in sorted(folder.glob("events.*")):
+        for event in EventFileLoader(str(path)).Load():
+            found += [(value.tag, event.step) for value in event.summary.value]
+    return found
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_events_removed_while_training_goes_on(what, tmp_path):
+    class Remove(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 2:
+                for path in tmp_path.glob("log/events.*"):
+                    path.unlink()
+                if what == "folder":
+                    shutil.rmtree(tmp_path / "log")
+
+    distiller = Distiller(network("teacher"), network("student"), losses.WSL())
+    distiller.compile("sgd", hard_loss())
+    x, y = examples(16)
+    observers = [RegularizationSamples(tmp_path / "log", (x, y)), Scalars(tmp_path / "log"), Remove()]
+    with pytest.warns(UserWarning, match="events.* was removed while it was being written: the events in it are lost"):
+        history = distiller.fit(x, y, epochs=4, batch_size=8, verbose=0, callbacks=observers).history
+    assert len(history["loss"]) == 4 and np.isfinite(history["loss"]).all()
+    with open(tmp_path / "log" / "regularization_samples.csv", newline="") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert [step for tag, step in _scalars(tmp_path / "log") if tag == "loss"] == [4]
+
+
+def test_events_without_room_are_an_error_that_names_the_place(tmp_path):
+    events = Events(tmp_path / "log")
+    events.scalar("loss", 1.0, 1)
+    events.flush()
+    with (
+        largest_file(400),
+        pytest.raises(OSError, match=r"File too large: .*log does not fit; .* bytes are free there. Make room"),
+    ):
+        for step in range(2, 40):
+            events.scalar("loss", 1.0, step)
+            events.flush()
