@@ -29,14 +29,13 @@ def open_run(out, settings, *, resume):
         resume: Whether to go on with what is there.
 
     Raises:
+        NotADirectoryError: If it, or a folder above it, is a file.
         ValueError: If the folder holds this run and `resume` is not asked for, or another run, or other files; or it
-            is a file, or cannot be written to.
+            cannot be written to.
     """
     if not out:
         raise ValueError("--out is missing: name a folder for the results, such as --out=runs/wsl.")
     out = pathlib.Path(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out={out} is no folder. Choose one that is empty or does not exist.")
     path, lines = out / "run.flags", settings_file.to_lines(settings)
     if path.exists():
         there = path.read_text().splitlines()
@@ -53,6 +52,8 @@ def open_run(out, settings, *, resume):
         try:
             make_folder(out)
             write_text(path, "\n".join(lines) + "\n")
+        except NotADirectoryError:  # It says which file is in the way.
+            raise
         except OSError as error:
             raise ValueError(f"--out={out} cannot be written to ({error}). Choose a folder that can.") from error
     if not os.access(out, os.W_OK):
