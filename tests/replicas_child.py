@@ -97,7 +97,7 @@ def train(names, parts=1):
         found = [losses.get(name, weight=0.02) for name in sorted(names)]
         return [InParts(loss, parts) for loss in found] if parts > 1 else found
 
-    distiller = made(chosen, optimizers.LinearDecay(0.005, warm_up_steps=2, steps=2 * 3 * EPOCHS))
+    distiller = made(chosen, optimizers.LinearDecay(0.002, warm_up_steps=2, steps=2 * 3 * EPOCHS))
     history = fit(distiller)
     return {
         "weights": [np.asarray(ops.convert_to_numpy(value)).tolist() for value in distiller.trainable_variables],

@@ -56,7 +56,7 @@ def _assert_same(one, several):
 @pytest.mark.parametrize("which", WHICH)
 def test_losses_of_each_example(trained, which):
     one = trained(1, which)["each"]
-    assert one["steps"] == 6 and 0 < one["learning_rate"] < 0.005
+    assert one["steps"] == 6 and 0 < one["learning_rate"] < 0.002
     for devices in _devices(which):
         _assert_same(one, trained(devices, which)["each"])
 
