@@ -36,12 +36,17 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
     Raises:
         FileExistsError: If the path is taken, and `overwrite` is false or what is there is no SavedModel.
         ImportError: If a package is missing that this backend needs for it: TensorFlow, or torch_xla on Torch.
-        ValueError: If the student is a distiller or not built, or does not take what the preprocessor gives.
+        ValueError: If the student is a distiller or not built, or does not take what the preprocessor gives; or there
+            is one on Torch, where Keras writes no second endpoint.
     """
     _check_student(student)
-    endpoints = {"serve": student}
-    if preprocessor is not None:
-        endpoints["serve_raw"] = _behind(preprocessor, student)
+    if preprocessor is not None and keras.backend.backend() == "torch":
+        raise ValueError(
+            "On the Torch backend Keras writes a SavedModel of one endpoint: leave `preprocessor` out. Or write "
+            "`export.keras_file`, load it with KERAS_BACKEND=tensorflow, and export it there."
+        )
+    served = _in_float32(student)
+    whole = None if preprocessor is None else _behind(preprocessor, served)
     path = pathlib.Path(os.path.abspath(path))
     _check_free(path, overwrite)
     _check_packages()
@@ -51,8 +56,11 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
     with files.named_if_full(path), tempfile.TemporaryDirectory(**place) as folder:
         written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
         archive = keras.export.ExportArchive()
-        for name, model in endpoints.items():  # The first is the one that servers call by default.
-            archive.track_and_add_endpoint(name, model := _in_float32(model), _signature(model))
+        if whole is not None:
+            archive.track(preprocessor)  # Before any endpoint: on JAX each takes all that is tracked until then.
+        archive.track_and_add_endpoint("serve", served, _signature(served))  # The first, which is the default.
+        if whole is not None:
+            archive.add_endpoint("serve_raw", whole.__call__, _signature(whole))
         archive.write_out(str(written), verbose=False)
         _check_free(path, overwrite)
         if path.exists():

@@ -552,6 +552,8 @@ def _accuracy(model, examples, settings):
 
 def _preprocessor(examples):
     """What servers put before the student; `None` where a model cannot do it, which is said."""
+    if keras.backend.backend() == "torch":  # A SavedModel has one endpoint there.
+        return None
     try:
         return examples.preprocessor()
     except ValueError as error:

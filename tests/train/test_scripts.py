@@ -123,6 +123,7 @@ def test_the_saved_model_serves_the_student(wsl):
     test = _splits().test
     expected = student.predict(data.eval_batches(test, 10), verbose=0)
     np.testing.assert_allclose(loaded.serve_raw(test.images), expected, atol=1e-5)
+    assert len(loaded.variables) == len(student.variables)
 
 
 def test_differences_of_runs_are_named(wsl, tmp_path):
