@@ -22,7 +22,7 @@ def _scalars(folder):
     return found
 
 
-@pytest.mark.parametrize("what", ["file", "folder"])
+@pytest.mark.parametrize("what", [pytest.param("file", marks=pytest.mark.slow), "folder"])
 def test_events_removed_while_training_goes_on(what, tmp_path):
     class Remove(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):

@@ -3,7 +3,6 @@
 import gc
 import os
 import random
-import threading
 import weakref
 
 import keras
@@ -40,25 +39,14 @@ def test_a_soak_of_two_thousand_calls():
         assert samples[0][what] == samples[-1][what]
 
 
-def test_a_call_leaves_no_thread_and_no_file_open():
+def test_a_call_leaves_no_thread_and_no_file_open_and_a_distiller_goes_with_its_last_name():
+    """TensorFlow keeps the graph of every compiled step, of Keras's models too; networks and variables must go."""
     material, model = soak.Material(), soak.distiller()
     soak.fit_distiller(model, material)
-    before = _held()
+    before = _open()
     for _ in range(2):
         soak.fit_distiller(model, material)
-    after = _held()
-    assert after["threads"] == before["threads"] and after["files"] == before["files"]
-
-
-def _held():
-    held = soak.held()
-    return {**held, "threads": sorted(thread.name for thread in threading.enumerate())}
-
-
-def test_a_distiller_is_gone_with_its_last_name():
-    """TensorFlow keeps the graph of every compiled step, of Keras's models too; networks and variables must go."""
-    model = soak.distiller()
-    soak.fit_distiller(model, soak.Material())
+    assert all(now <= then for now, then in zip(_open(), before, strict=True))
     gone = [weakref.ref(one) for one in (model, model.student, model.teacher, model.student.trainable_variables[0])]
     del model
     keras.backend.clear_session()
@@ -66,10 +54,24 @@ def test_a_distiller_is_gone_with_its_last_name():
     assert [reference() for reference in gone] == [None] * len(gone)
 
 
+def _open():
+    held = soak.held()
+    return held["threads"], held["files"] or 0
+
+
 def test_growth_is_from_the_first_sample():
     samples = [{"mib": 100.0, "files": 4}, {"mib": 150.0, "files": 5}, {"mib": 101.0, "files": 4}]
     assert soak.growth(samples) == pytest.approx(0.01)
     assert soak.growth(samples, "files") == 0
+
+
+def test_a_soak_grows_by_less_than_two_percent_or_is_not_as_wanted():
+    samples = [{"calls": n, "mib": 100.0 + n, "objects": 5, "threads": 1, "files": None} for n in (1, 2)]
+    assert faults.soak_row("one distiller", samples, 3.0)["as wanted"] == 2
+    worse = [samples[0], {**samples[1], "mib": 110.0, "objects": 7}]
+    row = faults.soak_row("one distiller", worse, 3.0)
+    assert row["as wanted"] == 0 and "+8.91%" in row["what came of it"] and "+2 objects" in row["what came of it"]
+    assert faults.soak_row("new Keras models", worse, 3.0)["as wanted"] == ""
 
 
 def test_damage_changes_a_file():

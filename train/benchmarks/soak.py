@@ -3,7 +3,7 @@
     python train/benchmarks/soak.py "one distiller" 2000
 
 prints lines of JSON: after every tenth of the calls how many there were, MiB that the process holds, Python objects,
-threads, and open files. Kinds are those of `KINDS`; the two of Keras alone are what the others are held against.
+threads, and open files. Kinds are those of `KINDS`; the one of Keras alone is what new distillers are held against.
 """
 
 import contextlib
@@ -103,7 +103,6 @@ def fit_plain(model, material):
 KINDS = {
     "one distiller": (distiller, fit_distiller, False),
     "new distillers": (distiller, fit_distiller, True),
-    "one Keras model": (plain, fit_plain, False),
     "new Keras models": (plain, fit_plain, True),
 }
 
