@@ -167,7 +167,7 @@ def takes(name):
     """
     if name not in NAMES:
         raise ValueError(
-            f"There is no weighting {name!r}.{suggestion(name, NAMES)} Expected a function or one of {sorted(NAMES)}."
+            f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.{suggestion(name, NAMES)}"
         )
     return {p.name for p in inspect.signature(NAMES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
 

@@ -170,7 +170,7 @@ def get(method, table=METHODS):
         ValueError: If there is no such method, with those that there are.
     """
     if method not in table:
-        raise ValueError(f"There is no method {method!r}.{suggestion(method, table)} Expected one of {sorted(table)}.")
+        raise ValueError(f"There is no method {method!r}. Expected one of {sorted(table)}.{suggestion(method, table)}")
     return table[method]
 
 

@@ -85,8 +85,8 @@ def get(spec, **kwargs):
         return from_keras(spec, **kwargs)
     if not isinstance(spec, str) or spec not in NAMES:
         raise ValueError(
-            f"There is no distillation loss {spec!r}.{suggestion(spec, NAMES)} Expected one of {sorted(NAMES)}, or a "
-            "loss that is made, such as losses.KD(temperature=4.0)."
+            f"There is no distillation loss {spec!r}. Expected one of {sorted(NAMES)}, or a loss that is made, such as "
+            f"losses.KD(temperature=4.0).{suggestion(spec, NAMES)}"
         )
     if unknown := sorted(set(kwargs) - settings_of(spec)):
         raise ValueError(f"The loss {spec!r} has no settings {unknown}. It takes {sorted(settings_of(spec))}.")

@@ -116,8 +116,8 @@ def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
         make = functools.partial(_NETWORKS[name], name=name)
     else:
         raise ValueError(
-            f"Unknown network {name!r}.{suggestion(name, _NETWORKS)} Choose one of {', '.join(_NETWORKS)}; or "
-            "'keras_cv:' and a preset of keras-cv."
+            f"Unknown network {name!r}. Choose one of {', '.join(_NETWORKS)}; or "
+            f"'keras_cv:' and a preset of keras-cv.{suggestion(name, _NETWORKS)}"
         )
     size, count = (32, 100) if not name.startswith(("imagenet_", _KERAS_CV)) else (224, 1000)
     model = make(
