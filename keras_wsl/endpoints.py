@@ -65,11 +65,35 @@ class Endpoints:
         Raises:
             ValueError: If the model is not built.
         """
+        inputs = symbolic_inputs(self.model)
+        if keras.backend.backend() != "jax" or not any(map(_is_of_any_length, keras.tree.flatten(inputs))):
+            return self._shapes(inputs)
+        # JAX cannot compare a length that it does not know with the longest one, as position embeddings do.
+        short, long = (self._shapes(_of_length(inputs, length)) for length in (8, 12))
+        return {
+            name: tuple(one if one == other else None for one, other in zip(shape, long[name]))
+            for name, shape in short.items()
+        }
+
+    def _shapes(self, inputs):
         probe = keras.Operation()
         probe.call = self
-        return {
-            name: tuple(spec.shape) for name, spec in probe.compute_output_spec(symbolic_inputs(self.model)).items()
-        }
+        return {name: tuple(spec.shape) for name, spec in probe.compute_output_spec(inputs).items()}
+
+
+def _is_of_any_length(tensor):
+    """Whether this is a sequence whose length is not known."""
+    return len(tensor.shape) < 4 and None in tensor.shape[1:]
+
+
+def _of_length(inputs, length):
+    """Stand-ins for inputs of which sequences of any length have this one."""
+
+    def of_length(tensor):
+        shape = [size or length for size in tensor.shape[1:]] if _is_of_any_length(tensor) else tensor.shape[1:]
+        return keras.KerasTensor((*tensor.shape[:1], *shape), tensor.dtype, name=tensor.name)
+
+    return keras.tree.map_structure(of_length, inputs)
 
 
 def symbolic_inputs(model):

@@ -165,7 +165,8 @@ def test_endpoints(tuned):
         np.testing.assert_allclose(
             ops.convert_to_numpy(found[name]), ops.convert_to_numpy(outputs[output]), rtol=1e-6, atol=1e-6
         )
-    assert Endpoints(model, names).shapes()["pooled"] == (None, 8)
+    found = Endpoints(model, names).shapes()
+    assert found["pooled"] == (None, 8) and found[names[0]] == (None, None, 8)
 
 
 def test_dropout_is_for_training(preset):
