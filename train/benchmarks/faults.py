@@ -98,21 +98,22 @@ def kills(whole, moments, seed, say=print):
 
 
 def sigterm(whole, times, seed):
-    """SIGTERM at random steps."""
-    generator, right, seconds = random.Random(seed), 0, []
+    """SIGTERM at random steps. Where the last one is done already, there is nothing to save: the run just ends."""
+    generator, right, late, seconds = random.Random(seed), 0, 0, []
     for number in range(times):
         run = dataclasses.replace(whole, out=whole.out.with_name(f"terminated-{number}"))
         done = victim.kill(run, "at a random step", generator, signal.SIGTERM)
-        said = run.last_line()
+        if done is None:
+            continue
+        told = done["status"] == Termination.status and run.last_line().endswith("Pass --resume.")
+        over = done["saved"] == whole.all_steps and done["status"] in (0, -signal.SIGTERM)
+        late += over
+        seconds.append(done["seconds"])
         run.go_on()
-        right += (
-            done is not None
-            and done["status"] == Termination.status
-            and said.endswith("Pass --resume.")
-            and not victim.differences(whole.out, run.out)
-        )
-        seconds += [done["seconds"]] if done else []
+        right += (told or over) and not victim.differences(whole.out, run.out)
     text = f"saved, status {Termination.status}, a line that says so; resumed to the same run. Seconds to the exit"
+    if late:
+        text += f". {late} came after the last step, with all saved, and let the run end or ended it"
     return [row("SIGTERM at a random step", times, right, text, seconds)]
 
 
