@@ -286,7 +286,11 @@ def page(rows, environment):
         "operations. The same run: weights, logs, counts and best score to the bit. Seconds were taken beside other\n"
         "work: they are upper bounds.\n\n"
         f"{os.cpu_count()} CPU cores; {environment['backend']}, Python {environment['python']}, {versions}.\n\n"
-        f"{report.markdown(cells, COLUMNS)}"
+        f"{report.markdown(cells, COLUMNS)}\n"
+        "A soak is many calls of `fit`, of two steps each, with Backup, FiniteLoss, RegularizationSamples and Scalars; its\n"
+        "growth counts from the first tenth of the calls on. A new model for each call is no target: TensorFlow keeps the\n"
+        "graph of every step that Keras compiles, after `clear_session` too. Keras alone shows it; a Distiller's graph\n"
+        "has two networks and the losses, and is larger. The networks and their variables go (`test_faults.py`).\n"
     )
 
 
