@@ -287,7 +287,7 @@ def page(rows, environment):
         "work: they are upper bounds.\n\n"
         f"{os.cpu_count()} CPU cores; {environment['backend']}, Python {environment['python']}, {versions}.\n\n"
         f"{report.markdown(cells, COLUMNS)}\n"
-        "A soak is many calls of `fit`, of two steps each, with Backup, FiniteLoss, RegularizationSamples and Scalars;\n"
+        "A soak is many calls of `fit` of two steps, with Backup, FiniteLoss, RegularizationSamples and Scalars;\n"
         "its growth counts from the first tenth of the calls on. A new model for each call is no target: TensorFlow\n"
         "keeps the graph of every step that Keras compiles, after `clear_session` too. Keras alone shows it; a\n"
         "Distiller's graph has two networks and the losses, and is larger. The networks and their variables go\n"
