@@ -15,7 +15,9 @@ BACKEND = keras.backend.backend()
 if BACKEND == "torch":
     pytest.skip("Keras has no distribution on Torch", allow_module_level=True)
 
-WHICH = ["few", pytest.param("every", marks=pytest.mark.slow)]
+# On TensorFlow `test_keras_defects.py` has two replicas in the default run.
+FEW = pytest.param("few", marks=[pytest.mark.slow] if BACKEND == "tensorflow" else [])
+WHICH = [FEW, pytest.param("every", marks=pytest.mark.slow)]
 
 
 @pytest.fixture(scope="module")
