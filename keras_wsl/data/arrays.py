@@ -4,7 +4,6 @@ import keras
 import numpy as np
 
 from keras_wsl.data import seeded
-from keras_wsl.data.labelled import Labelled
 
 
 def train_batches(
@@ -128,7 +127,7 @@ def replayed(examples, soft_labels, seed, views, augmentation):
 
 def check_batches(examples, batch_size):
     """Raises ValueError if these are no examples, or the size of a batch is not a positive integer."""
-    if not isinstance(examples, Labelled):
+    if not hasattr(examples, "steps_per_epoch"):
         raise ValueError(
             f"There are no batches of {type(examples).__name__}; expected a data set such as data.Examples. Of Splits, "
             "give one part: splits.train."
