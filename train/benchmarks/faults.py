@@ -287,10 +287,10 @@ def page(rows, environment):
         "work: they are upper bounds.\n\n"
         f"{os.cpu_count()} CPU cores; {environment['backend']}, Python {environment['python']}, {versions}.\n\n"
         f"{report.markdown(cells, COLUMNS)}\n"
-        "A soak is many calls of `fit`, of two steps each, with Backup, FiniteLoss, RegularizationSamples and Scalars;\n"
-        "its growth counts from the first tenth of the calls on. A new model for each call is no target: TensorFlow keeps\n"
-        "the graph of every step that Keras compiles, after `clear_session` too. Keras alone shows it; a Distiller's\n"
-        "graph has two networks and the losses, and is larger. The networks and their variables go\n"
+        "A soak is many calls of `fit`, of two steps each, with Backup, FiniteLoss, RegularizationSamples and\n"
+        "Scalars; its growth counts from the first tenth of the calls on. A new model for each call is no target:\n"
+        "TensorFlow keeps the graph of every step that Keras compiles, after `clear_session` too. Keras alone shows\n"
+        "it; a Distiller's graph has two networks and the losses, and is larger. The networks and their variables go\n"
         "(`tests/train/test_faults.py`).\n"
     )
 
