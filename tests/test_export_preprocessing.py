@@ -211,7 +211,8 @@ def test_text_goes_into_a_saved_model_alone(write, pairs, tmp_path):
 
 def test_pairs_without_a_preprocessor(pairs):
     _, examples = pairs
-    tokens = data.SentencePairs(examples.token_ids, examples.segment_ids, examples.lengths, examples.labels, "abc")
+    arrays = (examples.token_ids, examples.segment_ids, examples.lengths, examples.labels)
+    tokens = data.SentencePairs(*arrays, tuple("abc"))
     with pytest.raises(ValueError, match=r"were given as tokens. Make them by `from_text`"):
         tokens.preprocessor()
     if keras.backend.backend() != "tensorflow":

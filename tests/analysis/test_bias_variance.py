@@ -107,7 +107,7 @@ def test_what_is_no_ensemble_is_refused(change, message):
         (np.full(20, 6), r"in \[0, 6\).*Received: 6 in row 0"),
         (np.append(np.zeros(19, int), -1), "Received: -1 in row 19; 1 of 20"),
         (np.zeros(20), "must be integers .* Received: float64"),
-        (np.zeros(19, int), r"must be integers of shape \(20,\)"),
+        (np.zeros(19, int), r"shape \(19,\) do not fit .* Expected integers of shape \(20,\)"),
         (np.zeros((20, 5)), r"do not fit logits"),
         (np.full((20, 6), 0.2), "adds up to 1.2"),
         (np.eye(6)[np.zeros(20, int)] * 2 - 1 / 6, "with -0.166667 as its least"),

@@ -199,14 +199,14 @@ def test_knowledge_adjustment(case):
 
 def _compare(loss, student, teacher, expected, *, rel=1e-5, layout=None):
     """Value and gradient of a loss on one pair of endpoints."""
-    labels = np.zeros(len(student), "int32")
-    logits = np.zeros((len(student), 3), "float32")
+    student, teacher = ([x] if isinstance(x, np.ndarray) else x for x in (student, teacher))
+    labels = np.zeros(len(student[0]), "int32")
+    logits = np.zeros((len(student[0]), 3), "float32")
 
     def total(values):
         ends = [dict(zip(names, arrays)) for names, arrays in zip(_names(loss), (values, teacher))]
         return ops.mean(loss(labels, *({"logits": logits, **end} for end in ends)))
 
-    student, teacher = ([x] if isinstance(x, np.ndarray) else x for x in (student, teacher))
     value = total(student)
     assert float(value) == pytest.approx(expected["loss"], rel=rel)
     slope = gradient(lambda x: total([x, *student[1:]]), student[0])
