@@ -1,16 +1,13 @@
 """Two workers of MultiWorkerMirroredStrategy, in processes of their own, against one device."""
 
 import json
-import os
-import pathlib
-import socket
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
 
+from benchmarks.workers import WORKERS, start
 from keras_wsl import distribute
 
 if keras.backend.backend() != "tensorflow":
@@ -19,37 +16,6 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from tests import mirrored_child
-
-ROOT = pathlib.Path(__file__).parents[1]
-WORKERS = 2
-
-
-def start_workers(command, places, **settings):
-    """Starts a command on every worker: a list of processes.
-
-    Args:
-        command: Function of a worker's number, that gives its arguments.
-        places: Function of the same, that gives the file of what it prints.
-        **settings: Environment variables.
-    """
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(WORKERS)]
-    addresses = [f"localhost:{held.getsockname()[1]}" for held in sockets]
-    for held in sockets:
-        held.close()
-    processes = []
-    for index in range(WORKERS):
-        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        with open(places(index), "w") as printed:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, *command(index)],
-                    cwd=ROOT,
-                    env={**os.environ, **settings, "TF_CONFIG": json.dumps(config)},
-                    stdout=printed,
-                    stderr=subprocess.STDOUT,
-                )
-            )
-    return processes
 
 
 @pytest.fixture(
@@ -60,8 +26,8 @@ def results(request, tmp_path_factory):
     """What each worker wrote, after the kind that it trained."""
     folder = tmp_path_factory.mktemp("workers")
     paths = [folder / f"{index}.json" for index in range(WORKERS)]
-    processes = start_workers(
-        lambda index: ["-m", "tests.multi_worker_child", str(paths[index]), request.param],
+    processes = start(
+        lambda index: [sys.executable, "-m", "tests.multi_worker_child", str(paths[index]), request.param],
         lambda index: folder / f"{index}.log",
     )
     for index, process in enumerate(processes):

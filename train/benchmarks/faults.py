@@ -21,12 +21,13 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
+import keras
 from absl import flags
 
 import record
 import report
 import scripts
-from benchmarks import soak, victim
+from benchmarks import soak, victim, workers
 from keras_wsl.callbacks import Termination
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
@@ -115,6 +116,54 @@ def sigterm(whole, times, seed):
     if late:
         text += f". {late} came after the last step, with all saved, and let the run end or ended it"
     return [row("SIGTERM at a random step", times, right, text, seconds)]
+
+
+def worker_lost(whole):
+    """SIGKILL to one of two workers, the chief and the other: the one that is left stops, and both go on together.
+
+    Raises:
+        NotHere: The backend has no such strategy.
+    """
+    if keras.backend.backend() != "tensorflow":
+        raise NotHere("several workers are TensorFlow's.")
+    out = whole.out.with_name("workers")
+    alone = dataclasses.replace(whole, out=out, wanted=dataclasses.replace(whole.wanted, strategy="multi_worker"))
+    _both_end(alone)
+    rows = []
+    for lost, name in enumerate(("the chief", "the other one")):
+        run = dataclasses.replace(alone, out=out.with_name(f"workers-{lost}-lost"))
+        processes = _both(run)
+        victim.wait_until(lambda run=run: run.saved() >= run.steps // 2, processes[lost])
+        processes[lost].kill()
+        began, left = time.monotonic(), 1 - lost
+        status, took = processes[left].wait(victim.PATIENCE), time.monotonic() - began
+        said = victim.last_line(_printed(run, left))
+        _both_end(run)
+        right = status == ERROR and said.startswith("WorkerLost: Another worker has ended")
+        right = right and not victim.differences(alone.out, run.out)
+        text = (
+            f"the worker that is left: status {status}, `{short(said, out.parent)}`; both started again with "
+            "`--resume` ended as the two that were left alone. Seconds to the exit"
+        )
+        rows.append(row(f"of two workers, {name} killed", 1, int(right), text, took))
+    return rows
+
+
+def _printed(run, index):
+    return run.prints / f"{run.out.name}-{index}.printed"
+
+
+def _both(run):
+    run.prints.mkdir(parents=True, exist_ok=True)
+    return workers.start(lambda index: run.command(), lambda index: _printed(run, index))
+
+
+def _both_end(run):
+    """Starts both workers, or goes on with them, and waits for their end."""
+    for index, process in enumerate(_both(run)):
+        if status := process.wait(victim.PATIENCE):
+            printed = _printed(run, index).read_text()[-3000:]
+            raise RuntimeError(f"Worker {index} ended with status {status}:\n{printed}")
 
 
 def truncate(content):
@@ -263,6 +312,7 @@ def faults(whole, seed):
     done = {
         "kills": functools.partial(kills, whole, moments, seed),
         "sigterm": functools.partial(sigterm, whole, 5, seed),
+        "worker_lost": functools.partial(worker_lost, whole),
         "damage": functools.partial(damage, whole, 2, seed),
     }
     for fault in (full_disk, read_only, two_runs, without_tensorboard, events_removed, not_finite):

@@ -52,6 +52,10 @@ class Victim:
         names = sorted(path.stem.split("-") for path in self.backups.glob("*.backup"))
         return int(names[-1][0]) * self.steps + int(names[-1][1]) if names else -1
 
+    def command(self):
+        """The command line that starts the run, or goes on with it."""
+        return jobs.command(self.out, self.wanted, self.data_dir)
+
     def start(self, **settings):
         """Starts the run, or goes on with it: a process, which prints into `printed`.
 
@@ -61,7 +65,7 @@ class Victim:
         self.prints.mkdir(parents=True, exist_ok=True)
         with open(self.printed, "w") as file:
             return subprocess.Popen(
-                jobs.command(self.out, self.wanted, self.data_dir),
+                self.command(),
                 env={**os.environ, **settings},
                 stdout=file,
                 stderr=subprocess.STDOUT,
@@ -73,8 +77,8 @@ class Victim:
         return self.prints / f"{self.out.name}.printed"
 
     def last_line(self):
-        """The last line that a process printed."""
-        return (self.printed.read_text().strip().splitlines() or [""])[-1]
+        """The last line that the last process printed."""
+        return last_line(self.printed)
 
     def go_on(self):
         """Starts the run, or goes on with it, and waits for its end.
@@ -84,6 +88,11 @@ class Victim:
         """
         if status := self.start().wait(PATIENCE):
             raise RuntimeError(f"{self.out} ended with status {status}:\n{self.printed.read_text()[-3000:]}")
+
+
+def last_line(path):
+    """The last line of a file, without space around it."""
+    return (path.read_text().strip().splitlines() or [""])[-1]
 
 
 def prepare(folder, *, epochs=3, backup_steps=2):
