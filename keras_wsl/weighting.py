@@ -3,6 +3,7 @@ r"""Weights of examples: functions of `(labels, student_logits, teacher_logits)`
 Any loss takes one, by name or as a function: `losses.KD(temperature=4.0, weighting="wsl")`. Settings go with the name:
 `weighting={"name": "exclude_regularization", "probability": 0.5}`. A function whose settings include `temperature` gets
 the loss's own where none is given; one that draws at random is called with `seed`, a `keras.random.SeedGenerator`.
+Several of them in a list multiply: `["wsl", "exclude_regularization"]`.
 """
 
 import functools
@@ -176,7 +177,7 @@ def get(spec, *, temperature=None, seed=None):
     """The weighting that `spec` describes, as a function of `(labels, student_logits, teacher_logits)`.
 
     Args:
-        spec: A name, a dict of `"name"` and settings, or a function.
+        spec: A name, a dict of `"name"` and settings, or a function; or a list of those, whose weights multiply.
         temperature: Given to a weighting that takes one, unless `spec` sets it.
         seed: Likewise: an integer or `keras.random.SeedGenerator`.
 
@@ -186,9 +187,13 @@ def get(spec, *, temperature=None, seed=None):
     """
     if callable(spec):
         return spec
+    if isinstance(spec, (list, tuple)) and spec:
+        factors = [get(one, temperature=temperature, seed=seed) for one in spec]
+        return lambda *args: functools.reduce(ops.multiply, (weigh(*args) for weigh in factors))
     if not isinstance(spec, (str, dict)):
         raise ValueError(
-            f"`weighting` must be a name, a dict such as {{'name': 'wsl'}}, or a function. Received: {spec!r}."
+            f"`weighting` must be a name, a dict such as {{'name': 'wsl'}}, a function, or a list of such. Received: "
+            f"{spec!r}."
         )
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = settings.pop("name", None)
@@ -206,3 +211,10 @@ def get(spec, *, temperature=None, seed=None):
     for setting in _CHECKS.keys() & settings.keys():
         _CHECKS[setting](settings[setting], setting)
     return functools.partial(NAMES[name], **settings)
+
+
+def draws(spec):
+    """Whether the weighting that `spec` describes, as of `get`, draws at random."""
+    if isinstance(spec, (list, tuple)):
+        return any(draws(one) for one in spec)
+    return isinstance(spec, dict) and bool(spec.get("probability"))

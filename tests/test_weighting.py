@@ -125,6 +125,16 @@ def test_saturated_networks_have_weights():
     assert np.isfinite(_numpy(half)).all()
 
 
+def test_several_multiply():
+    inputs, _ = _case("B")
+    both = weighting.get(["wsl", {"name": "exclude_regularization"}, lambda *_: 0.5], temperature=4.0)
+    expected = _numpy(weighting.wsl(*inputs)) * _numpy(weighting.exclude_regularization(*inputs, temperature=4.0)) / 2
+    assert 0 < np.count_nonzero(expected) < len(expected)
+    np.testing.assert_allclose(_numpy(both(*inputs)), expected, rtol=1e-6)
+    drawn = {"name": "only_regularization", "probability": 0.5}
+    assert weighting.draws(["wsl", drawn]) and weighting.draws(drawn) and not weighting.draws(["wsl", "wsl_sigmoid"])
+
+
 @pytest.mark.parametrize("name", ["exclude_regularization", "only_regularization"])
 def test_kept_at_random(name):
     generator = np.random.default_rng(0)

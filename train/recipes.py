@@ -282,10 +282,21 @@ def _weighting(settings):
     """What `losses` take as `weighting`, or `None`."""
     if not settings.weighting:
         return None
-    spec = {"name": settings.weighting}
-    if settings.weighting_probability:
+    names = settings.weighting.split("*")
+    if settings.weighting_probability and not any("probability" in weighting.takes(name) for name in names):
+        raise ValueError(
+            f"--weighting_probability={settings.weighting_probability} is of exclude_ and only_regularization. "
+            f"Received: --weighting={settings.weighting}."
+        )
+    specs = [_weighting_of(name, settings) for name in names]
+    return specs[0] if len(specs) == 1 else specs
+
+
+def _weighting_of(name, settings):
+    spec, takes = {"name": name}, weighting.takes(name)
+    if settings.weighting_probability and "probability" in takes:
         spec["probability"] = settings.weighting_probability
-    if "temperature" in weighting.takes(settings.weighting):
+    if "temperature" in takes:
         spec["temperature"] = settings.temperature or 4.0  # Many losses have none of their own.
     return spec
 

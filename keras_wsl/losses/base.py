@@ -53,7 +53,7 @@ class DistillationLoss(keras.layers.Layer):
         self.weighting = weighting
         self.teacher = _checked_shares(teacher)
         self._seed = None  # Of a weighting that draws at random: its state is saved with the loss.
-        if isinstance(weighting, dict) and weighting.get("probability"):
+        if weightings.draws(weighting):
             self._seed = keras.random.SeedGenerator()
             self._seed_state = self._seed.state  # Else in no file: Keras writes variables there, and no generators.
         self._weigh = weighting and weightings.get(weighting, temperature=self.temperature, seed=self._seed)
@@ -168,19 +168,29 @@ class DistillationLoss(keras.layers.Layer):
 
     def get_config(self):
         """The constructor's arguments."""
-        weighting = self.weighting
-        if callable(weighting):
-            weighting = keras.saving.serialize_keras_object(weighting)
+        weighting = _packed(self.weighting)
         teacher = dict(self.teacher) if isinstance(self.teacher, dict) else self.teacher
         return {"weight": self.weight, "weighting": weighting, "teacher": teacher, "name": self.name}
 
     @classmethod
     def from_config(cls, config):
         """The loss that `get_config` describes."""
-        weighting = config.get("weighting")
-        if isinstance(weighting, dict) and "class_name" in weighting:
-            config = {**config, "weighting": keras.saving.deserialize_keras_object(weighting)}
-        return cls(**config)
+        return cls(**{**config, "weighting": _unpacked(config.get("weighting"))})
+
+
+def _packed(weighting):
+    """A weighting as a file has it: functions as Keras writes them."""
+    if isinstance(weighting, (list, tuple)):
+        return [_packed(one) for one in weighting]
+    return keras.saving.serialize_keras_object(weighting) if callable(weighting) else weighting
+
+
+def _unpacked(weighting):
+    if isinstance(weighting, (list, tuple)):
+        return [_unpacked(one) for one in weighting]
+    if isinstance(weighting, dict) and "class_name" in weighting:
+        return keras.saving.deserialize_keras_object(weighting)
+    return weighting
 
 
 class SoftLabelLoss(DistillationLoss):

@@ -73,4 +73,4 @@ class KerasLoss(DistillationLoss):
     @classmethod
     def from_config(cls, config):
         """The loss that `get_config` describes."""
-        return cls(**{**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})
+        return super().from_config({**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})

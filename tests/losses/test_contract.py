@@ -424,6 +424,7 @@ def test_config_has_every_setting(name):
         {},
         {"weighting": "wsl_sigmoid"},
         {"weighting": ones},
+        {"weighting": ["wsl", {"name": "only_regularization", "temperature": 2.0, "probability": 0.0}, ones]},
         {"weighting": {"name": "exclude_regularization", "probability": 0.0, "temperature": 3.0}, "name": "other"},
         {"teacher": {"large": 2.0, "small": 1.0}},
     ],

@@ -82,6 +82,7 @@ def test_resnets_start_as_torchvisions():
         keras_cv.resnet(depth=101, classes=10)
 
 
+@pytest.mark.slow
 def test_a_resnet_is_saved_and_trained(tmp_path):
     model = keras_cv.resnet(depth=18, classes=5, input_shape=(64, 64, 3), name="small")
     expected = keras.ops.convert_to_numpy(model(images()))

@@ -116,7 +116,7 @@ def check(actual, expected):
     np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("depth", [18, 34, 50])
+@pytest.mark.parametrize("depth", [18, 34, pytest.param(50, marks=pytest.mark.slow)])
 def test_resnets_are_torchs(depth):
     state = random_state(resnet_shapes(depth, 7))
     model = keras_cv.resnet(depth=depth, classes=7, input_shape=(64, 64, 3))

@@ -80,8 +80,8 @@ ROWS = {
     ),
     "probability of wsl": (
         [*KD, "--weighting=wsl", "--weighting_probability=0.5"],
-        r"'wsl' has no settings \['probability'\]",
-        r"It takes \[\]",
+        "--weighting_probability=0.5 is of exclude_ and only_regularization",
+        "Received: --weighting=wsl",
     ),
     "switch is text": (
         [*KD, "--loss_settings=standardize=true"],

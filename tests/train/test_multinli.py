@@ -276,6 +276,7 @@ def _script(*arguments):
     )
 
 
+@pytest.mark.slow  # test_imagenet.py has a shorter one.
 def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = _taught(preset, teacher, method="pkd")

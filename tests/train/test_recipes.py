@@ -239,6 +239,9 @@ def test_weightings_and_settings_reach_the_loss(teacher):
     wanted = _run(teacher, method="rkd", weighting="exclude_regularization", weighting_probability=0.25)
     (loss,) = recipes.main_losses(wanted, None)
     assert loss.weighting == {"name": "exclude_regularization", "probability": 0.25, "temperature": 4.0}
+    both = _run(teacher, method="kd", weighting="wsl*exclude_regularization", temperature=2.0)
+    (loss,) = recipes.main_losses(both, None)
+    assert loss.weighting == [{"name": "wsl"}, {"name": "exclude_regularization", "temperature": 2.0}]
     (loss,) = recipes.main_losses(
         _run(teacher, method="dkd", weighting="wsl", loss_settings=("beta=3", "standardize=True"), alpha=2.0), None
     )
