@@ -66,9 +66,10 @@ class Endpoints:
             ValueError: If the model is not built.
         """
         inputs = symbolic_inputs(self.model)
-        if keras.backend.backend() != "jax" or not any(map(_is_of_any_length, keras.tree.flatten(inputs))):
+        if keras.backend.backend() == "tensorflow" or not any(map(_is_of_any_length, keras.tree.flatten(inputs))):
             return self._shapes(inputs)
-        # JAX cannot compare a length that it does not know with the longest one, as position embeddings do.
+        # Where a length is not known, JAX cannot compare it with the longest one, as position embeddings do; and on
+        # Torch Keras tries one of 83, which may be longer than that.
         short, long = (self._shapes(_of_length(inputs, length)) for length in (8, 12))
         return {
             name: tuple(one if one == other else None for one, other in zip(shape, long[name]))

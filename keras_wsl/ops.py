@@ -131,7 +131,7 @@ def label_margin(labels, logits):
     Returns:
         Floats, shape `(...)`.
     """
-    gaps = logits - expected_at_label(labels, logits)[..., None]
+    gaps = ops.subtract(logits, expected_at_label(labels, logits)[..., None])
     return -ops.logsumexp(without_label(labels, gaps), axis=-1)
 
 

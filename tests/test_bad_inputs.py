@@ -199,11 +199,11 @@ ROWS = {
         "Expected a function or one of",
         "Did you mean 'hard_to_mimic'",
     ),
-    "weighting is a list": Row(
-        lambda here: losses.KD(weighting=["wsl"]),
-        r"Received: \['wsl'\]",
+    "weighting is an empty list": Row(
+        lambda here: losses.KD(weighting=[]),
+        r"Received: \[\]",
         "`weighting` must be a name",
-        r"a dict such as \{'name': 'wsl'\}, or a function",
+        r"a dict such as \{'name': 'wsl'\}, a function, or a list of such",
     ),
     "probability of a weighting is 2": Row(
         lambda here: losses.KD(weighting={"name": "exclude_regularization", "probability": 2.0}),

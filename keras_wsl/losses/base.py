@@ -56,7 +56,9 @@ class DistillationLoss(keras.layers.Layer):
         if weightings.draws(weighting):
             self._seed = keras.random.SeedGenerator()
             self._seed_state = self._seed.state  # Else in no file: Keras writes variables there, and no generators.
-        self._weigh = weighting and weightings.get(weighting, temperature=self.temperature, seed=self._seed)
+        self._weigh = None
+        if weighting is not None:
+            self._weigh = weightings.get(weighting, temperature=self.temperature, seed=self._seed)
 
     def __call__(self, labels, student, teacher, *args, **kwargs):
         """As `call`; the first one builds the loss, on the shapes of the teacher that it listens to."""

@@ -217,7 +217,7 @@ def test_defaults_are_the_recipe(preset):
     train = types.SimpleNamespace(steps_per_epoch=lambda batch_size: {32: steps}[batch_size])
     model = trainer.distiller(wanted, recipes.of(wanted), None, student, [], train)
     optimizer = model.optimizer
-    assert type(optimizer) is keras.optimizers.AdamW
+    assert isinstance(optimizer, keras.optimizers.AdamW)
     assert (optimizer.epsilon, optimizer.weight_decay, optimizer.global_clipnorm) == (1e-6, 0.01, 1.0)
     schedule = optimizer._learning_rate
     assert type(schedule) is optimizers.LinearDecay
