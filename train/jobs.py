@@ -1,13 +1,17 @@
-"""Several runs of `cifar100.py`: trained in processes of their own, and asked for their logits when finished.
+"""Several runs: trained in processes of their own, and asked for their logits when finished.
 
 Finished runs are kept, others start or go on.
 """
 
 import concurrent.futures
+import contextlib
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 from typing import NamedTuple
 
 import keras
@@ -18,10 +22,15 @@ import record
 import settings
 import trainer
 from keras_wsl import data, models
+from keras_wsl.callbacks import Terminated, Termination
 from keras_wsl.models.weights import read_network
 
 HERE = pathlib.Path(__file__).parent
 DIGITS = "digits"
+SCRIPTS = {settings.Settings: "cifar100.py", settings.ImageNet: "imagenet.py", settings.MultiNLI: "multinli.py"}
+# Several processes share an accelerator's memory only if none takes all of it.
+SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+AT_ONCE = 8  # Processes on one accelerator, which small networks leave idle.
 
 
 class Pair(NamedTuple):
@@ -41,12 +50,12 @@ def command(out, wanted, data_dir):
 
     Args:
         out: Folder of the run.
-        wanted: `Settings`.
-        data_dir: As of cifar100.py.
+        wanted: `Settings`, whose kind says which script it is.
+        data_dir: As of that script.
     """
     resume = ["--resume"] if (out / "run.flags").exists() else []
     lines = [*settings.to_lines(wanted), f"--data_dir={data_dir}", f"--out={out}", *resume]
-    return [sys.executable, str(HERE / "cifar100.py"), *lines]
+    return [sys.executable, str(HERE / SCRIPTS[type(wanted)]), *lines]
 
 
 def train(runs, data_dir, *, jobs=1):
@@ -54,7 +63,7 @@ def train(runs, data_dir, *, jobs=1):
 
     Args:
         runs: Dict of each run's folder to its `Settings`.
-        data_dir: As of cifar100.py.
+        data_dir: As of their script.
         jobs: Integer, processes at a time.
 
     Returns:
@@ -62,14 +71,22 @@ def train(runs, data_dir, *, jobs=1):
 
     Raises:
         ValueError: A folder holds a run of other settings; before anything starts.
+        Terminated: SIGTERM came; the runs have saved their states and ended.
     """
     runs = {pathlib.Path(out): wanted for out, wanted in runs.items()}
     for out, wanted in runs.items():
         # Compared as settings: a run may be older than some of the flags, which then have their defaults.
-        if (out / "run.flags").exists() and _read(out / "run.flags") != wanted:
+        if (out / "run.flags").exists() and _read(out / "run.flags", type(wanted)) != wanted:
             record.open_run(out, wanted, resume=True)
-    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        done = list(pool.map(lambda run: _train_one(*run, data_dir), runs.items()))
+    with Termination() as termination, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        started = [pool.submit(_train_one, *run, data_dir, jobs, termination) for run in runs.items()]
+        try:
+            done = [one.result() for one in started]
+        except BaseException:  # Such as the user's interrupt.
+            termination.asked = True  # What has not started does not start any more.
+            raise
+    if termination.asked:
+        raise Terminated("The runs that were training have saved their states.")
     return [out.name for out, one in zip(runs, done) if not one]
 
 
@@ -85,18 +102,49 @@ def train_all(runs, data_dir, *, jobs=1):
         )
 
 
-def _train_one(out, wanted, data_dir):
+def _train_one(out, wanted, data_dir, jobs, termination):
     """Runs one unless it is finished; returns whether it is now."""
     if (out / "result.json").exists():
         return True
+    if termination.asked:
+        return False
     arguments = command(out, wanted, data_dir)
-    done = subprocess.run(arguments, capture_output=True, text=True)
-    if done.returncode:
-        print(f"{out.name} failed: {' '.join(arguments)}\n{done.stderr}", file=sys.stderr, flush=True)
+    status, errors = call(arguments, {**os.environ, **(SHARED if jobs > 1 else {})}, termination)
+    if status:
+        if not termination.asked:
+            print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
         return False
     result = json.loads((out / "result.json").read_text())
     print(f"{out.name}: {result['test_accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
     return True
+
+
+def call(arguments, environment, termination):
+    """Runs a command, which is sent SIGTERM when this process is: its status, and what it printed of errors."""
+    with tempfile.TemporaryFile("w+") as errors:
+        process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        while process.poll() is None:
+            if termination.asked:
+                process.terminate()  # Again, where it had not got as far as to hear it.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(1.0)
+        errors.seek(0)
+        return process.returncode, errors.read()
+
+
+def room():
+    """How many small networks are trained at once: one a core, or several on an accelerator."""
+    return AT_ONCE if shutil.which("nvidia-smi") else os.cpu_count() or 1
+
+
+def file_of(data_dir, folder):
+    """The data as a script of its own finds them: `"digits"` are written to a file in a folder."""
+    if data_dir != DIGITS:
+        return data_dir
+    path = pathlib.Path(folder) / "digits.npz"
+    if not path.exists():
+        data.save_npz(data.digits(), path)
+    return path
 
 
 def splits_of(data_dir):
@@ -116,12 +164,12 @@ def settings_of(folder):
     return _read(folder / "run.flags")
 
 
-def _read(path):
-    """The `Settings` of a `run.flags`."""
+def _read(path, kind=settings.Settings):
+    """The settings of a kind in a `run.flags`."""
     values = flags.FlagValues()
-    settings.define_flags(values)
+    settings.define_flags(values, kind)
     values(["run", *path.read_text().splitlines()])
-    return settings.from_flags(values)
+    return settings.from_flags(values, kind)
 
 
 def pair(folder, splits, split="train"):

@@ -21,22 +21,12 @@ import record
 import report
 import scripts
 import settings
-from keras_wsl import data
+from evidence import paper
 
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-# Table 1, WRN-40-2 to WRN-16-2, mean of five runs: (temperature, smoothed teacher) to samples of 50,000, accuracy in %.
-PAPER = {
-    (2, False): (15379, 74.79),
-    (2, True): (25235, 74.62),
-    (4, False): (17709, 74.92),
-    (4, True): (24775, 74.59),
-    (6, False): (17408, 75.10),
-    (6, True): (24538, 74.46),
-}
-PAPER_EXAMPLES = 50_000
 TEACHERS = {False: "labels", True: "smoothed labels"}
 PANELS = (("training batches", "training_samples"), ("clean probe", "probe_samples"))
 
@@ -100,7 +90,7 @@ def markdown(last, runs, classes, data_name):
     """
     lines = []
     for (temperature, smoothed), row in last.items():
-        count, accuracy = PAPER.get((temperature, smoothed), (None, None))
+        count, accuracy = paper.COUNTS.get((temperature, smoothed), (None, None))
         lines.append(
             {
                 "temperature": f"{temperature:g}",
@@ -110,7 +100,7 @@ def markdown(last, runs, classes, data_name):
                 "share, %": f"{100 * row['training_share']:.1f}",
                 "of the probe, %": f"{100 * row['probe_samples'] / row['probe_examples']:.1f}",
                 "accuracy, %": f"{100 * row['test_accuracy']:.2f}",
-                "paper: share, %": f"{100 * count / PAPER_EXAMPLES:.1f}" if count else "",
+                "paper: share, %": f"{100 * count / paper.EXAMPLES:.1f}" if count else "",
                 "paper: accuracy, %": f"{accuracy:.2f}" if accuracy else "",
             }
         )
@@ -210,9 +200,7 @@ def run(wanted, values):
     temperatures = settings.numbers("temperatures", values.temperatures)
     out, data_dir = pathlib.Path(values.out), values.data_dir
     splits = jobs.splits_of(data_dir)  # First of all, so that missing data are noticed.
-    if data_dir == jobs.DIGITS:
-        data_dir = out / "digits.npz"
-        data.save_npz(splits, data_dir)
+    data_dir = jobs.file_of(data_dir, out)
     teachers, students = plan(wanted, out, temperatures, values.smoothing)
     jobs.train_all(teachers, data_dir, jobs=values.jobs)
     jobs.train_all(dict(students.values()), data_dir, jobs=values.jobs)

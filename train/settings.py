@@ -25,7 +25,7 @@ class Settings:
     temperature: float | None = _field(None, "Temperature of the soft labels; the method's published one by default.")
     alpha: float | None = _field(None, "Weight of the distillation loss; the method's published one by default.")
     student_loss_weight: float | None = _field(None, "Weight of the labels' loss; the published one by default.")
-    weighting: str = _field("", "Weights of examples in the loss, such as wsl or wsl*teacher_correct; its own by default.")
+    weighting: str = _field("", "Weights of examples, such as wsl or wsl*teacher_correct; the loss's own by default.")
     weighting_probability: float = _field(0.0, "With which exclude_ and only_regularization keep what they drop.")
     loss_settings: tuple = _field((), "Other settings of the loss: name=value, such as beta=8,standardize=True.")
     warm_up_epochs: int | None = _field(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
 import sys
 import types
 
@@ -38,7 +37,7 @@ def processes(monkeypatch):
     """Runs what would run in processes of its own in this one, and lists it: the names of the folders."""
     started = []
 
-    def run(arguments, **kwargs):
+    def call(arguments, *others):
         assert arguments[:2] == [sys.executable, str(jobs.HERE / "cifar100.py")]
         values = flags.FlagValues()
         settings.define_flags(values)
@@ -48,10 +47,9 @@ def processes(monkeypatch):
         trainer.run(
             settings.from_flags(values), data.cifar100(values.data_dir), values.out, resume=values.resume, verbose=0
         )
-        return subprocess.CompletedProcess(arguments, 0)
+        return 0, ""
 
-    # Not the function of the module itself, which others call too.
-    monkeypatch.setattr(jobs, "subprocess", types.SimpleNamespace(run=run))
+    monkeypatch.setattr(jobs, "call", call)
     monkeypatch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
     return started
 
@@ -160,35 +158,3 @@ def test_bad_settings_are_refused_before_a_run(tmp_path, processes):
     with pytest.raises(ValueError, match="60 of 60 examples asked for"):
         bias_variance.run(SMALL, _values(tmp_path, out=str(tmp_path / "other"), teacher_examples=60))
     assert not processes
-
-
-def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
-    started = []
-
-    def run(arguments, **kwargs):
-        started.append(arguments)
-        out = tmp_path / arguments[-1].rpartition("/")[2]
-        if out.name == "second":
-            return subprocess.CompletedProcess(arguments, 2, stderr="ValueError: no good")
-        out.mkdir()
-        (out / "result.json").write_text('{"test_accuracy": 0.5, "seconds": 1.0}')
-        return subprocess.CompletedProcess(arguments, 0)
-
-    monkeypatch.setattr(jobs, "subprocess", types.SimpleNamespace(run=run))
-    runs = {tmp_path / name: SMALL for name in ("first", "second", "third")}
-    with pytest.raises(ValueError, match="second failed, as said above. .*finished runs are kept"):
-        jobs.train_all(runs, "images.npz")
-    said = capsys.readouterr()
-    assert "second failed: " in said.err and "no good" in said.err and "first: 0.5000, 1 s" in said.out
-    assert len(started) == 3 and "--train_limit=30" in started[0] and "--data_dir=images.npz" in started[0]
-    assert jobs.train(runs, "images.npz") == ["second"] and len(started) == 4
-
-
-def test_a_folder_that_was_stopped_goes_on(tmp_path):
-    assert "--resume" not in jobs.command(tmp_path, SMALL, "images.npz")
-    (tmp_path / "run.flags").write_text("\n".join(settings.to_lines(SMALL)))
-    assert jobs.command(tmp_path, SMALL, "images.npz")[-1] == "--resume"
-    with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        jobs.settings_of(tmp_path)
-    (tmp_path / "result.json").write_text("{}")
-    assert jobs.settings_of(tmp_path) == SMALL

@@ -8,6 +8,7 @@ import pytest
 import jobs
 import record
 import regularization_samples
+from evidence import paper
 from keras_wsl import data
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL, processes
@@ -36,7 +37,7 @@ def test_two_teachers_and_their_students(tmp_path):
         assert (wanted.method, wanted.temperature, wanted.label_smoothing) == ("kd", temperature, 0.0)
         folder = tmp_path / ("teacher-smoothed" if smoothed else "teacher")
         assert wanted.teacher_weights == str(folder / "student.keras") and folder in teachers
-    assert set(regularization_samples.PAPER) == set(students)
+    assert set(paper.COUNTS) == set(students)
 
 
 @pytest.mark.slow

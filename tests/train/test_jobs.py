@@ -1,0 +1,95 @@
+"""Runs in processes of their own: which script, what is started, and how they end."""
+
+import os
+import signal
+import sys
+import threading
+import time
+
+import pytest
+
+import jobs
+import settings
+from keras_wsl.callbacks import Terminated
+from tests.train.test_bias_variance import SMALL
+
+
+def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
+    started = []
+
+    def call(arguments, *others):
+        started.append(arguments)
+        out = tmp_path / arguments[-1].rpartition("/")[2]
+        if out.name == "second":
+            return 2, "ValueError: no good"
+        out.mkdir()
+        (out / "result.json").write_text('{"test_accuracy": 0.5, "seconds": 1.0}')
+        return 0, ""
+
+    monkeypatch.setattr(jobs, "call", call)
+    runs = {tmp_path / name: SMALL for name in ("first", "second", "third")}
+    with pytest.raises(ValueError, match="second failed, as said above. .*finished runs are kept"):
+        jobs.train_all(runs, "images.npz")
+    said = capsys.readouterr()
+    assert "second failed: " in said.err and "no good" in said.err and "first: 0.5000, 1 s" in said.out
+    assert len(started) == 3 and "--train_limit=30" in started[0] and "--data_dir=images.npz" in started[0]
+    assert jobs.train(runs, "images.npz") == ["second"] and len(started) == 4
+
+
+def test_a_folder_that_was_stopped_goes_on(tmp_path):
+    assert "--resume" not in jobs.command(tmp_path, SMALL, "images.npz")
+    (tmp_path / "run.flags").write_text("\n".join(settings.to_lines(SMALL)))
+    assert jobs.command(tmp_path, SMALL, "images.npz")[-1] == "--resume"
+    with pytest.raises(FileNotFoundError, match="holds no finished run"):
+        jobs.settings_of(tmp_path)
+    (tmp_path / "result.json").write_text("{}")
+    assert jobs.settings_of(tmp_path) == SMALL
+
+
+def test_the_settings_say_which_script(tmp_path):
+    scripts = [jobs.command(tmp_path, kind(), "data")[1] for kind in (settings.Settings, settings.MultiNLI)]
+    assert scripts == [str(jobs.HERE / name) for name in ("cifar100.py", "multinli.py")]
+    assert all((jobs.HERE / name).exists() for name in jobs.SCRIPTS.values())
+
+
+def test_a_run_of_another_kind_is_read(tmp_path):
+    wanted = settings.MultiNLI(student_layers=2, epochs=1)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.flags").write_text("\n".join(settings.to_lines(wanted)))
+    (tmp_path / "run" / "result.json").write_text("{}")
+    assert jobs.train({tmp_path / "run": wanted}, "data") == []
+    with pytest.raises(ValueError, match="--student_layers=2 --student_layers=3"):
+        jobs.train({tmp_path / "run": settings.MultiNLI(student_layers=3, epochs=1)}, "data")
+
+
+SLEEPER = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
+
+
+def test_sigterm_ends_what_runs_and_starts_nothing_more(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jobs, "command", lambda out, *others: [sys.executable, "-c", SLEEPER, str(out)])
+
+    def terminate():
+        while not (tmp_path / "first").exists():
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=terminate).start()
+    began = time.monotonic()
+    with pytest.raises(Terminated, match="have saved their states"):
+        jobs.train({tmp_path / name: SMALL for name in ("first", "second")}, "data")
+    assert time.monotonic() - began < 30
+    assert not (tmp_path / "second").exists() and not capsys.readouterr().err
+
+
+def test_several_processes_share_an_accelerator(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(jobs, "call", lambda arguments, environment, _: given.append(environment) or (2, ""))
+    for at_once in (1, 2):
+        jobs.train({tmp_path / "run": SMALL}, "data", jobs=at_once)
+    assert [jobs.SHARED.items() <= environment.items() for environment in given] == [False, True]
+    assert jobs.room() >= 1

@@ -1,0 +1,335 @@
+"""The papers' tables: what is planned, shared and kept, what a page says, and whole tables on a few digits."""
+
+import dataclasses
+import itertools
+import math
+import types
+
+import pytest
+from scipy import stats
+
+import jobs
+import recipes
+import record
+import tables
+from evidence import budgets, page, paper
+from evidence.kept import Estimate, Kept, clock
+from keras_wsl import data
+from tests.common import bright_splits
+from tests.train.test_bias_variance import processes
+
+assert processes  # A fixture.
+SMOKE, CPU, FULL = (make("preset") for make in (budgets.smoke, budgets.cpu, budgets.full))
+
+
+def _plan(name, scales, seeds=1):
+    study = paper.STUDIES[name]
+    return budgets.plan(study, scales[study.data], seeds)
+
+
+# The papers' numbers.
+
+
+@pytest.mark.parametrize("name", paper.STUDIES)
+def test_a_study_names_its_own_arms(name):
+    study = paper.STUDIES[name]
+    for _, arms in itertools.groupby(sorted(study.arms, key=lambda arm: arm.pair), key=lambda arm: arm.pair):
+        names = [arm.name for arm in arms]
+        assert len(set(names)) == len(names)
+    names = {arm.name for arm in study.arms}
+    assert {name for claim in study.claims for name in claim[:2]} <= names and study.over in names
+    assert all(arm.paper is None or 40 < arm.paper < 80 for arm in study.arms)
+
+
+def test_numbers_of_the_papers():
+    """A few of each table, read again from the paper's."""
+    found = {(name, arm.pair, arm.name): arm.paper for name, study in paper.STUDIES.items() for arm in study.arms}
+    assert found["3", paper.TO_RESNET20, "WSL"] == 72.15 and found["3", ("resnet32x4", "resnet8x4"), "CRD"] == 75.51
+    assert ("3", paper.TO_40_1, "FSP") not in found and found["4", paper.TO_MOBILENET, "Overhaul"] == 71.33
+    assert found["7", paper.TO_16_2, "WSL, 25 % of other samples left out"] == 75.53
+    assert found["5", paper.TO_16_2, "WSL, regularization samples left out"] == 75.35
+    assert found["8", paper.TO_40_1, "RKD + WSL's weights"] == 73.89 and found["8", paper.TO_40_1, "DKD"] is None
+    assert found["9", paper.TO_40_1, "sigmoid, α = 3"] == 73.97 and found["11", paper.BERT, "WSL"] == 76.28
+    # Several tables have the same run: their numbers must be the same, where the paper's are.
+    assert {
+        found["2", paper.TO_16_2, "KD"],
+        found["5", paper.TO_16_2, "KD"],
+        found["6", paper.TO_16_2, "KD, τ = 4"],
+    } == {74.92}
+    assert found["10", paper.TO_40_1, "α = 2.25"] == found["3", paper.TO_40_1, "WSL"]
+
+
+# What is planned.
+
+
+@pytest.mark.parametrize("scales", [SMOKE, CPU, FULL], ids=["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("name", paper.STUDIES)
+def test_every_run_is_one_that_trains(name, scales):
+    teachers, students = _plan(name, scales)
+    assert students
+    for run in students:
+        recipe = recipes.of(run.wanted)
+        assert bool(run.teacher) == recipe.needs_teacher
+        if run.teacher:
+            assert teachers[run.teacher].wanted.student == run.wanted.teacher
+            assert teachers[run.teacher].wanted.method == "none"
+    for wanted in {run.wanted for run in students if run.wanted.method != "crd"}:  # Whose classes are the data's.
+        recipes.main_losses(wanted, None)  # Settings that do not fit are refused.
+
+
+def test_a_run_is_the_same_in_every_table_and_for_every_seed():
+    runs = {
+        (name, run.arm.name, run.wanted.seed): run.name
+        for name in ("1", "2", "5", "6", "7", "10")
+        for run in _plan(name, CPU, seeds=2)[1]
+    }
+    names = [("1", "KD, τ = 4"), ("2", "KD"), ("5", "KD"), ("6", "KD, τ = 4"), ("7", "KD")]
+    assert len({runs[*name, 0] for name in names}) == 1
+    assert len({runs["5", "WSL", 0], runs["6", "WSL, τ = 4", 0], runs["10", "α = 2.25", 0]}) == 1
+    left_out = {runs["2", "KD without regularization samples", 0], runs["5", "KD, regularization samples left out", 0]}
+    assert left_out == {runs["7", "KD, 100 % of regularization samples left out", 0]}
+    assert runs["5", "KD", 0].removesuffix("-0") == runs["5", "KD", 1].removesuffix("-1")
+    assert len(set(runs.values())) < len(runs) and runs["5", "KD", 0] != runs["5", "WSL", 0]
+    smoothed = runs["6", "KD, τ = 4, smoothed teacher", 0]
+    assert smoothed == runs["1", "KD, τ = 4, smoothed teacher", 0] != runs["6", "KD, τ = 4", 0]
+
+
+def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():
+    students = {(run.wanted.teacher, run.wanted.student) for run in _plan("3", FULL)[1] if run.teacher}
+    assert students == {arm.pair for arm in paper.STUDIES["3"].arms}
+    light = {run.wanted.student: run.wanted.learning_rate for run in _plan("3", FULL)[1]}
+    assert light["shufflenet_v1"] == 0.01 and light["resnet20"] == 0.05
+    runs = _plan("3", CPU)[1]
+    assert {run.wanted.student for run in runs} == {"resnet8"} and len({run.arm.name for run in runs}) == len(runs)
+    assert {run.arm.pair for run in runs} == {paper.TO_40_1}  # The first of the pairs that have one stand-in.
+    wanted = FULL[paper.CIFAR100].recipe
+    assert (wanted.epochs, wanted.decay_epochs, wanted.train_limit) == (240, (150, 180, 210), 0)
+    assert budgets.shortened(240) == (150, 180, 210) and budgets.shortened(16) == (10, 12, 14)
+    assert budgets.shortened(1) == ()
+
+
+def test_teachers_of_their_study():
+    teachers, students = _plan("6", CPU, seeds=3)
+    assert sorted(run.wanted.label_smoothing for run in teachers.values()) == [0.0, 0.1]
+    assert all(run.wanted.train_limit == 0 and run.wanted.keep_checkpoints == 0 for run in teachers.values())
+    for run in students:
+        assert teachers[run.teacher].wanted.label_smoothing == (0.1 if run.arm.smoothed else 0.0)
+    (teacher,) = _plan("online", CPU)[0].values()
+    assert teacher.wanted.keep_checkpoints == 1 and teacher.name not in teachers
+
+
+def test_soft_labels_replace_a_teacher_of_logits_alone():
+    replays = {run.wanted.method: run.replays for run in [*_plan("8", CPU)[1], *_plan("2", CPU)[1]]}
+    heard = {"none": False, "kd": True, "masked_kd": True, "dkd": True, "lskd": True, "dist": True}
+    assert replays == {**heard, **dict.fromkeys(("rkd", "at", "sp", "fitnet", "crd"), False)}
+    assert [run.replays for run in _plan("online", CPU)[1]] == [False, True, True, False, False]
+    assert not any(run.replays for run in _plan("2", FULL)[1])
+
+
+# What a page says.
+
+
+def test_differences_are_paired():
+    one, other = {0: 3.0, 1: 5.0, 2: 4.5, 7: 9.0}, {0: 2.0, 1: 3.5, 2: 4.0}
+    found = page.difference(one, other)
+    reference = stats.ttest_rel([3.0, 5.0, 4.5], [2.0, 3.5, 4.0])
+    interval = reference.confidence_interval()
+    assert found.mean == pytest.approx(1.0) and found.seeds == 3
+    assert (found.low, found.high, found.p) == pytest.approx((interval.low, interval.high, reference.pvalue))
+    assert page.difference({0: 1.0}, {1: 2.0}) is None
+    single = page.difference({0: 3.0}, {0: 1.0})
+    assert single.mean == 2.0 and math.isnan(single.p)
+    assert page.difference({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0}).p == 1.0
+
+
+def test_holms_correction():
+    assert page.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert page.holm([0.5, math.nan, 0.6])[::2] == [1.0, 1.0] and math.isnan(page.holm([math.nan])[0])
+
+
+@pytest.mark.parametrize(
+    "mean, p, expected",
+    [
+        (1.0, 0.01, "holds"),
+        (-1.0, 0.01, "the opposite holds"),
+        (1.0, 0.2, "not told apart"),
+        (1.0, math.nan, "one seed: no test"),
+    ],
+)
+def test_verdicts(mean, p, expected):
+    assert page.verdict(mean, p) == expected
+
+
+def _line(name, accuracies, pair=("resnet20", "resnet8"), study="5"):
+    arm = next(arm for arm in paper.STUDIES[study].arms if arm.name == name)
+    rows = {
+        seed: {"test_accuracy": a / 100, "best_accuracy": a / 100 + 0.01, "best_epoch": 3, "regularization_share": 0.25}
+        for seed, a in enumerate(accuracies)
+    }
+    return page.Line(arm, pair, rows, f"runs/{name}/run.flags")
+
+
+def test_a_table_has_both_numbers_and_their_differences():
+    lines = [_line("KD", [50.0, 52.0]), _line("WSL", [51.0, 54.0])]
+    kd, wsl = page.table(lines, paper.STUDIES["5"])
+    assert (kd["paper"], kd["ours, last epoch"], kd["n"], kd["over KD: ours"]) == ("74.92", "51.00 ± 1.41", "2", "")
+    assert kd["best epoch"] == "52.00 ± 1.41 (3 ± 0)" and kd["ours - paper"] == "-23.92"
+    assert (wsl["over KD: paper"], wsl["over KD: ours"]) == ("+0.86", "+1.50")
+    assert wsl["flags"] == "[run.flags](runs/WSL/run.flags)" and "samples, %: paper" not in wsl
+
+
+def test_counts_are_shown_where_the_paper_has_them():
+    lines = [_line("KD, τ = 4", [50.0], study="1"), _line("KD, τ = 4, smoothed teacher", [49.0], study="1")]
+    rows = page.table(lines, paper.STUDIES["1"])
+    assert [row["samples, %: paper"] for row in rows] == ["35.4", "49.5"] and rows[0]["samples, %: ours"] == "25.0"
+    more, better = page.claims(lines, paper.STUDIES["1"])
+    assert more["paper"] == "+14.13" and more["ours"] == "+0.00" and more["claim"].endswith("regularization samples")
+    assert better["ours"] == "+1.00" and better["p, Holm"] == "" and better["so"] == "one seed: no test"
+
+
+def test_claims_are_tested_together():
+    kept = "KD, regularization samples left out"
+    lines = [_line("KD", [50.0, 51.0, 52.0]), _line(kept, [49.0, 49.8, 51.1]), _line("WSL", [60.0, 61.0, 62.0])]
+    (claim,) = page.claims(lines, paper.STUDIES["5"])  # The other arms have no run.
+    p = stats.ttest_rel([50.0, 51.0, 52.0], [49.0, 49.8, 51.1]).pvalue
+    assert claim["p, Holm"] == f"{p:.3f}" and claim["so"] == "holds" and claim["paper"] == "+0.33"
+
+
+# What is kept.
+
+
+def _finish(folder, **changes):
+    lines = ["--student=resnet8", "--teacher=", "--soft_labels=", "--epochs=2"]
+    result = {"student": "resnet8", "test_accuracy": 0.5, "seconds": 20.0, "train_examples": 100, "epochs": 2}
+    record.write_text(folder / "run.flags", "\n".join(lines) + "\n")
+    record.write_csv(folder / "epochs.csv", [{"epoch": 1, "val_accuracy": 0.5}])
+    record.write_json(folder / "result.json", {**result, "device": record.environment()["device"], **changes})
+
+
+def test_finished_runs_are_kept_and_read(tmp_path):
+    kept = Kept(tmp_path / "kept")
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "run.flags").write_text("--student=resnet8\n")
+    _finish(tmp_path / "done")
+    kept.take(tmp_path / "begun")
+    kept.take(tmp_path / "done")
+    assert kept.has("done") and not kept.has("begun") and not (kept.folder / "begun").exists()
+    assert kept.row("done")["test_accuracy"] == 0.5 and [row["run"] for row in kept.rows()] == ["done"]
+    _finish(tmp_path / "done", test_accuracy=0.6)
+    kept.take(tmp_path / "done")
+    assert kept.row("done")["test_accuracy"] == 0.5  # What is kept stays.
+
+
+def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
+    kept = Kept(tmp_path / "kept")
+    _finish(tmp_path / "done")
+    kept.take(tmp_path / "done")
+    estimate = Estimate(kept.rows(), 1000)
+    wanted = dataclasses.replace(CPU[paper.CIFAR100].recipe, student="resnet8", epochs=4, train_limit=0, method="none")
+    # 20 s for 100 examples in 2 epochs.
+    assert estimate.seconds(budgets.Run("a", wanted)) == pytest.approx(400)
+    larger = dataclasses.replace(wanted, student="resnet20", train_limit=500)
+    assert estimate.seconds(budgets.Run("b", larger)) == pytest.approx(200 * 40_818_944 / 12_507_392)
+    taught = dataclasses.replace(wanted, teacher="resnet20", method="kd")
+    live = estimate.seconds(budgets.Run("c", taught, teacher="t"))
+    assert live == pytest.approx(400 * (1 + 40_818_944 / (3 * 12_507_392)))
+    assert estimate.seconds(budgets.Run("d", taught, teacher="t", replays=True)) == pytest.approx(400)
+    assert Estimate([], 1000).seconds(budgets.Run("a", wanted)) is None
+    assert [clock(seconds) for seconds in (29, 61, 3660, 7500)] == ["0 min", "1 min", "1 h 01 min", "2 h 05 min"]
+
+
+# Whole tables.
+
+
+def _values(tmp_path, table, **changes):
+    given = {"budget": "smoke", "seeds": None, "jobs": 2, "plan": False, "report": False, "preset": "preset"}
+    paths = {"data_dir": str(tmp_path / "images.npz"), "out": str(tmp_path / "runs"), "results": None}
+    return types.SimpleNamespace(table=table, **{**given, **paths, **changes})
+
+
+def test_a_study_is_trained_once_and_reported(tmp_path, processes, monkeypatch, capsys):
+    data.save_npz(bright_splits(150), tmp_path / "images.npz")
+    arms = [arm for arm in paper.STUDIES["5"].arms if arm.name in ("KD", "WSL")]
+    small = paper.STUDIES["5"]._replace(arms=tuple(arms), claims=(paper.Claim("WSL", "KD"),))
+    monkeypatch.setitem(paper.STUDIES, "5", small)
+    teacher, kd, wsl = [*_plan("5", SMOKE)[0], *(run.name for run in _plan("5", SMOKE)[1])]
+    tables.run(_values(tmp_path, "5", plan=True))
+    assert "0 students are done; left: 1 teachers, 2 students" in capsys.readouterr().out and not processes
+    assert tables.run(_values(tmp_path, "5")) == 0
+    assert sorted(processes) == sorted([teacher, kd, wsl]) and processes[0] == teacher
+    out = tmp_path / "runs"
+    flags = (out / "runs" / wsl / "run.flags").read_text().splitlines()
+    assert f"--teacher_weights={out / 'weights' / teacher}.weights.h5" in flags
+    assert f"--soft_labels={out / 'soft_labels' / teacher}-0" in flags
+    text = (out / "table5.md").read_text()
+    row = next(line for line in text.splitlines() if "| WSL |" in line)
+    accuracy = 100 * Kept(out / "runs").row(wsl)["test_accuracy"]
+    assert f"| 75.78 | {accuracy:.2f} |" in row and f"(runs/{wsl}/run.flags)" in row
+    assert "WSL > KD" in text and "| data | 1,797 digits" in text
+
+    # Again: nothing is left; with what is kept alone too; and another seed needs no second teacher.
+    for again in (_values(tmp_path, "5"), _values(tmp_path, "5", report=True)):
+        assert tables.run(again) == 0
+    assert len(processes) == 3 and (out / "table5.md").read_text() == text
+    tables.run(_values(tmp_path, "5", seeds=2))
+    assert sorted(processes[3:]) == sorted([f"{kd[:-1]}1", f"{wsl[:-1]}1"])
+    assert "2 students are done; left: 0 teachers, 2 students, about" in capsys.readouterr().out
+    assert " ± " in (out / "table5.md").read_text()
+
+
+def test_a_run_that_fails_leaves_the_others_and_is_told(tmp_path, processes, monkeypatch):
+    data.save_npz(bright_splits(150), tmp_path / "images.npz")
+    arms = (paper.STUDIES["2"].arms[0], paper.Arm("broken", {"method": "none", "temperature": 4.0}, paper.TO_16_2))
+    monkeypatch.setitem(paper.STUDIES, "2", paper.STUDIES["2"]._replace(arms=arms, claims=(), over="labels"))
+    call = jobs.call
+
+    def fails(arguments, *others):
+        return (2, "ValueError: broken") if "--temperature=4.0" in arguments else call(arguments, *others)
+
+    monkeypatch.setattr(jobs, "call", fails)
+    assert tables.run(_values(tmp_path, "2", jobs=1)) == 1
+    assert len(processes) == 1 and "broken" not in (tmp_path / "runs" / "table2.md").read_text()
+
+
+def test_pages_have_a_part_for_each_budget(tmp_path):
+    results = tmp_path / "results"
+    for scales, accuracy in ((CPU, 0.4), (FULL, 0.75)):
+        for run in _plan("2", scales, seeds=2)[1]:
+            if run.arm.name == "labels":
+                _finish(results / "runs" / run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
+    path = tables.write("2", paper.STUDIES["2"], tmp_path / "runs", results, "preset")
+    text = path.read_text()
+    assert path == results / "table2.md" and text.index("## Budget `cpu`") < text.index("## Budget `paper`")
+    assert "| 73.26 | 40.00 ± 0.00 |" in text and "| 73.26 | 75.00 ± 0.00 |" in text and "smoke" not in text
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"table": "12"}, "--table=12 is none of the papers'. Expected one of 1, 2, .*figure4"),
+        ({"out": None}, "--out and --data_dir are needed: .*cifar100"),
+        ({"table": "11", "data_dir": None}, "--out and --data_dir are needed: .*multinli"),
+        ({"data_dir": "absent.npz"}, "absent.npz"),
+    ],
+)
+def test_mistakes(tmp_path, changes, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        tables.run(_values(tmp_path, **{"table": "5", **changes}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name, study in paper.STUDIES.items() if study.data == paper.CIFAR100])
+def test_the_smoke_of_a_table(name, tmp_path):
+    """In processes of their own, on the digits."""
+    values = _values(tmp_path, name, data_dir=None)
+    assert tables.run(values) == 0
+    text = (tmp_path / "runs" / (f"table{name}.md" if name.isdigit() else f"{name}.md")).read_text()
+    assert text.count("(runs/") >= len(_plan(name, SMOKE)[1])
+
+
+@pytest.mark.slow
+def test_the_smoke_of_the_figures(tmp_path):
+    assert tables.run(_values(tmp_path, "figure2", data_dir=None)) == 0
+    assert (tmp_path / "runs" / "figure2.png").read_bytes()[:4] == b"\x89PNG"
+    assert tables.run(_values(tmp_path, "figure4", data_dir=None)) == 0
+    assert (tmp_path / "runs" / "figure4" / "resemblance.png").read_bytes()[:4] == b"\x89PNG"

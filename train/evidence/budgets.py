@@ -1,0 +1,241 @@
+"""What a study costs: `smoke`, `cpu` or `paper`. An arm of the paper becomes the settings of a run here."""
+
+import dataclasses
+import hashlib
+import pathlib
+from types import MappingProxyType
+from typing import NamedTuple
+
+import recipes
+import settings
+from evidence import paper
+
+LIGHT = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")  # Which the recipe trains at a lower learning rate.
+SMOOTHING = 0.1
+
+
+class Scale(NamedTuple):
+    """What a data set is given at a budget.
+
+    Args:
+        recipe: `Settings` of a student, whose networks and method are not those of an arm.
+        teacher: Dict of the settings in which the teachers' differ from them.
+        stand_ins: Dict of the paper's pairs to those of this budget; pairs that are not there are left out. `None` for
+            the paper's own.
+        methods: Names of the methods that are run; `None` for all.
+        replay: Whether methods on logits have the teacher's soft labels from a file, which all runs of a seed share.
+        cuts: Tuple of rows `(what, here, the paper's)`.
+    """
+
+    recipe: settings.Settings
+    teacher: dict = MappingProxyType({})
+    stand_ins: dict | None = None
+    methods: tuple | None = None
+    replay: bool = False
+    cuts: tuple = ()
+
+
+class Run(NamedTuple):
+    """One run that a study needs.
+
+    Args:
+        name: Of its folder, the same for the same settings in every table.
+        wanted: `Settings`, without the files of a teacher.
+        arm: The `paper.Arm`; `None` of a teacher.
+        teacher: Name of the teacher's run; `None` where there is none.
+        replays: Whether it hears the teacher from a file of soft labels.
+    """
+
+    name: str
+    wanted: settings.Settings
+    arm: paper.Arm | None = None
+    teacher: str | None = None
+    replays: bool = False
+
+
+def name_of(wanted, **more):
+    """A name for a run: what it trains and how, and a digest of all its settings but the seed and the places of files.
+
+    Args:
+        wanted: `Settings`.
+        **more: What else tells runs apart, such as the teacher's name.
+    """
+    seedless = dataclasses.replace(wanted, seed=0, teacher_weights="", teacher_checkpoints="", soft_labels="")
+    told = "\n".join([type(wanted).__name__, *settings.to_lines(seedless), *(f"{k}={v}" for k, v in more.items())])
+    words = [wanted.teacher, wanted.student, wanted.method, wanted.weighting.replace("*", "_")]
+    plain = "-".join(pathlib.PurePath(word).name for word in words if word)
+    return f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
+
+
+def plan(study, scale, seeds):
+    """The runs of a study: teachers, by name; and students, seed by seed, so that early ones tell something.
+
+    Args:
+        study: `paper.Study`.
+        scale: `Scale` of its data set.
+        seeds: Integer.
+
+    Returns:
+        Dict of names to the `Run` of each teacher, and a list of `Run`.
+    """
+    teachers, students = {}, []
+    online = any(arm.changes.get("online") for arm in study.arms)
+    for seed in range(seeds):
+        seen = set()
+        for arm in study.arms:
+            pair = arm.pair if scale.stand_ins is None else scale.stand_ins.get(arm.pair)
+            if pair is None or (scale.methods is not None and arm.changes["method"] not in scale.methods):
+                continue
+            run = _student(arm, pair, scale, seed, teachers, online)
+            # Two pairs of the paper may have one stand-in: the first is shown.
+            if (run.name, arm.name) not in seen:
+                students.append(run)
+            seen.add((run.name, arm.name))
+    return teachers, students
+
+
+def _student(arm, pair, scale, seed, teachers, online):
+    teacher, student = pair
+    changes = {"learning_rate": 0.01} if student in LIGHT else {}
+    wanted = dataclasses.replace(scale.recipe, student=student, seed=seed, **{**changes, **arm.changes})
+    if not recipes.of(wanted).needs_teacher:
+        return Run(f"{name_of(wanted)}-{seed}", wanted, arm)
+    taught_by = _teacher(teacher, scale, arm.smoothed, online)
+    teachers[taught_by.name] = taught_by
+    wanted = dataclasses.replace(wanted, teacher=teacher)
+    replays = scale.replay and hears_logits_alone(wanted)
+    return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, taught_by.name, replays)
+
+
+def _teacher(name, scale, smoothed, keeps):
+    """The run of a teacher; one that `keeps` its checkpoints is another run."""
+    plain = dataclasses.replace(scale.recipe, student=name, **settings.ALONE)
+    changes = {**scale.teacher, "label_smoothing": SMOOTHING if smoothed else 0.0, "keep_checkpoints": int(keeps)}
+    wanted = dataclasses.replace(plain, **changes)
+    return Run(f"teacher-{name_of(wanted)}", wanted)
+
+
+def hears_logits_alone(wanted):
+    """Whether soft labels in a file can take the teacher's place."""
+    recipe = recipes.of(wanted)
+    if recipe.stage or recipe.from_data or recipe.teacher_training or wanted.teacher_training or wanted.online:
+        return False
+    return not any(loss.teacher_endpoints for loss in recipes.main_losses(wanted, None))
+
+
+_DECAYS = (150, 180, 210)  # Of 240 epochs.
+
+
+def shortened(epochs):
+    """The epochs after which a run of so many divides its learning rate by ten, where the recipe's does."""
+    return tuple(dict.fromkeys(max(1, round(epoch * epochs / 240)) for epoch in _DECAYS if epochs > 1))
+
+
+_DIGITS = ("data", "1,797 digits of 8 x 8 pixels, of which 128 train", "CIFAR-100")
+
+
+def smoke(preset):
+    """A run is a few steps: whether everything works, and nothing of how well.
+
+    Args:
+        preset: Of MultiNLI's networks.
+    """
+    plain = settings.Settings(epochs=1, decay_epochs=(), train_limit=128)
+    pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet8", "resnet8"))
+    small = settings.ImageNet(epochs=1, decay_epochs=(), train_limit=64, batch_size=32, image_size=64)
+    short = settings.MultiNLI(epochs=1, train_limit=64, holdout=32, sequence_length=32, student_layers=1)
+    return {
+        paper.CIFAR100: Scale(plain, stand_ins=pairs, replay=True, cuts=(_DIGITS, ("epochs", "1", "240"))),
+        paper.IMAGENET: Scale(
+            small,
+            stand_ins=dict.fromkeys(_pairs(paper.IMAGENET), ("imagenet_resnet18", "imagenet_mobilenet_v1")),
+            methods=("none", "kd", "wsl"),
+            cuts=(("steps", "2", "500,000"),),
+        ),
+        paper.MULTINLI: Scale(
+            short,
+            teacher={"student_layers": 2},
+            stand_ins={paper.BERT: (preset, preset)},
+            cuts=(("steps", "2", "49,088"),),
+        ),
+    }
+
+
+def cpu(preset):
+    """Real data, small networks and few epochs: within two hours a table on two cores, its teachers included.
+
+    Args:
+        preset: Of MultiNLI's networks.
+    """
+    epochs, taught = 20, 20
+    images = settings.Settings(epochs=epochs, decay_epochs=shortened(epochs), train_limit=5000)
+    pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
+    pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
+    jpegs = settings.ImageNet(epochs=8, decay_epochs=(5, 7), batch_size=50, learning_rate=0.05, image_size=64)
+    sentences = settings.MultiNLI(
+        epochs=3, train_limit=5000, holdout=500, learning_rate=2e-4, sequence_length=48, student_layers=3
+    )
+    return {
+        paper.CIFAR100: Scale(
+            images,
+            teacher={"train_limit": 0, "epochs": taught, "decay_epochs": shortened(taught)},
+            stand_ins=pairs,
+            methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
+            replay=True,
+            cuts=(
+                (
+                    "networks",
+                    "ResNet-20 to ResNet-8, LeNet-5x8 in the online comparison",
+                    "WRN-40-2 to WRN-16-2 and others",
+                ),
+                ("images of students", "5,000, every class alike; teachers have all 50,000", "50,000"),
+                ("epochs", f"{epochs}, decays at the same parts; teachers {taught}", "240"),
+            ),
+        ),
+        paper.IMAGENET: Scale(
+            jpegs,
+            stand_ins=dict.fromkeys(_pairs(paper.IMAGENET), ("imagenet_resnet18", "imagenet_mobilenet_v1")),
+            methods=("none", "kd", "at", "wsl"),
+            cuts=(
+                ("images", "1,000 of ten classes, 500 for the test, at 64 pixels", "1.28 million of 1,000, at 224"),
+                ("networks", "ResNet-18 to MobileNet-v1", "ResNet-34 to ResNet-18, ResNet-50 to MobileNet-v1"),
+                ("epochs", "8", "100"),
+            ),
+        ),
+        paper.MULTINLI: Scale(
+            sentences,
+            teacher={"train_limit": 10_000, "epochs": 2, "learning_rate": 5e-5, "student_layers": 0},
+            stand_ins={paper.BERT: (preset, preset)},
+            cuts=(
+                ("networks", f"{pathlib.PurePath(preset).name} to its first three layers", "BERT-12 to BERT-3"),
+                ("training pairs", "students 5,000, teacher 10,000", "392,702"),
+                ("tokens of a pair", "48", "128"),
+                ("epochs", "students 3, teacher 2", "4"),
+            ),
+        ),
+    }
+
+
+def full(preset):
+    """The recipes of the papers.
+
+    Args:
+        preset: Of MultiNLI's networks.
+    """
+    return {
+        paper.CIFAR100: Scale(settings.Settings()),
+        paper.IMAGENET: Scale(settings.ImageNet()),
+        paper.MULTINLI: Scale(
+            settings.MultiNLI(student_layers=3),
+            teacher={"learning_rate": 2e-5, "student_layers": 0},
+            stand_ins={paper.BERT: (preset, preset)},
+        ),
+    }
+
+
+def _pairs(data):
+    return {arm.pair for study in paper.STUDIES.values() if study.data == data for arm in study.arms}
+
+
+BUDGETS = {"smoke": smoke, "cpu": cpu, "paper": full}
+SEEDS = {"smoke": 1, "cpu": 3, "paper": 5}

@@ -1,0 +1,108 @@
+"""What is kept of finished runs beside the pages: enough for every table, so that no run is done twice."""
+
+import pathlib
+import re
+import shutil
+import statistics
+
+import record
+import report
+from benchmarks.limits import macs
+from keras_wsl import models
+
+# The last one finishes a run.
+FILES = ("run.flags", "epochs.csv", "tensorboard/regularization_samples.csv", "result.json")
+
+
+class Kept:
+    """The folder of what is kept, with a folder a run.
+
+    Args:
+        folder: Path.
+    """
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    def has(self, name):
+        """Whether a run of this name is finished."""
+        return (self.folder / name / FILES[-1]).exists()
+
+    def take(self, out):
+        """Keeps a run's files if it is finished, and is not kept yet."""
+        out = pathlib.Path(out)
+        if self.has(out.name) or not (out / FILES[-1]).exists():
+            return
+        for name in FILES:
+            if (out / name).exists():
+                target = self.folder / out.name / name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(out / name, target)
+
+    def row(self, name):
+        """The row of a run, as `report.read` has it."""
+        return report.read(self.folder / name)[0]
+
+    def rows(self):
+        """Those of all runs."""
+        return [self.row(path.parent.name) for path in sorted(self.folder.glob(f"*/{FILES[-1]}"))]
+
+
+def _seconds(row):
+    """Of a step, for an example."""
+    return row["seconds"] / (row["train_examples"] * int(row["epochs"]))
+
+
+class Estimate:
+    """How long runs will take on this device, from those that are kept.
+
+    Args:
+        rows: As of `Kept.rows`.
+        examples: Integer, of the whole training set.
+    """
+
+    def __init__(self, rows, examples):
+        device = record.environment()["device"]
+        self._rows = [row for row in rows if row["device"] == device]
+        self._examples = examples
+        self._costs = {}
+
+    def seconds(self, run):
+        """Seconds of a `budgets.Run`, or `None` where nothing like it was run here.
+
+        From runs of the same two networks; else from all, by the multiplications of a step.
+        """
+        wanted = run.wanted
+        examples = wanted.train_limit or self._examples - wanted.holdout
+        teacher = "" if run.replays else wanted.teacher
+        alike = [row for row in self._rows if (row["student"], _live(row)) == (wanted.student, teacher)]
+        if alike:
+            return wanted.epochs * examples * statistics.median(map(_seconds, alike))
+        cost = self._cost(wanted.student, teacher)
+        rates = [
+            _seconds(row) / other for row in self._rows if (other := self._cost(row["student"], _live(row))) is not None
+        ]
+        return wanted.epochs * examples * cost * statistics.median(rates) if cost and rates else None
+
+    def _cost(self, student, teacher):
+        """Multiplications of a step for an example, or `None` where the networks are not of the zoo."""
+        names = [student, *([teacher] if teacher else [])]
+        for name in set(names) - set(self._costs):
+            try:
+                self._costs[name] = macs(models.build(name, classes=100, input_shape=(32, 32, 3)))
+            except ValueError:
+                self._costs[name] = None
+        known = [self._costs[name] for name in names]
+        return None if None in known else 3 * known[0] + sum(known[1:])
+
+
+def _live(row):
+    """The name of the teacher that ran beside the student."""
+    replayed = re.search(r"--soft_labels=\S", row["flags"])
+    return "" if replayed else row["teacher"] or ""
+
+
+def clock(seconds):
+    """Seconds as `1 h 05 min`."""
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min"

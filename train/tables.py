@@ -1,0 +1,280 @@
+"""A table or figure of the papers from one command, at a budget.
+
+    python train/tables.py --table=6 --budget=cpu --data_dir=cifar100.npz --out=runs/tables
+
+plans the runs that it needs, says what is left and how long that takes, trains it, and writes `tableN.md` to --results,
+with the paper's numbers beside these. Tables are 1 to 11 of the WSL paper (`10-imagenet` for the second part of 10),
+its `figure2` and `figure4`, and `online` of the paper on supervision complexity. Budgets:
+
+- `smoke`: minutes, on the digits or a few batches; whether everything works. Its pages go to --out.
+- `cpu`: real data, small networks, few epochs: within two hours on two cores.
+- `paper`: the recipes, five seeds; for a GPU.
+
+Each run is a script of this folder in a process of its own. Stopped and started again it goes on; a run that several
+tables need is trained once, and so are its teacher and the soft labels that runs of a seed share. What tables need of
+finished runs is kept in --results, so that --report writes the pages anew without the runs. Teachers of CIFAR-100 are
+kept there too.
+"""
+
+import dataclasses
+import pathlib
+import shutil
+import types
+
+from absl import flags
+
+import jobs
+import record
+import regularization_samples
+import resemblance
+import scripts
+import trainer
+from evidence import page, paper
+from evidence.budgets import BUDGETS, SEEDS, plan
+from evidence.kept import Estimate, Kept, clock
+from keras_wsl import models, soft_labels
+from keras_wsl.files import make_folder
+from keras_wsl.models.weights import read_network, save_weights
+
+NAMES = (*paper.STUDIES, *paper.FIGURES)
+MOST_SEEDS = 20  # Which a page looks for.
+EXAMPLES = 50_000  # Of a run that has all, for estimates.
+
+
+class Work:
+    """The runs of one study: what is done, what is left, and where everything is.
+
+    Args:
+        study: `paper.Study`.
+        scale: `budgets.Scale` of its data set.
+        seeds: Integer.
+        out: Folder of the runs.
+        results: Folder of the pages and of what is kept.
+        networks: Whether the students' networks are needed, and not their numbers alone.
+    """
+
+    def __init__(self, study, scale, seeds, out, results, *, networks=False):
+        self.study, self.scale, self.networks = study, scale, networks
+        self.out, self.results = pathlib.Path(out), pathlib.Path(results)
+        self.kept = Kept(self.results / "runs")
+        self.teachers, self.students = plan(study, scale, seeds)
+        for run in (*self.teachers.values(), *self.students):
+            self.kept.take(self.out / run.name)
+
+    def left(self):
+        """The teachers and the students that are still to be trained: two lists of `budgets.Run`."""
+        students = [run for run in self.students if not self._done(run)]
+        needed = {run.teacher for run in students if run.teacher and not self._can_teach(run)}
+        return [run for name, run in self.teachers.items() if name in needed], students
+
+    def _done(self, run):
+        return (self.out / run.name / "student.keras").exists() if self.networks else self.kept.has(run.name)
+
+    def _can_teach(self, run):
+        checkpoints = not run.wanted.online or (self.out / run.teacher / "result.json").exists()
+        return self.weights(run.teacher).exists() and checkpoints
+
+    def weights(self, teacher):
+        """The file of a teacher: among the results where it is kept there, else in the folder of the runs."""
+        kept = self.results / "weights" / f"{teacher}.weights.h5"
+        return kept if kept.exists() else self.out / "weights" / kept.name
+
+    def soft_labels(self, run):
+        """The folder of the soft labels that a run hears, with all runs of its seed and teacher."""
+        return self.out / "soft_labels" / f"{run.teacher}-{run.wanted.seed}"
+
+    def settings(self, run):
+        """The `Settings` of a run with the files of its teacher."""
+        if run.teacher is None:
+            return run.wanted
+        files = {"teacher_weights": str(self.weights(run.teacher))}
+        if run.wanted.online:
+            files["teacher_checkpoints"] = str(self.out / run.teacher / "checkpoints")
+        if run.replays:
+            files["soft_labels"] = str(self.soft_labels(run))
+        return dataclasses.replace(run.wanted, **files)
+
+    def train(self, data_dir, at_once):
+        """Trains what is left; returns the names of the runs that failed.
+
+        Raises:
+            ValueError: A teacher's run failed, or a folder holds a run of other settings.
+            Terminated: SIGTERM came; what ran has saved its state.
+        """
+        teachers, students = self.left()
+        data_dir = jobs.file_of(data_dir, self.out)
+        jobs.train_all({self.out / run.name: run.wanted for run in teachers}, data_dir, jobs=at_once)
+        for run in teachers:
+            self._keep_teacher(run)
+        self._write_soft_labels([run for run in students if run.replays], data_dir)
+        # A run that two arms have is one.
+        runs = {self.out / run.name: self.settings(run) for run in students}
+        try:
+            return jobs.train(runs, data_dir, jobs=at_once)
+        finally:
+            for run in students:
+                self.kept.take(self.out / run.name)
+
+    def _keep_teacher(self, run):
+        """Writes a teacher's weights in float16, which is what all its students hear, here and where they are kept."""
+        self.kept.take(self.out / run.name)
+        path = self.weights(run.name)
+        make_folder(path.parent)
+        save_weights(read_network(self.out / run.name / "student.keras"), path)
+        if self.study.data == paper.CIFAR100 and self.results != self.out:
+            make_folder(self.results / "weights")
+            shutil.copyfile(path, self.results / "weights" / path.name)
+
+    def _write_soft_labels(self, students, data_dir):
+        """One view an epoch of what a seed's students will see; what is written already stays."""
+        splits = jobs.splits_of(data_dir) if students else None
+        for folder, run in {self.soft_labels(run): run for run in students}.items():
+            train = trainer.parts(splits, run.wanted)[0]
+            options = {"classes": len(train.classes), "input_shape": train.input_shape}
+            teacher = models.build(run.wanted.teacher, weights=self.weights(run.teacher), **options)
+            soft_labels.write(
+                teacher,
+                train,
+                folder,
+                seed=run.wanted.seed,
+                views=run.wanted.epochs,
+                teacher_file=self.weights(run.teacher),
+                verbose=2,
+            )
+
+    def told(self, at_once):
+        """What is done and left, and how long it will take: text."""
+        teachers, students = self.left()
+        todo = list({run.name: run for run in (*teachers, *students)}.values())
+        estimate = Estimate(self.kept.rows(), EXAMPLES)
+        seconds = {run.name: estimate.seconds(run) for run in todo}
+        lines = [f"  {name}: {'not known' if s is None else clock(s)}" for name, s in seconds.items()]
+        known = [s for s in seconds.values() if s is not None]
+        total = f", about {clock(sum(known) / at_once)} with {at_once} at a time" if known else ""
+        unknown = (
+            f", and {len(todo) - len(known)} whose like has not run here" if known and len(known) < len(todo) else ""
+        )
+        count = len({run.name for run in self.students}) - len({run.name for run in students})
+        head = f"{count} students are done; left: {len(teachers)} teachers, {len(todo) - len(teachers)} students"
+        return "\n".join([f"{head}{total}{unknown}.", *lines])
+
+    def lines(self):
+        """The finished runs by arm, as `page.Line`s, and facts on the teachers."""
+        lines = {}
+        for run in self.students:
+            if not self.kept.has(run.name):
+                continue
+            key = run.arm.name, run.wanted.teacher or None, run.wanted.student
+            flags_file = f"runs/{run.name}/run.flags"
+            line = lines.setdefault(key, page.Line(run.arm, (run.wanted.teacher, run.wanted.student), {}, flags_file))
+            line.rows[run.wanted.seed] = self.kept.row(run.name)
+        return list(lines.values()), self._facts()
+
+    def _facts(self):
+        found = {}
+        for name, run in self.teachers.items():
+            if self.kept.has(name):
+                accuracy = 100 * self.kept.row(name)["test_accuracy"]
+                smoothed = " on smoothed labels" if run.wanted.label_smoothing else ""
+                what = f"The teacher, {run.wanted.student}{smoothed}"
+                found[what] = f"{accuracy:.2f} %, [run.flags](runs/{name}/run.flags)"
+        return found
+
+
+def write(name, study, out, results, preset):
+    """Writes the page of a study, with a part for each budget of which a run is finished; returns its path."""
+    results = pathlib.Path(results)
+    parts = []
+    for budget, scales in BUDGETS.items():
+        if (budget == "smoke") != (results == pathlib.Path(out)):
+            continue
+        scale = scales(preset)[study.data]
+        lines, facts = Work(study, scale, MOST_SEEDS, out, results).lines()
+        if lines:
+            parts.append(page.markdown(study, budget, lines, scale.cuts, facts))
+    path = results / (f"table{name}.md" if name[0].isdigit() else f"{name}.md")
+    heading = f"# Table {name}: {study.title}" if name[0].isdigit() else f"# {study.title}"
+    notes = f"{study.notes}\n\n" if study.notes else ""
+    record.write_text(path, f"{heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))
+    return path
+
+
+def _figure2(work, data_dir):
+    """Figure 2 of the students of table 1 whose seed is 0."""
+    students = {
+        (run.wanted.temperature, run.arm.smoothed): work.kept.folder / run.name
+        for run in work.students
+        if run.wanted.seed == 0 and work.kept.has(run.name)
+    }
+    if students:
+        classes = jobs.splits_of(data_dir).train.classes
+        regularization_samples.write(students, classes, work.results, pathlib.Path(data_dir).stem)
+    return work.results / "figure2.md"
+
+
+def _figure4(work, data_dir):
+    """Figure 4 of the student of KD whose seed is 0."""
+    (run,) = (run for run in work.students if run.wanted.method == "kd")
+    values = types.SimpleNamespace(
+        data_dir=data_dir, out=str(work.results / "figure4"), split="train", temperature=None
+    )
+    resemblance.run(work.out / run.name, values)
+    return work.results / "figure4" / "resemblance.md"
+
+
+def run(values):
+    """Plans, trains what is left unless only the plan or the report is asked for, and writes the page.
+
+    Returns:
+        The exit status: 1 if a run failed.
+
+    Raises:
+        ValueError: There is no such table, data are missing, or a teacher's run failed.
+    """
+    if values.table not in NAMES:
+        raise ValueError(f"--table={values.table} is none of the papers'. Expected one of {', '.join(NAMES)}.")
+    study = paper.STUDIES[paper.FIGURES.get(values.table, values.table)]
+    if values.table == "figure4":
+        study = study._replace(arms=tuple(arm for arm in study.arms if arm.name == "KD"))
+    smoke = values.budget == "smoke"
+    data_dir = values.data_dir or (jobs.DIGITS if smoke and study.data == paper.CIFAR100 else None)
+    if not values.out or not (data_dir or values.report):
+        raise ValueError(f"--out and --data_dir are needed: a folder for the runs, and the data, {study.data}.")
+    if data_dir not in (None, jobs.DIGITS) and not pathlib.Path(data_dir).exists():
+        raise FileNotFoundError(f"--data_dir={data_dir} is not there.")
+    results = values.results or (values.out if smoke else jobs.HERE / "results")
+    scale = BUDGETS[values.budget](values.preset)[study.data]
+    seeds = 1 if values.table == "figure4" else values.seeds or SEEDS[values.budget]
+    work = Work(study, scale, seeds, values.out, results, networks=values.table == "figure4")
+    at_once = values.jobs or jobs.room()
+    print(f"{values.table}, budget {values.budget}, {seeds} seeds: {work.told(at_once)}", flush=True)
+    if values.plan:
+        return 0
+    failed = [] if values.report else work.train(data_dir, at_once)
+    if values.table in paper.FIGURES:
+        path = {"figure2": _figure2, "figure4": _figure4}[values.table](work, data_dir)
+    else:
+        path = write(values.table, study, values.out, results, values.preset)
+    print(path)
+    return int(bool(failed))
+
+
+def define_flags(flag_values=flags.FLAGS):
+    """Defines the flags of this script."""
+    own = {"flag_values": flag_values}
+    flags.DEFINE_string("table", None, f"One of {', '.join(NAMES)}.", required=True, **own)
+    flags.DEFINE_enum("budget", "smoke", list(BUDGETS), "How much of the recipe.", **own)
+    flags.DEFINE_integer("seeds", None, "Students of each arm; the budget's by default.", lower_bound=1, **own)
+    flags.DEFINE_integer("jobs", None, "Runs at a time; what the device has room for by default.", lower_bound=1, **own)
+    flags.DEFINE_bool("plan", False, "Only says what is left.", **own)
+    flags.DEFINE_bool("report", False, "Only writes the page of what is finished.", **own)
+    flags.DEFINE_string("data_dir", None, "As of the script of the data; the digits at --budget=smoke.", **own)
+    flags.DEFINE_string("preset", "bert_base_en", "Of keras-nlp, for table 11: its name or its folder.", **own)
+    flags.DEFINE_string("out", None, "Folder of the runs.", **own)
+    text = "Folder of the pages and of what is kept; --out at --budget=smoke, else train/results."
+    flags.DEFINE_string("results", None, text, **own)
+
+
+if __name__ == "__main__":
+    define_flags()
+    scripts.start(lambda: run(flags.FLAGS))
