@@ -11,6 +11,7 @@ from scipy import stats
 import jobs
 import recipes
 import record
+import settings
 import tables
 from evidence import budgets, page, paper
 from evidence.kept import Estimate, Kept, clock
@@ -92,6 +93,20 @@ def test_a_run_is_the_same_in_every_table_and_for_every_seed():
     assert len(set(runs.values())) < len(runs) and runs["5", "KD", 0] != runs["5", "WSL", 0]
     smoothed = runs["6", "KD, τ = 4, smoothed teacher", 0]
     assert smoothed == runs["1", "KD, τ = 4, smoothed teacher", 0] != runs["6", "KD, τ = 4", 0]
+
+
+def test_a_name_is_of_what_a_run_does():
+    wanted = CPU[paper.CIFAR100].recipe
+    one = budgets.name_of(wanted)
+    for place in ({"seed": 3}, {"teacher_weights": "a.keras"}, {"soft_labels": "there"}):
+        assert budgets.name_of(dataclasses.replace(wanted, **place)) == one
+    for other in ({"epochs": 21}, {"alpha": 1.0}, {"nesterov": True}):
+        assert budgets.name_of(dataclasses.replace(wanted, **other)) != one
+    assert budgets.name_of(wanted, teacher="teacher-a") != budgets.name_of(wanted, teacher="teacher-b")
+    presets = [settings.MultiNLI(student=f"{folder}/minilm") for folder in ("here", "there")]
+    assert len({budgets.name_of(one) for one in presets}) == 1 and "minilm-" in budgets.name_of(presets[0])
+    # A name does not change with the code: it is in files.
+    assert budgets.name_of(settings.Settings(student="resnet8", method="none", epochs=3)) == "resnet8-none-782bd1"
 
 
 def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():

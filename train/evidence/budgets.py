@@ -54,16 +54,22 @@ class Run(NamedTuple):
 
 
 def name_of(wanted, **more):
-    """A name for a run: what it trains and how, and a digest of all its settings but the seed and the places of files.
+    """A name for a run: what it trains and how, and a digest of its settings but the seed and the places of files.
+
+    Of settings that have their defaults the digest knows nothing, so that a new one leaves the names as they are.
 
     Args:
         wanted: `Settings`.
         **more: What else tells runs apart, such as the teacher's name.
     """
-    seedless = dataclasses.replace(wanted, seed=0, teacher_weights="", teacher_checkpoints="", soft_labels="")
-    told = "\n".join([type(wanted).__name__, *settings.to_lines(seedless), *(f"{k}={v}" for k, v in more.items())])
-    words = [wanted.teacher, wanted.student, wanted.method, wanted.weighting.replace("*", "_")]
-    plain = "-".join(pathlib.PurePath(word).name for word in words if word)
+    networks = {key: pathlib.PurePath(getattr(wanted, key)).name for key in ("teacher", "student")}
+    files = dict.fromkeys(("teacher_weights", "teacher_checkpoints", "soft_labels"), "")
+    lines = settings.to_lines(dataclasses.replace(wanted, seed=0, **networks, **files))
+    usual = set(settings.to_lines(type(wanted)()))
+    others = [f"{key}={value}" for key, value in more.items()]
+    told = "\n".join([type(wanted).__name__, *(line for line in lines if line not in usual), *others])
+    words = [*networks.values(), wanted.method, wanted.weighting.replace("*", "_")]
+    plain = "-".join(word for word in words if word)
     return f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
 
 
