@@ -29,7 +29,7 @@ import regularization_samples
 import resemblance
 import scripts
 import trainer
-from evidence import page, paper
+from evidence import page, paper, picture
 from evidence.budgets import BUDGETS, SEEDS, plan
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import models, soft_labels
@@ -164,10 +164,8 @@ class Work:
         for run in self.students:
             if not self.kept.has(run.name):
                 continue
-            key = run.arm.name, run.wanted.teacher or None, run.wanted.student
-            flags_file = f"runs/{run.name}/run.flags"
-            line = lines.setdefault(key, page.Line(run.arm, (run.wanted.teacher, run.wanted.student), {}, flags_file))
-            line.rows[run.wanted.seed] = self.kept.row(run.name)
+            new = page.Line(run.arm, run.pair, {}, f"runs/{run.name}/run.flags")
+            lines.setdefault((run.pair, run.arm.name), new).rows[run.wanted.seed] = self.kept.row(run.name)
         return list(lines.values()), self._facts()
 
     def _facts(self):
@@ -183,19 +181,20 @@ class Work:
 
 def write(name, study, out, results, preset):
     """Writes the page of a study, with a part for each budget of which a run is finished; returns its path."""
-    results = pathlib.Path(results)
-    parts = []
+    results, parts = pathlib.Path(results), []
+    file_name, heading = (f"table{name}", f"Table {name}: {study.title}") if name[0].isdigit() else (name, study.title)
     for budget, scales in BUDGETS.items():
         if (budget == "smoke") != (results == pathlib.Path(out)):
             continue
         scale = scales(preset)[study.data]
         lines, facts = Work(study, scale, MOST_SEEDS, out, results).lines()
         if lines:
-            parts.append(page.markdown(study, budget, lines, scale.cuts, facts))
-    path = results / (f"table{name}.md" if name[0].isdigit() else f"{name}.md")
-    heading = f"# Table {name}: {study.title}" if name[0].isdigit() else f"# {study.title}"
+            image = f"{file_name}_{budget}.png"
+            picture.plot(lines, f"{heading}, budget {budget}", results / image)
+            parts.append(page.markdown(study, budget, lines, scale.cuts, facts) + f"\n![Accuracies]({image})\n")
     notes = f"{study.notes}\n\n" if study.notes else ""
-    record.write_text(path, f"{heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))
+    path = results / f"{file_name}.md"
+    record.write_text(path, f"# {heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))
     return path
 
 

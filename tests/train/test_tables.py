@@ -315,7 +315,25 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
     path = tables.write("2", paper.STUDIES["2"], tmp_path / "runs", results, "preset")
     text = path.read_text()
     assert path == results / "table2.md" and text.index("## Budget `cpu`") < text.index("## Budget `paper`")
-    assert "| 73.26 | 40.00 ± 0.00 |" in text and "| 73.26 | 75.00 ± 0.00 |" in text and "smoke" not in text
+    assert "| resnet20 → resnet8 | labels | 73.26 | 40.00 ± 0.00 |" in text
+    assert "| 73.26 | 75.00 ± 0.00 |" in text and "smoke" not in text
+    for budget in ("cpu", "paper"):
+        assert f"![Accuracies](table2_{budget}.png)" in text and (results / f"table2_{budget}.png").exists()
+
+
+def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
+    """A student on labels is one run for all teachers: ResNet-56's and ResNet-110's ResNet-20."""
+    for run in _plan("3", FULL)[1]:
+        if run.wanted.student == "resnet20" and run.arm.name in ("labels", "KD"):
+            accuracy = 0.6 if run.arm.name == "labels" else 0.7
+            _finish(tmp_path / "runs" / run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
+    work = tables.Work(paper.STUDIES["3"], FULL[paper.CIFAR100], 1, tmp_path / "out", tmp_path)
+    lines, _ = work.lines()
+    assert [(line.pair[0], line.arm.name) for line in lines] == [
+        (teacher, name) for teacher in ("resnet56", "resnet110") for name in ("labels", "KD")
+    ]
+    assert [row["ours"] for row in page.claims(lines, paper.STUDIES["3"])] == ["+10.00", "+10.00"]
+    assert [row["over KD: ours"] for row in page.table(lines, paper.STUDIES["3"])] == ["-10.00", "", "-10.00", ""]
 
 
 @pytest.mark.parametrize(

@@ -42,6 +42,7 @@ class Run(NamedTuple):
         name: Of its folder, the same for the same settings in every table.
         wanted: `Settings`, without the files of a teacher.
         arm: The `paper.Arm`; `None` of a teacher.
+        pair: Teacher and student here, also of a student on labels alone, which is compared with that teacher's.
         teacher: Name of the teacher's run; `None` where there is none.
         replays: Whether it hears the teacher from a file of soft labels.
     """
@@ -49,6 +50,7 @@ class Run(NamedTuple):
     name: str
     wanted: settings.Settings
     arm: paper.Arm | None = None
+    pair: tuple | None = None
     teacher: str | None = None
     replays: bool = False
 
@@ -92,11 +94,9 @@ def plan(study, scale, seeds):
             pair = arm.pair if scale.stand_ins is None else scale.stand_ins.get(arm.pair)
             if pair is None or (scale.methods is not None and arm.changes["method"] not in scale.methods):
                 continue
-            run = _student(arm, pair, scale, seed, teachers, online)
-            # Two pairs of the paper may have one stand-in: the first is shown.
-            if (run.name, arm.name) not in seen:
-                students.append(run)
-            seen.add((run.name, arm.name))
+            if (pair, arm.name) not in seen:  # Two pairs of the paper may have one stand-in: the first is shown.
+                students.append(_student(arm, pair, scale, seed, teachers, online))
+            seen.add((pair, arm.name))
     return teachers, students
 
 
@@ -105,12 +105,12 @@ def _student(arm, pair, scale, seed, teachers, online):
     changes = {"learning_rate": 0.01} if student in LIGHT else {}
     wanted = dataclasses.replace(scale.recipe, student=student, seed=seed, **{**changes, **arm.changes})
     if not recipes.of(wanted).needs_teacher:
-        return Run(f"{name_of(wanted)}-{seed}", wanted, arm)
+        return Run(f"{name_of(wanted)}-{seed}", wanted, arm, pair)
     taught_by = _teacher(teacher, scale, arm.smoothed, online)
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
     replays = scale.replay and hears_logits_alone(wanted)
-    return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, taught_by.name, replays)
+    return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, pair, taught_by.name, replays)
 
 
 def _teacher(name, scale, smoothed, keeps):
