@@ -55,7 +55,7 @@ class Work:
 
     def __init__(self, study, scale, seeds, out, results, *, networks=False):
         self.study, self.scale, self.networks = study, scale, networks
-        self.out, self.results = pathlib.Path(out), pathlib.Path(results)
+        self.out, self.results = _from_here(out), _from_here(results)  # They stand in the files that are kept.
         self.kept = Kept(self.results / "runs")
         self.teachers, self.students = plan(study, scale, seeds)
         for run in (*self.teachers.values(), *self.students):
@@ -177,6 +177,12 @@ class Work:
                 what = f"The teacher, {run.wanted.student}{smoothed}"
                 found[what] = f"{accuracy:.2f} %, [run.flags](runs/{name}/run.flags)"
         return found
+
+
+def _from_here(path):
+    """A path as it is seen from the working directory, if it lies below."""
+    path, here = pathlib.Path(path).absolute(), pathlib.Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def write(name, study, out, results, preset):

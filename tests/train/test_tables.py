@@ -141,6 +141,19 @@ def test_soft_labels_replace_a_teacher_of_logits_alone():
     assert not any(run.replays for run in _plan("2", FULL)[1])
 
 
+def test_files_of_this_machine_are_named_from_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study = paper.STUDIES["5"]
+    work = tables.Work(study, CPU[paper.CIFAR100], 1, tmp_path / "runs", tmp_path / "train" / "results")
+    found = work.settings(work.students[0])
+    assert found.soft_labels == f"runs/soft_labels/{work.students[0].teacher}-0"
+    assert found.teacher_weights == f"runs/weights/{work.students[0].teacher}.weights.h5"
+    (tmp_path / "train" / "results" / "weights").mkdir(parents=True)
+    (tmp_path / "train" / "results" / "weights" / f"{work.students[0].teacher}.weights.h5").write_bytes(b"")
+    assert work.settings(work.students[0]).teacher_weights.startswith("train/results/weights/teacher-")
+    assert not work.left()[0]  # A teacher that is kept is not trained again.
+
+
 # What a page says.
 
 
