@@ -96,3 +96,13 @@ def test_a_process_that_ends_is_not_waited_for():
             return 0
 
     assert not victim.wait_until(lambda: True, Ended())
+
+
+def test_a_run_without_steps_left_has_no_random_one():
+    class Ended:
+        all_steps = 66
+
+        def saved(self):
+            return 66
+
+    assert not victim.at_a_step(Ended(), None, random.Random(0))

@@ -192,6 +192,8 @@ def _writing(victim, process):
 
 def at_a_step(victim, process, generator):
     """Waits for a random one of the steps that are left, and for up to a tenth of a second more."""
+    if victim.saved() >= victim.all_steps:  # Killed before as the results were written: no step is left.
+        return False
     step = generator.randrange(max(victim.saved(), 0), victim.all_steps)
     if not wait_until(lambda: victim.saved() >= step, process):
         return False
