@@ -28,6 +28,7 @@ FLAGS = (
     "train_limit",
     "holdout",
     "precision",
+    "border",
     "image_size",
     "resize",
     "unreadable_limit",
@@ -67,6 +68,7 @@ def write(values):
         batch_size=values.batch_size,
         teacher_file=wanted.teacher_weights,
         verbose=1 if sys.stdout.isatty() else 2,
+        **trainer.augmentation(wanted),
     )
 
 

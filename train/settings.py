@@ -46,6 +46,7 @@ class Settings:
     label_smoothing: float = _field(0.0, "Smoothing of the labels in the student's own loss.", lower_bound=0.0)
     teacher_training: bool = _field(False, "Whether the teacher's batch normalization uses the batch's statistics.")
     seed: int = _field(0, "Seed of initial weights, order, crops and flips.", lower_bound=0)
+    border: str = _field("black", "What a crop sees beyond an image's border: black, or reflect, the image mirrored.")
     views: int = _field(0, "Epochs after which crops and flips come again; 0 for never.", lower_bound=0)
     train_limit: int = _field(0, "Training examples, every class alike; 0 for all.", lower_bound=0)
     holdout: int = _field(0, "Training examples held out: each epoch is judged on them, the test set at the end.")

@@ -211,6 +211,7 @@ def _fit(
                 one_hot=settings.label_smoothing > 0,
                 views=settings.views or None,
                 soft_labels=soft_labels,
+                **augmentation(settings),
             ),
             initial_epoch=backup.position[0],
             epochs=epochs,
@@ -366,6 +367,11 @@ def parts(splits, settings):
     if settings.train_limit:
         train = train.take(settings.train_limit, seed=settings.seed)
     return train, validation, test
+
+
+def augmentation(settings):
+    """What a run changes in the augmentation that is its data set's own: a dict."""
+    return {} if settings.border == "black" else {"border": settings.border}
 
 
 def _checkpoints(settings):

@@ -78,7 +78,11 @@ def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):
     return _InOrder(examples, batch_size, one_hot, soft_labels)
 
 
-def augmented(examples, rows, *, seed, view, padding=4, flip=True):
+# How what lies beyond an image's border is made: names of NumPy's modes, and in capitals of TensorFlow's.
+BORDERS = {"black": "constant", "reflect": "reflect"}
+
+
+def augmented(examples, rows, *, seed, view, padding=4, border="black", flip=True):
     """The images at some positions, as a view shows them.
 
     Args:
@@ -86,7 +90,8 @@ def augmented(examples, rows, *, seed, view, padding=4, flip=True):
         rows: Integers, shape `(n,)`: positions in `examples`.
         seed: Integer in `[0, 2**32)`.
         view: Integer in `[0, 2**32)`: the epoch, if every epoch is another view.
-        padding: Black pixels put on each side of the uint8 image before the crop.
+        padding: Pixels put on each side of the uint8 image before the crop.
+        border: Which: `"black"`, or `"reflect"`, those of the image, mirrored at its edge.
         flip: Whether half of the images are flipped left to right.
 
     Returns:
@@ -101,8 +106,8 @@ def augmented(examples, rows, *, seed, view, padding=4, flip=True):
     places = seeded.pixels(
         np.arange(count, dtype="int32"), top, left, flips * int(flip), height=height, width=width, padding=padding
     )
-    padded = np.zeros((count, height + 2 * padding, width + 2 * padding, channels), "uint8")
-    padded[:, padding : padding + height, padding : padding + width] = examples.images[rows]
+    sides = (0, 0), (padding, padding), (padding, padding), (0, 0)
+    padded = np.pad(examples.images[rows], sides, mode=BORDERS[border])
     return examples.normalize(padded.reshape(-1, channels)[places].astype("float32"))
 
 
@@ -162,6 +167,12 @@ def check_settings(examples, seed, batch_size, start, views, augmentation):
     padding = augmentation.get("padding", 0)
     if not seeded.is_whole(padding) or padding < 0:
         raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
+    border = augmentation.get("border", "black")
+    if border not in BORDERS:
+        raise ValueError(f"border is {border!r}; expected one of {' or '.join(BORDERS)}.")
+    padding = {**own, **augmentation}.get("padding", 0)
+    if border == "reflect" and padding >= min(examples.input_shape[:2]):
+        raise ValueError(f"Images of {examples.input_shape} have no {padding} pixels to reflect; expected fewer.")
     for name, highest in (("scale", 1), ("ratio", np.inf)):
         low, high = augmentation.get(name, (1, 1))
         if not 0 < low <= high <= highest:

@@ -62,7 +62,8 @@ class Examples(Labelled, Normalized):
     @property
     def augmentation(self):
         """Crops and flips of natural images, as in the recipes; grey ones are glyphs, which a flip would change."""
-        return {"padding": 4, "flip": True} if self.images.shape[-1] == 3 else {"padding": 1, "flip": False}
+        padding, flip = (4, True) if self.images.shape[-1] == 3 else (1, False)
+        return {"padding": padding, "border": "black", "flip": flip}
 
     def inputs(self, rows):
         """The images at some positions, normalised: float32, shape `(n, height, width, channels)`."""

@@ -35,9 +35,10 @@ def train_batches(
         framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend; JPEG files are always read
             by TensorFlow.
         **augmentation: How images are varied, by default as `examples.augmentation` says. Of `Examples`, `padding`, the
-            black pixels put on each side of the uint8 image before the crop, 0 for no crop, and `flip`, whether half of
-            the images are flipped left to right. Of JPEG files, `scale` and `ratio`, the ranges of a crop's share of
-            the area and of its width by height, and `flip`.
+            pixels put on each side of the uint8 image before the crop, 0 for no crop; `border`, whether these are
+            `"black"` or `"reflect"` the image; and `flip`, whether half of the images are flipped left to right. Of
+            JPEG files, `scale` and `ratio`, the ranges of a crop's share of the area and of its width by height, and
+            `flip`.
 
     Returns:
         `tf.data.Dataset` or generator of `(inputs, {"labels", "index"})`: float32 `(n, height, width, channels)` of

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_wsl.data import seeded
-from keras_wsl.data.arrays import check_batches, check_settings, replayed, view_of
+from keras_wsl.data.arrays import BORDERS, check_batches, check_settings, replayed, view_of
 from keras_wsl.data.decoding import centre, random_crop, readable
 from keras_wsl.data.examples import Examples
 from keras_wsl.data.jpegs import ImageFolder, TfdsImages
@@ -136,14 +136,15 @@ class _Images(_Rows):
         images = tf.cast(self.at(rows, "images"), tf.float32)
         return self.examples.normalize(images), *self.labels_and_index(rows)
 
-    def varied(self, rows, *, seed, view, padding, flip):
+    def varied(self, rows, *, seed, view, padding, border, flip):
         height, width, channels = self.examples.input_shape
         drawn = seeded.windows(seed, view, tf.gather(self.numbers, rows), padding)
         top, left, flips = (tf.cast(values, tf.int32) for values in drawn)
         places = seeded.pixels(
             tf.range(tf.size(rows)), top, left, flips * int(flip), height=height, width=width, padding=padding
         )
-        padded = tf.pad(self.at(rows, "images"), [[0, 0], [padding, padding], [padding, padding], [0, 0]])
+        sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
+        padded = tf.pad(self.at(rows, "images"), sides, mode=BORDERS[border].upper())
         cropped = tf.gather(tf.reshape(padded, [-1, channels]), places)
         return self.examples.normalize(tf.cast(cropped, tf.float32)), *self.labels_and_index(rows)
 

@@ -40,9 +40,10 @@ def assert_same_bits(ones, others):
             assert array.tobytes() == same.tobytes()
 
 
-def slowly(examples, position, seed, view, padding, flip):
-    """One image, cropped from a uint8 picture with black around it, then normalised in float64."""
-    image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)])
+def slowly(examples, position, seed, view, padding, border, flip):
+    """One image, cropped from a uint8 picture with black, or its mirror image, around it; normalised in float64."""
+    mode = {"black": "constant", "reflect": "reflect"}[border]
+    image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)], mode=mode)
     u32 = lambda value: np.array([value], "uint32")  # noqa: E731
     top, left, flipped = (
         int(x[0]) for x in seeded.windows(u32(seed), u32(view), u32(examples.index[position]), padding)
@@ -56,13 +57,20 @@ def slowly(examples, position, seed, view, padding, flip):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, ids=IDS)
 @pytest.mark.parametrize(
-    ("padding", "flip", "views"), [(4, True, None), (2, False, None), (0, True, 2), (0, False, None)]
+    ("padding", "border", "flip", "views"),
+    [
+        (4, "black", True, None),
+        (2, "black", False, None),
+        (0, "black", True, 2),
+        (0, "black", False, None),
+        (4, "reflect", True, None),
+    ],
 )
-def test_images_are_slow_crops_of_zero_padded_pictures(framework, padding, flip, views):
+def test_images_are_slow_crops_of_padded_pictures(framework, padding, border, flip, views):
     pytest.importorskip(framework)
     examples = make()
     place = {number: position for position, number in enumerate(examples.index)}
-    settings = {"padding": padding, "flip": flip, "views": views, "framework": framework}
+    settings = {"padding": padding, "border": border, "flip": flip, "views": views, "framework": framework}
     batches = numpy_batches(train_batches(examples, seed=9, batch_size=64, **settings), 9)
     assert [len(images) for images, _, _ in batches] == [64, 64, 22] * 3
     for step, (images, labels, index) in enumerate(batches):
@@ -71,7 +79,7 @@ def test_images_are_slow_crops_of_zero_padded_pictures(framework, padding, flip,
         np.testing.assert_array_equal(labels, examples.labels[positions])
         epoch = step // 3
         view = epoch % views if views else epoch
-        expected = [slowly(examples, position, 9, view, padding, flip) for position in positions]
+        expected = [slowly(examples, position, 9, view, padding, border, flip) for position in positions]
         np.testing.assert_allclose(images, expected, atol=2e-6)
 
 
@@ -138,7 +146,7 @@ def test_a_subsets_examples_look_as_they_do_in_the_whole():
 def test_augmented_shows_any_rows_of_any_view():
     examples = make()
     rows = np.array([149, 0, 3])
-    expected = [slowly(examples, position, 5, 7, 4, True) for position in rows]
+    expected = [slowly(examples, position, 5, 7, 4, "black", True) for position in rows]
     np.testing.assert_allclose(arrays.augmented(examples, rows, seed=5, view=7), expected, atol=2e-6)
 
 
@@ -178,6 +186,8 @@ def test_eval_batches_are_all_examples_in_order_again_and_again(framework):
         ({"start": (0, 3)}, "step 3; expected a step from 0 to 2, as an epoch is 150 examples in batches of 64"),
         ({"start": (-1, 0)}, "start's epoch is -1"),
         ({"padding": -1}, "padding is -1"),
+        ({"border": "grey"}, "border is 'grey'; expected one of black or reflect"),
+        ({"border": "reflect", "padding": 8}, r"Images of \(8, \d+, 3\) have no 8 pixels to reflect"),
         ({"views": 0}, "views is 0"),
     ],
 )

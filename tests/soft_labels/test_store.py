@@ -19,6 +19,8 @@ from tests.common import bright_splits, image_network, network
 
 SETTINGS = {"seed": 3, "views": 2, "batch_size": 16, "verbose": 0}
 
+AUGMENTATION = {"padding": 4, "border": "black", "flip": True}
+
 
 def _teacher(seed=0):
     keras.utils.set_random_seed(seed)
@@ -87,7 +89,7 @@ def test_several_files_a_view(made, tmp_path):
 def test_parts_of_the_data_keep_their_numbers(made):
     _, store = made
     part = _train().take(9, seed=5)
-    store.check(part, {"padding": 4, "flip": True})
+    store.check(part, AUGMENTATION)
     with pytest.raises(ValueError, match="no soft labels of 1 of 2 examples, the first is number 40; it is of 40"):
         store.rows(0, [3, 40])
 
@@ -297,12 +299,12 @@ def test_what_is_not_whole_is_refused_at_once(made, tmp_path, damage, message):
     [
         (
             _other_pixel,
-            {"padding": 4, "flip": True},
+            AUGMENTATION,
             "1 of 40 examples have other contents .* number 7",
         ),
-        (_other_labels, {"padding": 4, "flip": True}, "40 of 40 examples"),
+        (_other_labels, AUGMENTATION, "40 of 40 examples"),
         (_train, {"padding": 4, "flip": False}, "another augmentation"),
-        (lambda: dataclasses.replace(_train(), std=(0.3,) * 3), {"padding": 4, "flip": True}, "another preprocessing"),
+        (lambda: dataclasses.replace(_train(), std=(0.3,) * 3), AUGMENTATION, "another preprocessing"),
         (lambda: data.digits().train, {"padding": 1, "flip": False}, "another number of classes"),
     ],
     ids=["pixel", "labels", "augmentation", "preprocessing", "data"],

@@ -8,6 +8,7 @@ import weakref
 import keras
 import pytest
 
+import record
 from benchmarks import faults, soak, victim
 
 
@@ -106,3 +107,16 @@ def test_a_run_without_steps_left_has_no_random_one():
             return 66
 
     assert not victim.at_a_step(Ended(), None, random.Random(0))
+
+
+def test_differences_of_tables(tmp_path, monkeypatch):
+    network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    monkeypatch.setattr(keras.saving, "load_model", lambda *args, **kwargs: network)
+    for name, loss in (("one", 1.0), ("near", 1.0 + 1e-7), ("far", 1.1)):
+        record.write_csv(tmp_path / name / "epochs.csv", [{"epoch": 1, "loss": loss}])
+        record.write_json(tmp_path / name / "result.json", {"best_accuracy": 0.5, "seconds": loss})
+    record.write_csv(tmp_path / "one" / "more.csv", [{"epoch": 1}])
+    assert victim.differences(tmp_path / "near", tmp_path / "near") == []
+    assert victim.differences(tmp_path / "near", tmp_path / "one") == ["epochs.csv", "more.csv"]
+    assert victim.differences(tmp_path / "near", tmp_path / "one", logs=1e-6) == ["more.csv"]
+    assert victim.differences(tmp_path / "near", tmp_path / "far", logs=1e-6) == ["epochs.csv"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import pathlib
 import random
@@ -12,6 +13,7 @@ import time
 import keras
 
 import jobs
+import record
 from keras_wsl import data
 from settings import Settings
 
@@ -126,7 +128,7 @@ def prepare(folder, *, epochs=3, backup_steps=2):
     return whole
 
 
-def differences(one, other):
+def differences(one, other, *, logs=0.0):
     """Names of what differs between two finished runs of the same settings, to the bit; empty where they are equal.
 
     Weights of `student.keras`, the files of the epochs' logs and counts, and `result.json` with the best score, but for
@@ -135,6 +137,7 @@ def differences(one, other):
     Args:
         one: Folder of a run.
         other: Folder of another.
+        logs: Float: the relative difference that numbers in the tables may have.
     """
     one, other = pathlib.Path(one), pathlib.Path(other)
     weights = [keras.saving.load_model(out / "student.keras", compile=False).get_weights() for out in (one, other)]
@@ -142,14 +145,22 @@ def differences(one, other):
     alike = [[(array.dtype, array.shape, array.tobytes()) for array in arrays] for arrays in weights]
     found = [] if alike[0] == alike[1] else ["student.keras"]
     tables = sorted({path.relative_to(out) for out in (one, other) for path in out.rglob("*.csv")})
-    found += [str(table) for table in tables if _content(one / table) != _content(other / table)]
+    found += [str(table) for table in tables if not _same_table(one / table, other / table, logs)]
     results = [json.loads((out / "result.json").read_text()) for out in (one, other)]
     keys = {key for result in results for key in result} - set(LAST)
     return found + sorted(f"result.json: {key}" for key in keys if results[0].get(key) != results[1].get(key))
 
 
-def _content(path):
-    return path.read_bytes() if path.exists() else None
+def _same_table(one, other, within):
+    if not (one.exists() and other.exists()):
+        return False
+    if not within or one.read_bytes() == other.read_bytes():
+        return one.read_bytes() == other.read_bytes()
+    rows, others = (record.read_csv(path) for path in (one, other))
+    return len(rows) == len(others) and all(
+        a.keys() == b.keys() and all(math.isclose(a[name], b[name], rel_tol=within) for name in a)
+        for a, b in zip(rows, others)
+    )
 
 
 def wait_until(there, process):

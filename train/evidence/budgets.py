@@ -23,6 +23,7 @@ class Scale(NamedTuple):
         stand_ins: Dict of the paper's pairs to those of this budget; pairs that are not there are left out. `None` for
             the paper's own.
         methods: Names of the methods that are run; `None` for all.
+        of_methods: Dict of names of methods to dicts of the settings that they have at this budget alone.
         replay: Whether methods on logits have the teacher's soft labels from a file, which all runs of a seed share.
         cuts: Tuple of rows `(what, here, the paper's)`.
     """
@@ -31,6 +32,7 @@ class Scale(NamedTuple):
     teacher: dict = MappingProxyType({})
     stand_ins: dict | None = None
     methods: tuple | None = None
+    of_methods: dict = MappingProxyType({})
     replay: bool = False
     cuts: tuple = ()
 
@@ -102,8 +104,9 @@ def plan(study, scale, seeds):
 
 def _student(arm, pair, scale, seed, teachers, online):
     teacher, student = pair
-    changes = {"learning_rate": 0.01} if student in LIGHT else {}
-    wanted = dataclasses.replace(scale.recipe, student=student, seed=seed, **{**changes, **arm.changes})
+    light = {"learning_rate": 0.01} if student in LIGHT else {}
+    changes = {**light, **scale.of_methods.get(arm.changes["method"], {}), **arm.changes}
+    wanted = dataclasses.replace(scale.recipe, student=student, seed=seed, **changes)
     if not recipes.of(wanted).needs_teacher:
         return Run(f"{name_of(wanted)}-{seed}", wanted, arm, pair)
     taught_by = _teacher(teacher, scale, arm.smoothed, online)
@@ -146,12 +149,14 @@ def smoke(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    plain = settings.Settings(epochs=1, decay_epochs=(), train_limit=128)
+    plain = settings.Settings(epochs=1, decay_epochs=(), train_limit=128, stage_epochs=1)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet8", "resnet8"))
     small = settings.ImageNet(epochs=1, decay_epochs=(), train_limit=64, batch_size=32, image_size=64)
     short = settings.MultiNLI(epochs=1, train_limit=64, holdout=32, sequence_length=32, student_layers=1)
     return {
-        paper.CIFAR100: Scale(plain, stand_ins=pairs, replay=True, cuts=(_DIGITS, ("epochs", "1", "240"))),
+        paper.CIFAR100: Scale(
+            plain, stand_ins=pairs, of_methods=_negatives(64), replay=True, cuts=(_DIGITS, ("epochs", "1", "240"))
+        ),
         paper.IMAGENET: Scale(
             small,
             stand_ins=dict.fromkeys(_pairs(paper.IMAGENET), ("imagenet_resnet18", "imagenet_mobilenet_v1")),
@@ -187,6 +192,7 @@ def cpu(preset):
             teacher={"train_limit": 0, "epochs": taught, "decay_epochs": shortened(taught)},
             stand_ins=pairs,
             methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
+            of_methods=_negatives(4096),
             replay=True,
             cuts=(
                 (
@@ -237,6 +243,11 @@ def full(preset):
             stand_ins={paper.BERT: (preset, preset)},
         ),
     }
+
+
+def _negatives(count):
+    """CRD's, fewer than there are examples of other classes."""
+    return {"crd": {"loss_settings": (f"negatives={count}",)}}
 
 
 def _pairs(data):
