@@ -101,6 +101,7 @@ def test_without_clean_rows_there_is_no_probe(runs):
         ({"teacher_training": True}, "--teacher_training needs a teacher that runs"),
         ({"online": True}, "--online needs a teacher that runs"),
         ({"views": 3}, "views is 3, and the soft labels are of 2"),
+        ({"border": "reflect"}, "is of another augmentation: .*'black'.* and .*'reflect'.* is asked for"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )

@@ -139,6 +139,17 @@ def test_soft_labels_replace_a_teacher_of_logits_alone():
     assert replays == {**heard, **dict.fromkeys(("rkd", "at", "sp", "fitnet", "crd"), False)}
     assert [run.replays for run in _plan("online", CPU)[1]] == [False, True, True, False, False]
     assert not any(run.replays for run in _plan("2", FULL)[1])
+    # What another run of the seed has not: a teacher in training mode, other crops.
+    recipes_of_wsl = {run.arm.name: run.replays for run in _plan("recipe", CPU)[1]}
+    assert [name for name, replayed in recipes_of_wsl.items() if replayed] == ["as CRD's", "Nesterov's momentum"]
+
+
+@pytest.mark.parametrize("scales", [SMOKE, CPU, FULL], ids=["smoke", "cpu", "paper"])
+def test_contrast_has_fewer_negatives_than_there_are_examples_of_other_classes(scales):
+    wanted = next(run.wanted for run in _plan("8", scales)[1] if run.wanted.method == "crd")
+    negatives = int(dict(item.split("=") for item in wanted.loss_settings).get("negatives", 16384))
+    classes = 10 if scales is SMOKE else 100
+    assert negatives <= (wanted.train_limit or 50_000) * (1 - 1 / classes)
 
 
 def test_files_of_this_machine_are_named_from_the_working_directory(tmp_path, monkeypatch):

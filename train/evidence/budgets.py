@@ -112,7 +112,8 @@ def _student(arm, pair, scale, seed, teachers, online):
     taught_by = _teacher(teacher, scale, arm.smoothed, online)
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
-    replays = scale.replay and hears_logits_alone(wanted)
+    # The file that a seed's runs share has the crops of the recipe.
+    replays = scale.replay and hears_logits_alone(wanted) and wanted.border == scale.recipe.border
     return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, pair, taught_by.name, replays)
 
 
@@ -200,6 +201,7 @@ def cpu(preset):
                     "ResNet-20 to ResNet-8, LeNet-5x8 in the online comparison",
                     "WRN-40-2 to WRN-16-2 and others",
                 ),
+                ("CRD's negatives", "4,096", "16,384"),
                 ("images of students", "5,000, every class alike; teachers have all 50,000", "50,000"),
                 ("epochs", f"{epochs}, decays at the same parts; teachers {taught}", "240"),
             ),
