@@ -18,8 +18,10 @@ from evidence.kept import Estimate, Kept, clock
 from keras_wsl import data
 from tests.common import bright_splits
 from tests.train.test_bias_variance import processes
+from tests.train.test_imagenet import tree
+from tests.train.test_multinli import folder, preset
 
-assert processes  # A fixture.
+assert processes and tree and folder and preset  # Fixtures.
 SMOKE, CPU, FULL = (make("preset") for make in (budgets.smoke, budgets.cpu, budgets.full))
 
 
@@ -382,6 +384,21 @@ def test_the_smoke_of_a_table(name, tmp_path):
     assert tables.run(values) == 0
     text = (tmp_path / "runs" / (f"table{name}.md" if name.isdigit() else f"{name}.md")).read_text()
     assert text.count("(runs/") >= len(_plan(name, SMOKE)[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, place", [("4", "tree"), ("11", "folder")])
+def test_the_smoke_of_other_data(name, place, tmp_path, request, preset, monkeypatch):
+    """Of a few JPEG files and pairs of sentences: smaller than the budget expects, so that it is cut further."""
+    study, scales = paper.STUDIES[name], budgets.smoke(str(preset))
+    scale = scales[study.data]
+    cut = {"train_limit": 0, "batch_size": 8} | ({"holdout": 0, "sequence_length": 16} if name == "11" else {})
+    scales[study.data] = scale._replace(recipe=dataclasses.replace(scale.recipe, **cut))
+    monkeypatch.setitem(budgets.BUDGETS, "smoke", lambda preset: scales)
+    values = _values(tmp_path, name, data_dir=str(request.getfixturevalue(place)), preset=str(preset))
+    assert tables.run(values) == 0
+    text = (tmp_path / "runs" / f"table{name}.md").read_text()
+    assert text.count("(runs/") == 4 and "WSL > KD" in text  # A teacher, labels, KD and WSL.
 
 
 @pytest.mark.slow
