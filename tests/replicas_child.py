@@ -22,7 +22,9 @@ from tests.common import hard_loss, image_network
 PATH, DEVICES = sys.argv[1], int(sys.argv[2])
 WHICH = sys.argv[3]  # "few" or "every".
 STRATEGY = "mirrored" if DEVICES > 1 else "none"
-ROWS, BATCH, EPOCHS = 21, 8, 2  # The last batch has five rows: of four replicas, the last one has none.
+# Rows and batch: in the last batch the last of four replicas has no row. Losses between examples need three: of two,
+# all correlations are 1 and all distances alike, so that gradients are of rounding alone.
+EPOCHS, SIZES, SIZES_BETWEEN = 2, (21, 8), (41, 16)
 ALONE = {"crd", "pkd"}  # Draws at random; is for transformers.
 BETWEEN = {name for name, kind in losses.NAMES.items() if issubclass(kind, losses.RelationLoss)}
 BETWEEN = (BETWEEN | {"cc", "dist", "mlkd"}) - ALONE
@@ -54,12 +56,12 @@ class InParts(losses.DistillationLoss):
         return ops.concatenate(parts)
 
 
-def examples():
-    """A data set of images of different colours, the same at every call."""
+def examples(rows):
+    """A data set of so many images of different colours, the same at every call."""
     generator = np.random.default_rng(3)
     # Correlations of logits that are almost alike would make much of rounding.
-    images = generator.integers(0, 200, (ROWS, 1, 1, 3)) + generator.integers(0, 56, (ROWS, 8, 8, 3))
-    return data.Examples(images.astype("uint8"), np.arange(ROWS) % 5, tuple("abcde"), (0.5,) * 3, (0.25,) * 3)
+    images = generator.integers(0, 200, (rows, 1, 1, 3)) + generator.integers(0, 56, (rows, 8, 8, 3))
+    return data.Examples(images.astype("uint8"), np.arange(rows) % 5, tuple("abcde"), (0.5,) * 3, (0.25,) * 3)
 
 
 def made(distillation_losses, rate):
@@ -76,21 +78,21 @@ def made(distillation_losses, rate):
     return distiller
 
 
-def fit(distiller, epochs=EPOCHS):
+def fit(distiller, rows, batch, epochs=EPOCHS):
     """The logs of a training with validation."""
     with distribute.scope(STRATEGY):
-        found = examples()
+        found = examples(rows)
         return distiller.fit(
-            data.train_batches(found, seed=0, batch_size=BATCH),
-            steps_per_epoch=found.steps_per_epoch(BATCH),
+            data.train_batches(found, seed=0, batch_size=batch),
+            steps_per_epoch=found.steps_per_epoch(batch),
             epochs=epochs,
-            validation_data=data.eval_batches(found, BATCH),
+            validation_data=data.eval_batches(found, batch),
             shuffle=False,
             verbose=0,
         ).history
 
 
-def train(names, parts=1):
+def train(names, rows, batch, parts=1):
     """Weights, logs and learning rate after a training with losses of these names."""
 
     def chosen():
@@ -98,7 +100,7 @@ def train(names, parts=1):
         return [InParts(loss, parts) for loss in found] if parts > 1 else found
 
     distiller = made(chosen, optimizers.LinearDecay(0.002, warm_up_steps=2, steps=2 * 3 * EPOCHS))
-    history = fit(distiller)
+    history = fit(distiller, rows, batch)
     return {
         "weights": [np.asarray(ops.convert_to_numpy(value)).tolist() for value in distiller.trainable_variables],
         "history": history,
@@ -109,9 +111,9 @@ def train(names, parts=1):
 
 def memories():
     """CRD's memory of the student on every replica, after an epoch in which no weight moves, and the logs."""
-    labels = examples().labels
+    labels = examples(SIZES[0]).labels
     distiller = made(lambda: [losses.CRD(labels, negatives=6, dimensions=4)], 0.0)
-    history = fit(distiller, epochs=1)
+    history = fit(distiller, *SIZES, epochs=1)
     (crd,) = distiller.distillation_losses
     values = [crd.student_memory.rows.value]
     if PARTS and STRATEGY != "none":
@@ -126,9 +128,9 @@ def main():
 
         [device] = tf.config.list_physical_devices("CPU")
         tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * DEVICES)
-    result = {"each": train(EACH), "between": train(BETWEEN), "crd": memories()}
+    result = {"each": train(EACH, *SIZES), "between": train(BETWEEN, *SIZES_BETWEEN), "crd": memories()}
     if PARTS and DEVICES == 1:
-        result |= {f"between in {parts}": train(BETWEEN, parts) for parts in (2, 4)}
+        result |= {f"between in {parts}": train(BETWEEN, *SIZES_BETWEEN, parts) for parts in (2, 4)}
     pathlib.Path(PATH).write_text(json.dumps(result))
 
 
