@@ -185,14 +185,12 @@ def _from_here(path):
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
-def write(name, study, out, results, preset):
+def write(name, study, out, results, preset, budgets):
     """Writes the page of a study, with a part for each budget of which a run is finished; returns its path."""
     results, parts = pathlib.Path(results), []
     file_name, heading = (f"table{name}", f"Table {name}: {study.title}") if name[0].isdigit() else (name, study.title)
-    for budget, scales in BUDGETS.items():
-        if (budget == "smoke") != (results == pathlib.Path(out)):
-            continue
-        scale = scales(preset)[study.data]
+    for budget in budgets:
+        scale = BUDGETS[budget](preset)[study.data]
         lines, facts = Work(study, scale, MOST_SEEDS, out, results).lines()
         if lines:
             image = f"{file_name}_{budget}.png"
@@ -243,7 +241,7 @@ def run(values):
         study = study._replace(arms=tuple(arm for arm in study.arms if arm.name == "KD"))
     smoke = values.budget == "smoke"
     data_dir = values.data_dir or (jobs.DIGITS if smoke and study.data == paper.CIFAR100 else None)
-    if not values.out or not (data_dir or values.report):
+    if not values.out or not (data_dir or (values.report and values.table not in paper.FIGURES)):
         raise ValueError(f"--out and --data_dir are needed: a folder for the runs, and the data, {study.data}.")
     if data_dir not in (None, jobs.DIGITS) and not pathlib.Path(data_dir).exists():
         raise FileNotFoundError(f"--data_dir={data_dir} is not there.")
@@ -259,7 +257,8 @@ def run(values):
     if values.table in paper.FIGURES:
         path = {"figure2": _figure2, "figure4": _figure4}[values.table](work, data_dir)
     else:
-        path = write(values.table, study, values.out, results, values.preset)
+        of_page = ["smoke"] if smoke else [budget for budget in BUDGETS if budget != "smoke"]
+        path = write(values.table, study, values.out, results, values.preset, of_page)
     print(path)
     return int(bool(failed))
 

@@ -338,7 +338,7 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
         for run in _plan("2", scales, seeds=2)[1]:
             if run.arm.name == "labels":
                 _finish(results / "runs" / run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
-    path = tables.write("2", paper.STUDIES["2"], tmp_path / "runs", results, "preset")
+    path = tables.write("2", paper.STUDIES["2"], tmp_path / "runs", results, "preset", ("cpu", "paper"))
     text = path.read_text()
     assert path == results / "table2.md" and text.index("## Budget `cpu`") < text.index("## Budget `paper`")
     assert "| resnet20 → resnet8 | labels | 73.26 | 40.00 ± 0.00 |" in text
@@ -368,6 +368,7 @@ def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
         ({"table": "12"}, "--table=12 is none of the papers'. Expected one of 1, 2, .*figure4"),
         ({"out": None}, "--out and --data_dir are needed: .*cifar100"),
         ({"table": "11", "data_dir": None}, "--out and --data_dir are needed: .*multinli"),
+        ({"table": "figure2", "budget": "cpu", "report": True, "data_dir": None}, "--out and --data_dir are needed"),
         ({"data_dir": "absent.npz"}, "absent.npz"),
     ],
 )
