@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
@@ -17,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_wsl import Distiller, losses, models
+from keras_wsl import Distiller, export, losses, models
 from tests.common import examples, hard_loss, network
 from tests.test_keras_defects import Hint, KerasDistiller, LogitsDistillation, plain
 
@@ -61,8 +62,8 @@ def _maps():
 KINDS = {"vectors": _vectors, "given_logits": _given_logits, "maps": _maps}
 
 
-def train(strategy, kind):
-    """Weights and history of a run in the strategy's scope."""
+def train(strategy, kind, *, afterwards=False):
+    """Weights and history of a run in the strategy's scope, and what can be done afterwards."""
     with strategy.scope():
         teacher, student, terms, dataset = KINDS[kind]()
         distiller = Distiller(teacher, student, terms)
@@ -70,11 +71,29 @@ def train(strategy, kind):
             keras.optimizers.SGD(0.1, momentum=0.9), hard_loss(), metrics=["accuracy"], weighted_metrics=["accuracy"]
         )
     history = distiller.fit(dataset, epochs=3, validation_data=dataset, verbose=0).history
-    return {
+    result = {
         "replicas": strategy.num_replicas_in_sync,
         "weights": [variable.numpy().tolist() for variable in distiller.trainable_variables],
         "history": history,
     }
+    return result | (_afterwards(distiller, dataset) if afterwards else {})
+
+
+def _afterwards(distiller, dataset):
+    """What `evaluate` and `predict` give, and a student that was saved and exported, in a folder of this worker."""
+    inputs = dataset.map(lambda x, *others: x)
+    x = np.concatenate([batch.numpy() for batch in inputs])
+    with tempfile.TemporaryDirectory() as folder:
+        saved, exported = pathlib.Path(folder, "student.keras"), pathlib.Path(folder, "served")
+        export.keras_file(distiller.student, saved)
+        export.saved_model(distiller.student, exported)
+        served = tf.saved_model.load(exported)  # Its variables go with its name.
+        return {
+            "evaluated": distiller.evaluate(dataset, verbose=0, return_dict=True),
+            "predicted": distiller.predict(inputs, verbose=0).tolist(),
+            "saved": keras.ops.convert_to_numpy(keras.saving.load_model(saved, compile=False)(x)).tolist(),
+            "exported": served.serve(x).numpy().tolist(),
+        }
 
 
 def statistics(strategy):

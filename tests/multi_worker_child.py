@@ -18,7 +18,7 @@ def main(path, kind):
     strategy = distribute.strategy("multi_worker")
     distribute.check_agreement("multi_worker", "numbers", [1, 2])
     result = {"chief": distribute.is_chief("multi_worker")}
-    result |= mirrored_child.train(strategy, kind)
+    result |= mirrored_child.train(strategy, kind, afterwards=True)
     try:
         distribute.check_agreement("multi_worker", "places", [strategy.cluster_resolver.task_id])
     except ValueError as error:

@@ -37,7 +37,7 @@ def results(request, tmp_path_factory):
 
 def test_two_workers_are_one(results):
     kind, workers = results
-    one = mirrored_child.train(tf.distribute.get_strategy(), kind)
+    one = mirrored_child.train(tf.distribute.get_strategy(), kind, afterwards=True)
     for two in workers:
         assert two["replicas"] == WORKERS and one["replicas"] == 1
         for mine, other in zip(one["weights"], two["weights"], strict=True):
@@ -45,6 +45,9 @@ def test_two_workers_are_one(results):
         assert one["history"].keys() == two["history"].keys()
         for name, values in one["history"].items():
             np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=name)
+        assert two["evaluated"] == pytest.approx(one["evaluated"], rel=1e-4)
+        for name in ("predicted", "saved", "exported"):
+            np.testing.assert_allclose(two[name], one[name], atol=1e-4, err_msg=name)
 
 
 def test_one_worker_is_the_chief(results):
