@@ -259,7 +259,7 @@ for size in (1, 7):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("precision", [None, "mixed_bfloat16"])
+@pytest.mark.parametrize("precision", [None, pytest.param("mixed_bfloat16", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["litert", "onnx"])
 def test_other_programs_compute_the_same(kind, precision, tmp_path):
     if kind == "onnx":

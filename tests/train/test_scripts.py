@@ -148,9 +148,8 @@ def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
     _assert_same_run(out, tmp_path / "again")
 
 
-@pytest.mark.parametrize(
-    "number, status", [(signal.SIGKILL, -9), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # Backups are interrupted everywhere in callbacks/test_backup.py.
+@pytest.mark.parametrize("number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     out, _ = wsl
     flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'killed'}"]
