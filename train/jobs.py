@@ -109,7 +109,7 @@ def _train_one(out, wanted, data_dir, jobs, termination):
     if termination.asked:
         return False
     arguments = command(out, wanted, data_dir)
-    status, errors = call(arguments, {**os.environ, **(SHARED if jobs > 1 else {})}, termination)
+    status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination)
     if status:
         if not termination.asked:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)

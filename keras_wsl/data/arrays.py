@@ -106,8 +106,12 @@ def augmented(examples, rows, *, seed, view, padding=4, border="black", flip=Tru
     places = seeded.pixels(
         np.arange(count, dtype="int32"), top, left, flips * int(flip), height=height, width=width, padding=padding
     )
-    sides = (0, 0), (padding, padding), (padding, padding), (0, 0)
-    padded = np.pad(examples.images[rows], sides, mode=BORDERS[border])
+    if border == "black":  # A fifth of the time of `np.pad`.
+        padded = np.zeros((count, height + 2 * padding, width + 2 * padding, channels), "uint8")
+        padded[:, padding : padding + height, padding : padding + width] = examples.images[rows]
+    else:
+        sides = (0, 0), (padding, padding), (padding, padding), (0, 0)
+        padded = np.pad(examples.images[rows], sides, mode=BORDERS[border])
     return examples.normalize(padded.reshape(-1, channels)[places].astype("float32"))
 
 
