@@ -85,10 +85,11 @@ def plot(histories, path, title, judged_on):
     styles = {"labels": "k-", "offline": "--", "online": "-"}
     for kind, temperature in dict.fromkeys(key[:2] for key in histories):
         series = [rows for key, rows in histories.items() if key[:2] == (kind, temperature)]
-        accuracy = np.mean([[100 * row["val_accuracy"] for row in rows] for rows in series], axis=0)
+        judged = [[row for row in rows if "val_accuracy" in row] for rows in series]
+        accuracy = np.mean([[100 * row["val_accuracy"] for row in rows] for rows in judged], axis=0)
         style = {} if kind == "labels" else {"color": colours[temperature]}
         label = kind if temperature is None else f"{kind}, τ = {temperature:g}"
-        axis.plot([int(row["epoch"]) for row in series[0]], accuracy, styles[kind], label=label, marker=".", **style)
+        axis.plot([int(row["epoch"]) for row in judged[0]], accuracy, styles[kind], label=label, marker=".", **style)
     axis.set(title=title, xlabel="epoch", ylabel=f"accuracy on {judged_on}, %")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)

@@ -66,7 +66,7 @@ def epochs_of(folder, temperature, smoothed):
             "training_share": row["regularization_share"],
             "probe_samples": round(probe[int(row["epoch"])]["regularization_samples"]),
             "probe_examples": round(probe[int(row["epoch"])]["examples"]),
-            "test_accuracy": row["val_accuracy"],
+            "test_accuracy": row.get("val_accuracy"),
         }
         for row in record.read_csv(folder / "epochs.csv")
     ]

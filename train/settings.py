@@ -50,6 +50,9 @@ class Settings:
     views: int = _field(0, "Epochs after which crops and flips come again; 0 for never.", lower_bound=0)
     train_limit: int = _field(0, "Training examples, every class alike; 0 for all.", lower_bound=0)
     holdout: int = _field(0, "Training examples held out: each epoch is judged on them, the test set at the end.")
+    judged_every: int = _field(
+        1, "Epochs between evaluations on the test set or --holdout; the last is always judged.", lower_bound=1
+    )
     precision: str = _field("float32", "Keras's dtype policy, such as mixed_float16.")
     strategy: str = _field("none", "Devices: none, mirrored, multi_worker (as TF_CONFIG says) or tpu.")
     steps_per_execution: int = _field(1, "Steps in one call of the compiled step.", lower_bound=1)

@@ -117,6 +117,7 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
             observers=_observers(settings, recipe, checkpoints, store, train, out),
             soft_labels=store,
             validation_data=data.eval_batches(validation or test, settings.judged_at_once, one_hot=one_hot),
+            validation_freq=[*range(settings.judged_every, settings.epochs, settings.judged_every), settings.epochs],
         )
         result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
         result["teacher_sha256"] = store.manifest.file_sha256 if store else teacher_hash
@@ -512,7 +513,7 @@ def _probe(settings, store, train):
 def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
     """The content of `result.json`."""
     rows = record.history_rows(backup.history)
-    last, best = rows[-1], max(rows, key=lambda row: row["val_accuracy"])
+    last, best = rows[-1], max((row for row in rows if "val_accuracy" in row), key=lambda row: row["val_accuracy"])
     final = {name.removeprefix("val_"): last[name] for name in last if name.endswith("accuracy") and "val_" in name}
     if settings.holdout:  # Else each epoch was judged on the test set.
         batches = data.eval_batches(test, settings.judged_at_once, one_hot=one_hot)

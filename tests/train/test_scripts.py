@@ -197,6 +197,19 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
 
 
+def test_a_run_is_judged_at_times(tmp_path):
+    """Which changes nothing of its training."""
+    wanted = dataclasses.replace(SMALL, epochs=3)
+    every = trainer.run(wanted, _splits(), tmp_path / "every", verbose=0)
+    result = trainer.run(dataclasses.replace(wanted, judged_every=2), _splits(), tmp_path / "some", verbose=0)
+    epochs, all_epochs = (record.read_csv(tmp_path / name / "epochs.csv") for name in ("some", "every"))
+    assert ["val_accuracy" in row for row in epochs] == [False, True, True]  # The last one is always judged.
+    assert epochs == [{name: row[name] for name in own} for own, row in zip(epochs, all_epochs)]
+    best = max(epochs[1:], key=lambda row: row["val_accuracy"])
+    assert (result["best_epoch"], result["best_accuracy"]) == (best["epoch"], best["val_accuracy"])
+    assert result["test_accuracy"] == every["test_accuracy"] == epochs[2]["val_accuracy"]
+
+
 @pytest.mark.slow
 def test_online(teacher, tmp_path):
     """The teacher's checkpoints teach; one for all epochs is the ordinary run; resumed in between it ends alike."""

@@ -128,11 +128,16 @@ def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():
 def test_teachers_of_their_study():
     teachers, students = _plan("6", CPU, seeds=3)
     assert sorted(run.wanted.label_smoothing for run in teachers.values()) == [0.0, 0.1]
-    assert all(run.wanted.train_limit == 0 and run.wanted.keep_checkpoints == 0 for run in teachers.values())
+    assert {run.wanted.train_limit for run in teachers.values()} == {25_000}
     for run in students:
         assert teachers[run.teacher].wanted.label_smoothing == (0.1 if run.arm.smoothed else 0.0)
+    # The one whose checkpoints teach online is the teacher of all other tables too; a smoothed one keeps none.
     (teacher,) = _plan("online", CPU)[0].values()
-    assert teacher.wanted.keep_checkpoints == 1 and teacher.name not in teachers
+    assert {name: run.wanted.keep_checkpoints for name, run in teachers.items()} == {
+        name: int(name == teacher.name) for name in teachers
+    }
+    kept = {run.wanted.student: run.wanted.keep_checkpoints for run in _plan("3", FULL)[0].values()}
+    assert kept == {"wrn_40_2": 0, "resnet56": 1, "resnet110": 0, "resnet32x4": 0}
 
 
 def test_soft_labels_replace_a_teacher_of_logits_alone():

@@ -89,27 +89,31 @@ def plan(study, scale, seeds):
         Dict of names to the `Run` of each teacher, and a list of `Run`.
     """
     teachers, students = {}, []
-    online = any(arm.changes.get("online") for arm in study.arms)
     for seed in range(seeds):
         seen = set()
         for arm in study.arms:
-            pair = arm.pair if scale.stand_ins is None else scale.stand_ins.get(arm.pair)
+            pair = _pair(arm, scale)
             if pair is None or (scale.methods is not None and arm.changes["method"] not in scale.methods):
                 continue
             if (pair, arm.name) not in seen:  # Two pairs of the paper may have one stand-in: the first is shown.
-                students.append(_student(arm, pair, scale, seed, teachers, online))
+                students.append(_student(arm, pair, scale, seed, teachers))
             seen.add((pair, arm.name))
     return teachers, students
 
 
-def _student(arm, pair, scale, seed, teachers, online):
+def _pair(arm, scale):
+    """Teacher and student here; `None` where the budget has no stand-in for the paper's."""
+    return arm.pair if scale.stand_ins is None else scale.stand_ins.get(arm.pair)
+
+
+def _student(arm, pair, scale, seed, teachers):
     teacher, student = pair
     light = {"learning_rate": 0.01} if student in LIGHT else {}
     changes = {**light, **scale.of_methods.get(arm.changes["method"], {}), **arm.changes}
     wanted = dataclasses.replace(scale.recipe, student=student, seed=seed, **changes)
     if not recipes.of(wanted).needs_teacher:
         return Run(f"{name_of(wanted)}-{seed}", wanted, arm, pair)
-    taught_by = _teacher(teacher, scale, arm.smoothed, online)
+    taught_by = _teacher(teacher, scale, arm.smoothed)
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
     # The file that a seed's runs share has the crops of the recipe.
@@ -117,12 +121,18 @@ def _student(arm, pair, scale, seed, teachers, online):
     return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, pair, taught_by.name, replays)
 
 
-def _teacher(name, scale, smoothed, keeps):
-    """The run of a teacher; one that `keeps` its checkpoints is another run."""
+def _teacher(name, scale, smoothed):
+    """The run of a teacher, which keeps its checkpoints if some study hears them."""
     plain = dataclasses.replace(scale.recipe, student=name, **settings.ALONE)
+    keeps = not smoothed and name in _heard_online(scale)
     changes = {**scale.teacher, "label_smoothing": SMOOTHING if smoothed else 0.0, "keep_checkpoints": int(keeps)}
     wanted = dataclasses.replace(plain, **changes)
     return Run(f"teacher-{name_of(wanted)}", wanted)
+
+
+def _heard_online(scale):
+    arms = [arm for study in paper.STUDIES.values() for arm in study.arms if arm.changes.get("online")]
+    return {pair[0] for arm in arms if (pair := _pair(arm, scale))}
 
 
 def hears_logits_alone(wanted):
@@ -179,8 +189,8 @@ def cpu(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    epochs, taught = 20, 20
-    images = settings.Settings(epochs=epochs, decay_epochs=shortened(epochs), train_limit=5000)
+    epochs, every = 12, 4
+    images = settings.Settings(epochs=epochs, decay_epochs=shortened(epochs), train_limit=5000, judged_every=every)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
     jpegs = settings.ImageNet(epochs=8, decay_epochs=(5, 7), batch_size=50, learning_rate=0.05, image_size=64)
@@ -190,7 +200,7 @@ def cpu(preset):
     return {
         paper.CIFAR100: Scale(
             images,
-            teacher={"train_limit": 0, "epochs": taught, "decay_epochs": shortened(taught)},
+            teacher={"train_limit": 25_000},
             stand_ins=pairs,
             methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
             of_methods=_negatives(4096),
@@ -202,8 +212,8 @@ def cpu(preset):
                     "WRN-40-2 to WRN-16-2 and others",
                 ),
                 ("CRD's negatives", "4,096", "16,384"),
-                ("images of students", "5,000, every class alike; teachers have all 50,000", "50,000"),
-                ("epochs", f"{epochs}, decays at the same parts; teachers {taught}", "240"),
+                ("images", "students 5,000, teachers 25,000, every class alike", "50,000"),
+                ("epochs", f"{epochs}, decays at the same parts; judged every {every}", "240; judged every one"),
             ),
         ),
         paper.IMAGENET: Scale(
