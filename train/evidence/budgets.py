@@ -189,7 +189,7 @@ def cpu(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    epochs, every = 12, 4
+    epochs, taught, every = 12, 8, 4
     images = settings.Settings(epochs=epochs, decay_epochs=shortened(epochs), train_limit=5000, judged_every=every)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
@@ -200,7 +200,7 @@ def cpu(preset):
     return {
         paper.CIFAR100: Scale(
             images,
-            teacher={"train_limit": 25_000},
+            teacher={"train_limit": 0, "epochs": taught, "decay_epochs": shortened(taught)},
             stand_ins=pairs,
             methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
             of_methods=_negatives(4096),
@@ -212,8 +212,13 @@ def cpu(preset):
                     "WRN-40-2 to WRN-16-2 and others",
                 ),
                 ("CRD's negatives", "4,096", "16,384"),
-                ("images", "students 5,000, teachers 25,000, every class alike", "50,000"),
-                ("epochs", f"{epochs}, decays at the same parts; judged every {every}", "240; judged every one"),
+                ("images", "students 5,000, every class alike, others for each seed; teachers all", "50,000"),
+                (
+                    "epochs",
+                    f"students {epochs}, teachers {taught}; decays at the same parts; judged every {every}; online, "
+                    "the teacher's last one teaches to the end",
+                    "240; judged every one",
+                ),
             ),
         ),
         paper.IMAGENET: Scale(
