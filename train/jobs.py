@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from typing import NamedTuple
 
 import keras
@@ -58,13 +59,14 @@ def command(out, wanted, data_dir):
     return [sys.executable, str(HERE / SCRIPTS[type(wanted)]), *lines]
 
 
-def train(runs, data_dir, *, jobs=1):
+def train(runs, data_dir, *, jobs=1, after=None):
     """Trains what is not finished; a run that fails says so, and the others go on.
 
     Args:
         runs: Dict of each run's folder to its `Settings`.
         data_dir: As of their script.
         jobs: Integer, processes at a time.
+        after: Called with the folder of each run that was trained, one after the other; or `None`.
 
     Returns:
         The names of the runs that failed.
@@ -78,8 +80,17 @@ def train(runs, data_dir, *, jobs=1):
         # Compared as settings: a run may be older than some of the flags, which then have their defaults.
         if (out / "run.flags").exists() and _read(out / "run.flags", type(wanted)) != wanted:
             record.open_run(out, wanted, resume=True)
+    turn = threading.Lock()
+
+    def train_one(out, wanted):
+        trained = _train_one(out, wanted, data_dir, jobs, termination)
+        if trained and after:
+            with turn:
+                after(out)
+        return (out / "result.json").exists()
+
     with Termination() as termination, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        started = [pool.submit(_train_one, *run, data_dir, jobs, termination) for run in runs.items()]
+        started = [pool.submit(train_one, *run) for run in runs.items()]
         try:
             done = [one.result() for one in started]
         except BaseException:  # Such as the user's interrupt.
@@ -103,10 +114,8 @@ def train_all(runs, data_dir, *, jobs=1):
 
 
 def _train_one(out, wanted, data_dir, jobs, termination):
-    """Runs one unless it is finished; returns whether it is now."""
-    if (out / "result.json").exists():
-        return True
-    if termination.asked:
+    """Runs one unless it is finished; returns whether it was trained to its end."""
+    if termination.asked or (out / "result.json").exists():
         return False
     arguments = command(out, wanted, data_dir)
     status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination)

@@ -109,11 +109,11 @@ class Work:
         self._write_soft_labels([run for run in students if run.replays], data_dir)
         # A run that two arms have is one.
         runs = {self.out / run.name: self.settings(run) for run in students}
-        try:
-            return jobs.train(runs, data_dir, jobs=at_once)
-        finally:
-            for run in students:
-                self.kept.take(self.out / run.name)
+        return jobs.train(runs, data_dir, jobs=at_once, after=lambda out: self._keep(out, at_once))
+
+    def _keep(self, out, at_once):
+        self.kept.take(out)
+        print(self.told(at_once).splitlines()[0], flush=True)
 
     def _keep_teacher(self, run):
         """Writes a teacher's weights in float16, which is what all its students hear, here and where they are kept."""
@@ -185,10 +185,15 @@ def _from_here(path):
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def called(name):
+    """What a study is called: `table 6`, or `online`."""
+    return f"table {name}" if name[0].isdigit() else name
+
+
 def write(name, study, out, results, preset, budgets):
     """Writes the page of a study, with a part for each budget of which a run is finished; returns its path."""
-    results, parts = pathlib.Path(results), []
-    file_name, heading = (f"table{name}", f"Table {name}: {study.title}") if name[0].isdigit() else (name, study.title)
+    results, parts, file_name = pathlib.Path(results), [], called(name).replace(" ", "")
+    heading = f"{called(name).capitalize()}: {study.title}" if name[0].isdigit() else study.title
     for budget in budgets:
         scale = BUDGETS[budget](preset)[study.data]
         lines, facts = Work(study, scale, MOST_SEEDS, out, results).lines()
@@ -199,6 +204,23 @@ def write(name, study, out, results, preset, budgets):
     notes = f"{study.notes}\n\n" if study.notes else ""
     path = results / f"{file_name}.md"
     record.write_text(path, f"# {heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))
+    return path
+
+
+def write_claims(out, results, preset, budgets):
+    """Writes `claims.md`: what all tables were to show and what was measured of it; returns its path."""
+    results, parts = pathlib.Path(results), []
+    for budget in budgets:
+        scales, found = BUDGETS[budget](preset), {}
+        for name, study in paper.STUDIES.items():
+            lines, _ = Work(study, scales[study.data], MOST_SEEDS, out, results).lines()
+            found[called(name)] = page.tested(lines, study)
+        if any(found.values()):
+            image = f"claims_{budget}.png"
+            picture.forest(found, f"Claims, budget {budget}", results / image)
+            parts.append(f"## Budget `{budget}`\n\n{page.overview(found)}\n![Differences]({image})\n")
+    path = results / "claims.md"
+    record.write_text(path, "# What the tables were to show\n\nMade by `train/tables.py`.\n\n" + "\n".join(parts))
     return path
 
 
@@ -259,6 +281,7 @@ def run(values):
     else:
         of_page = ["smoke"] if smoke else [budget for budget in BUDGETS if budget != "smoke"]
         path = write(values.table, study, values.out, results, values.preset, of_page)
+        write_claims(values.out, results, values.preset, of_page)
     print(path)
     return int(bool(failed))
 

@@ -33,7 +33,12 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, c
     said = capsys.readouterr()
     assert "second failed: " in said.err and "no good" in said.err and "first: 0.5000, 1 s" in said.out
     assert len(started) == 3 and "--train_limit=30" in started[0] and "--data_dir=images.npz" in started[0]
-    assert jobs.train(runs, "images.npz") == ["second"] and len(started) == 4
+    finished = []
+    assert jobs.train(runs, "images.npz", after=finished.append) == ["second"] and len(started) == 4
+    assert not finished  # Nothing was trained to its end.
+    runs[tmp_path / "fourth"] = SMALL
+    assert jobs.train(runs, "images.npz", jobs=2, after=finished.append) == ["second"]
+    assert finished == [tmp_path / "fourth"]
 
 
 def test_a_folder_that_was_stopped_goes_on(tmp_path):

@@ -228,7 +228,7 @@ def test_counts_are_shown_where_the_paper_has_them():
     lines = [_line("KD, τ = 4", [50.0], study="1"), _line("KD, τ = 4, smoothed teacher", [49.0], study="1")]
     rows = page.table(lines, paper.STUDIES["1"])
     assert [row["samples, %: paper"] for row in rows] == ["35.4", "49.5"] and rows[0]["samples, %: ours"] == "25.0"
-    more, better = page.claims(lines, paper.STUDIES["1"])
+    more, better = page.claims(page.tested(lines, paper.STUDIES["1"]))
     assert more["paper"] == "+14.13" and more["ours"] == "+0.00" and more["claim"].endswith("regularization samples")
     assert better["ours"] == "+1.00" and better["p, Holm"] == "" and better["so"] == "one seed: no test"
 
@@ -236,9 +236,23 @@ def test_counts_are_shown_where_the_paper_has_them():
 def test_claims_are_tested_together():
     kept = "KD, regularization samples left out"
     lines = [_line("KD", [50.0, 51.0, 52.0]), _line(kept, [49.0, 49.8, 51.1]), _line("WSL", [60.0, 61.0, 62.0])]
-    (claim,) = page.claims(lines, paper.STUDIES["5"])  # The other arms have no run.
+    (claim,) = page.claims(page.tested(lines, paper.STUDIES["5"]))  # The other arms have no run.
     p = stats.ttest_rel([50.0, 51.0, 52.0], [49.0, 49.8, 51.1]).pvalue
     assert claim["p, Holm"] == f"{p:.3f}" and claim["so"] == "holds" and claim["paper"] == "+0.33"
+
+
+def test_claims_of_all_tables_are_on_one_page(tmp_path):
+    for table, name, accuracy in (("5", "KD", 0.5), ("5", "WSL", 0.6), ("9", "sigmoid, α = 3", 0.4)):
+        for run in _plan(table, CPU, seeds=2)[1]:
+            if run.arm.name == name:
+                share = {"last_epoch": {"regularization_share": 0.3}}
+                _finish(tmp_path / "runs" / run.name, test_accuracy=accuracy + 0.1 * run.wanted.seed, **share)
+    text = tables.write_claims(tmp_path / "out", tmp_path, "preset", ("cpu", "paper")).read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| [table")]
+    # KD and WSL of table 5 are arms of others too, and were trained for all.
+    assert [row.split("|")[1].strip() for row in rows] == ["[table 3](table3.md)", "[table 6](table6.md)"]
+    assert all("WSL" in row and "| +10.00 | +10.00 to +10.00 | 2 | 0.000 | holds |" in row for row in rows)
+    assert text.count("## Budget") == 1 and (tmp_path / "claims_cpu.png").exists()
 
 
 # What is kept.
@@ -363,7 +377,7 @@ def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
     assert [(line.pair[0], line.arm.name) for line in lines] == [
         (teacher, name) for teacher in ("resnet56", "resnet110") for name in ("labels", "KD")
     ]
-    assert [row["ours"] for row in page.claims(lines, paper.STUDIES["3"])] == ["+10.00", "+10.00"]
+    assert [row["ours"] for row in page.claims(page.tested(lines, paper.STUDIES["3"]))] == ["+10.00", "+10.00"]
     assert [row["over KD: ours"] for row in page.table(lines, paper.STUDIES["3"])] == ["-10.00", "", "-10.00", ""]
 
 

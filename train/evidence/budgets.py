@@ -203,7 +203,7 @@ def cpu(preset):
             teacher={"train_limit": 0, "epochs": taught, "decay_epochs": shortened(taught)},
             stand_ins=pairs,
             methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
-            of_methods=_negatives(4096),
+            of_methods={**_negatives(4096), "dkd": {"warm_up_epochs": 1}},
             replay=True,
             cuts=(
                 (
@@ -212,6 +212,7 @@ def cpu(preset):
                     "WRN-40-2 to WRN-16-2 and others",
                 ),
                 ("CRD's negatives", "4,096", "16,384"),
+                ("DKD's warm-up", "1 epoch", "20"),
                 ("images", "students 5,000, every class alike, others for each seed; teachers all", "50,000"),
                 (
                     "epochs",

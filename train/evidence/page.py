@@ -10,6 +10,10 @@ import report
 from evidence.paper import EXAMPLES
 
 SAMPLES = "regularization samples"
+_TESTED = (
+    "Differences in points; runs of a seed share initial weights and batches, and are compared as pairs (Student's t, "
+    "two-sided; Holm's correction over the claims of one table).\n"
+)
 
 
 class Line(NamedTuple):
@@ -134,8 +138,42 @@ def table(lines, study):
     return shown
 
 
-def claims(lines, study):
-    """The rows of what a study is to show: dicts of strings."""
+class Tested(NamedTuple):
+    """A claim of a study and what was measured of it.
+
+    Args:
+        pair: Teacher and student here.
+        claim: `paper.Claim`.
+        paper: The paper's difference in points, or `None`.
+        measured: `Difference`.
+        p: Its p-value after Holm's correction over the claims of the study; NaN of one seed.
+    """
+
+    pair: tuple
+    claim: object
+    paper: float | None
+    measured: Difference
+    p: float
+
+    @property
+    def text(self):
+        """The claim as a line."""
+        what = f", in {self.claim.what}" if self.claim.what != "accuracy" else ""
+        return f"{self.claim.better} > {self.claim.worse}{what}"
+
+    @property
+    def verdict(self):
+        """Whether it holds: a phrase."""
+        return verdict(self.measured.mean, self.p)
+
+
+def tested(lines, study):
+    """The claims of a study of which both arms have finished runs: a list of `Tested`.
+
+    Args:
+        lines: List of `Line`.
+        study: `paper.Study`.
+    """
     found = []
     for pair in dict.fromkeys(line.pair for line in lines):
         arms = {line.arm.name: line for line in lines if line.pair == pair}
@@ -147,19 +185,40 @@ def claims(lines, study):
                 if measured:
                     found.append((pair, claim, paper, measured))
     corrected = holm([measured.p for *_, measured in found])
+    return [Tested(*one, p) for one, p in zip(found, corrected)]
+
+
+def claims(found):
+    """The rows of a table of claims: dicts of strings.
+
+    Args:
+        found: List of `Tested`.
+    """
     return [
         {
-            "student of": " → ".join(pair),
-            "claim": f"{claim.better} > {claim.worse}" + (f", in {claim.what}" if claim.what != "accuracy" else ""),
-            "paper": _number(paper, "+.2f"),
-            "ours": f"{measured.mean:+.2f}",
-            "95 % interval": "" if measured.seeds < 2 else f"{measured.low:+.2f} to {measured.high:+.2f}",
-            "n": str(measured.seeds),
-            "p, Holm": "" if math.isnan(p) else f"{p:.3f}",
-            "so": verdict(measured.mean, p),
+            "student of": " → ".join(one.pair),
+            "claim": one.text,
+            "paper": _number(one.paper, "+.2f"),
+            "ours": f"{one.measured.mean:+.2f}",
+            "95 % interval": "" if one.measured.seeds < 2 else f"{one.measured.low:+.2f} to {one.measured.high:+.2f}",
+            "n": str(one.measured.seeds),
+            "p, Holm": "" if math.isnan(one.p) else f"{one.p:.3f}",
+            "so": one.verdict,
         }
-        for (pair, claim, paper, measured), p in zip(found, corrected)
+        for one in found
     ]
+
+
+def overview(found):
+    """A table of the claims of several studies, in which each links to its page.
+
+    Args:
+        found: Dict of what a study is called to its list of `Tested`.
+    """
+    rows = [
+        {"page": f"[{name}]({name.replace(' ', '')}.md)", **row} for name, ones in found.items() for row in claims(ones)
+    ]
+    return f"{report.markdown(rows, tuple(rows[0]))}\n{_TESTED}"
 
 
 def _paper(better, worse, what):
@@ -186,7 +245,7 @@ def markdown(study, budget, lines, cuts, facts):
         cuts: As of `budgets.Scale`.
         facts: Dict of what else is to be known, such as the teachers' accuracies.
     """
-    shown, told = table(lines, study), claims(lines, study)
+    shown, told = table(lines, study), claims(tested(lines, study))
     text = f"## Budget `{budget}`\n\n"
     if cuts:
         rows = [dict(zip(("cut", "here", "the paper's recipe"), row)) for row in cuts]
@@ -196,9 +255,5 @@ def markdown(study, budget, lines, cuts, facts):
     text += "Accuracies in percent, mean ± standard deviation over n seeds. The last epoch counts; the best one was "
     text += "chosen by the test set.\n"
     if told:
-        text += (
-            f"\n{report.markdown(told, tuple(told[0]))}\n"
-            "Differences in points; runs of a seed share initial weights and batches, and are compared as pairs "
-            "(Student's t, two-sided; Holm's correction over the claims of this table).\n"
-        )
+        text += f"\n{report.markdown(told, tuple(told[0]))}\n{_TESTED}"
     return text

@@ -145,10 +145,10 @@ def shown(method):
     return SHOWN.get(method, method.upper())
 
 
-def _of_methods(pairs, methods):
-    """Arms of a table with a column a pair; `methods` are names to the paper's numbers, or to such and settings."""
+def _of_methods(pairs, methods, known=None):
+    """Arms of a table with a column a pair; `methods` are names to the paper's numbers, `known` to more settings."""
     return tuple(
-        Arm(shown(method), {"method": method}, pair, numbers[column])
+        Arm(shown(method), (known or {}).get(method, {"method": method}), pair, numbers[column])
         for column, pair in enumerate(pairs)
         for method, numbers in methods.items()
         if numbers[column] is not None
@@ -266,7 +266,7 @@ STUDIES = {
     ),
     "3": Study(
         "CIFAR-100",
-        _of_methods(_PAIRS, _METHODS),
+        _of_methods(_PAIRS, _METHODS, {"kd": kd(), "wsl": wsl()}),  # As other tables have them: the same runs.
         (Claim("WSL", "KD"), Claim("KD", "labels"), Claim("WSL", "CRD")),
         notes="All but WSL is quoted from CRD's table. AB and FSP train first and have labels alone after; CRD is "
         "without KD.",

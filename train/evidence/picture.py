@@ -1,4 +1,6 @@
-"""The picture of a study: every run's accuracy, a line of dots an arm."""
+"""Pictures of studies: every run's accuracy, a line of dots an arm; and the differences that claims are about."""
+
+import textwrap
 
 import matplotlib
 import numpy as np
@@ -31,6 +33,54 @@ def plot(lines, title, path):
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize="small")
     axes[0, 0].invert_yaxis()  # In the order of the table.
+    figure.suptitle(textwrap.fill(title, 22 * len(pairs) + 14))
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def forest(found, title, path):
+    """Draws the differences that claims are about, with their 95 % intervals, and the paper's beside them.
+
+    Args:
+        found: Dict of what a study is called to its list of `page.Tested`.
+        title: What stands above.
+        path: Of the picture.
+    """
+    panels = {}
+    for name, ones in found.items():
+        several = len({one.pair for one in ones}) > 1
+        for one in ones:
+            where = f"{name}, {' to '.join(one.pair)}" if several else name
+            panels.setdefault(one.claim.what, []).append((textwrap.fill(f"{where}: {one.text}", 64), one))
+    heights = [len(rows) + 1.5 for rows in panels.values()]
+    size = (10, 0.32 * sum(heights) + 0.8)
+    figure, axes = plt.subplots(
+        len(panels), 1, figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
+    )
+    for axis, (what, rows) in zip(axes[:, 0], panels.items()):
+        _differences(axis, [one for _, one in rows])
+        axis.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="x-small")
+        axis.set(xlabel=f"difference in {what}, points")
+    axes[0, 0].legend(fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _differences(axis, ones):
+    """Draws `page.Tested` as rows, the first one on top."""
+    means = [one.measured.mean for one in ones]
+    papers = [(one.paper, y) for y, one in enumerate(ones) if one.paper is not None]
+    for y, one in enumerate(ones):
+        if one.measured.seeds > 1:
+            axis.plot([one.measured.low, one.measured.high], [y, y], color="C0", linewidth=1.5, alpha=0.6)
+    axis.scatter(means, range(len(ones)), color="C0", s=24, label="here, with its 95 % interval", zorder=3)
+    if papers:
+        axis.scatter(*zip(*papers), marker="D", facecolors="none", edgecolors="C1", s=28, label="the paper", zorder=3)
+    # Intervals of two or three seeds may be far wider than what they surround: the axis cuts them.
+    shown = [0.0, *means, *(paper for paper, _ in papers)]
+    margin = 0.35 * (max(shown) - min(shown)) + 0.1
+    axis.set_xlim(min(shown) - margin, max(shown) + margin)
+    axis.set_ylim(len(ones) - 0.4, -0.6)
+    axis.axvline(0.0, color="black", linewidth=0.8)
+    axis.grid(axis="x", alpha=0.3)
