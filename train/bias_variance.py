@@ -267,10 +267,7 @@ def run(wanted, values):
 
 
 if __name__ == "__main__":
-    settings.define_flags()
+    jobs.define_flags("the files that are named bias_variance", data_dir=jobs.DIGITS)
     flags.DEFINE_integer("members", 10, "Members of each ensemble.", lower_bound=2)
     flags.DEFINE_integer("teacher_examples", 447, "Training examples that are the teacher's alone.", lower_bound=1)
-    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
-    flags.DEFINE_string("data_dir", jobs.DIGITS, "As of cifar100.py; digits for those of scikit-learn.")
-    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named bias_variance.")
     scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))

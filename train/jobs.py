@@ -34,6 +34,23 @@ SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH":
 AT_ONCE = 8  # Processes on one accelerator, which small networks leave idle.
 
 
+def define_flags(files, *, at_once=2, data_dir=None, flag_values=flags.FLAGS):
+    """Defines the flags of a script that trains several runs: those of a run, `--jobs`, `--data_dir` and `--results`.
+
+    Args:
+        files: What the script's files are called, for the help.
+        at_once: Integer, `--jobs` by default.
+        data_dir: Likewise; `None` if it has to be given.
+        flag_values: Where they are defined.
+    """
+    own = {"flag_values": flag_values}
+    settings.define_flags(**own)
+    flags.DEFINE_integer("jobs", at_once, "Runs at a time.", lower_bound=1, **own)
+    text = "As of cifar100.py; digits for those of scikit-learn."
+    flags.DEFINE_string("data_dir", data_dir, text, required=data_dir is None, **own)
+    flags.DEFINE_string("results", str(HERE / "results"), f"Folder of {files}.", **own)
+
+
 class Pair(NamedTuple):
     """What a finished run's student and its teacher say of examples: `settings`, `examples`, and two arrays of logits.
 

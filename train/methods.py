@@ -73,10 +73,7 @@ def main():
 
 
 if __name__ == "__main__":
-    settings.define_flags()
+    jobs.define_flags("methods.csv, methods.md and methods.png")
     flags.DEFINE_list("methods", [], "Which methods; all by default.")
-    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
     flags.DEFINE_integer("negatives", 4096, "CRD's negatives, fewer than there are examples of other classes.")
-    flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True)
-    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of methods.csv, methods.md and methods.png.")
     scripts.start(main)

@@ -131,15 +131,12 @@ def run(wanted, values):
 def define_flags(flag_values=flags.FLAGS):
     """Defines the flags of a run of cifar100.py, which both networks share, and this script's own."""
     own = {"flag_values": flag_values}
-    settings.define_flags(flag_values)
+    jobs.define_flags("the files that are named online", **own)
     flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.", **own)
     flags.DEFINE_integer("seeds", 1, "Students of each kind.", lower_bound=1, **own)
     text = "The teacher's --{}; the students' by default."
     flags.DEFINE_integer("teacher_train_limit", None, text.format("train_limit"), **own)
     flags.DEFINE_float("teacher_learning_rate", None, text.format("learning_rate"), **own)
-    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1, **own)
-    flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True, **own)
-    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named online.", **own)
 
 
 if __name__ == "__main__":

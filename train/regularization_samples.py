@@ -209,10 +209,7 @@ def run(wanted, values):
 
 
 if __name__ == "__main__":
-    settings.define_flags()
+    jobs.define_flags("the files that are named figure2")
     flags.DEFINE_list("temperatures", ["2", "4", "6"], "Temperatures of the students.")
     flags.DEFINE_float("smoothing", 0.1, "Label smoothing of the second teacher.", lower_bound=0.0)
-    flags.DEFINE_integer("jobs", 2, "Runs at a time.", lower_bound=1)
-    flags.DEFINE_string("data_dir", None, "As of cifar100.py; digits for those of scikit-learn.", required=True)
-    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files that are named figure2.")
     scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))

@@ -1,5 +1,6 @@
 """The frame of the scripts: errors that a user can mend, and, of those that train one network, flags and last line."""
 
+import pathlib
 import sys
 
 from absl import app, flags, logging
@@ -38,7 +39,18 @@ def start(work, *names):
             raise app.UsageError(f"Expected {' and '.join(names) or 'flags alone'}. Received: {argv[1:]}.")
         return status(lambda: work(*argv[1:]))
 
+    tell_of_all_flags(flags.FLAGS)
     app.run(main)
+
+
+def tell_of_all_flags(values):
+    """Has `--help` list what other files of this folder define in these flags too, such as the settings of a run."""
+    here = pathlib.Path(__file__).parent
+    for name, defined in values.flags_by_module_dict().items():
+        file = getattr(sys.modules.get(name), "__file__", None)
+        if file and pathlib.Path(file).parent == here:
+            for flag in defined:
+                values.register_key_flag_for_module(sys.argv[0], flag)
 
 
 def main(train, kind):

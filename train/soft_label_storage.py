@@ -150,11 +150,8 @@ def table(rows):
 def define_flags(flag_values=flags.FLAGS):
     """Defines the flags of a run of cifar100.py, and this script's own."""
     own = {"flag_values": flag_values}
-    settings.define_flags(flag_values)
+    jobs.define_flags("the files", at_once=1, **own)
     flags.DEFINE_list("top_k", ["20", "5"], "The k of each top-k storage.", **own)
-    flags.DEFINE_integer("jobs", 1, "Runs at a time.", lower_bound=1, **own)
-    flags.DEFINE_string("data_dir", None, "As of cifar100.py.", required=True, **own)
-    flags.DEFINE_string("results", str(jobs.HERE / "results"), "Folder of the files.", **own)
 
 
 if __name__ == "__main__":

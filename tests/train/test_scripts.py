@@ -21,6 +21,7 @@ import online_distillation
 import recipes
 import record
 import report
+import scripts
 import settings
 import soft_label_storage
 import trainer
@@ -195,6 +196,14 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     # KD as published: a tenth of the labels' loss, nine tenths of the soft labels'.
     assert row["distillation_loss"] == pytest.approx(0.9 * row["kd"], rel=1e-5)
     assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
+
+
+def test_help_lists_the_settings_of_a_run():
+    values = flags.FlagValues()
+    settings.define_flags(values)
+    assert "--student:" not in values.main_module_help()
+    scripts.tell_of_all_flags(values)
+    assert "--student: The student's network." in values.main_module_help()
 
 
 def test_a_run_is_judged_at_times(tmp_path):
