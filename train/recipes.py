@@ -184,7 +184,7 @@ def of(settings):
 
 
 def main_losses(settings, train, teacher=None, student=None):
-    """The distillation losses of a run's main stage: none, one, or one and those beside it.
+    """The distillation losses of a run's main stage: none, or the method's and those beside it.
 
     Args:
         settings: `Settings`.
@@ -197,22 +197,46 @@ def main_losses(settings, train, teacher=None, student=None):
     """
     recipe = of(settings)
     if recipe.loss is None:
-        unused = [
-            name for name in ("alpha", "temperature", "loss_settings") if getattr(settings, name) not in (None, ())
-        ]
-        if unused and recipe.stage is None:
+        names = ("alpha", "temperature", "loss_settings") if recipe.stage is None else ()
+        unused = [name for name in ("beside", *names) if getattr(settings, name) not in (None, ())]
+        if unused:
             raise ValueError(
                 f"--method={settings.method} has no distillation loss, and so no --{unused[0]}. Leave it out, or "
                 "choose another method."
             )
         return []
-    chosen = {
+    networks = (settings, train, teacher, student)
+    return [
+        _loss(recipe.loss, settings, _chosen(recipe, *networks)),
+        *(_loss(name, None, others) for name, others in recipe.beside),
+        *(_loss(other.loss, None, _chosen(other, *networks)) for other in added(settings)),
+    ]
+
+
+def added(settings):
+    """The recipes of `--beside`, of which a run takes the losses at their published weights.
+
+    Raises:
+        ValueError: If there is no such method, or a run takes more than a loss from it.
+    """
+    recipes = {method: get(method, TABLES[type(settings)]) for method in settings.beside}
+    for method, recipe in recipes.items():
+        if recipe.loss is None or recipe.stage or recipe.warm_up or recipe.teacher_training or recipe.beside:
+            raise ValueError(
+                f"--beside={method} is no loss alone, as a method beside another has to be: it has a stage, a warm-up, "
+                f"several losses or none, or its teacher is in training mode. Make it the --method."
+            )
+    return list(recipes.values())
+
+
+def _chosen(recipe, settings, train, teacher, student):
+    """The settings of a recipe's loss, as published for these networks and data."""
+    return {
         **_layers(recipe.loss, teacher, student),
         **(recipe.published or {}),
         **(recipe.pairs or {}).get((settings.teacher, settings.student), {}),
         **(recipe.from_data(train) if recipe.from_data else {}),
     }
-    return [_loss(recipe.loss, settings, chosen), *(_loss(name, None, others) for name, others in recipe.beside)]
 
 
 def stage_loss(settings, teacher=None, student=None):

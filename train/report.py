@@ -23,6 +23,7 @@ COLUMNS = (
     "teacher_layers",
     "online_epochs",
     "method",
+    "beside",
     "weighting",
     "seed",
     "epochs",

@@ -22,6 +22,7 @@ class Settings:
     student: str = _field("wrn_16_2", "The student's network.")
     student_weights: str = _field("", "A .weights.h5 or .keras file with which the student starts.")
     method: str = _field("wsl", "How to train: one of recipes.METHODS; none is labels alone.")
+    beside: tuple = _field((), "Methods whose losses, as published, are added to the --method's, such as wsl,at.")
     temperature: float | None = _field(None, "Temperature of the soft labels; the method's published one by default.")
     alpha: float | None = _field(None, "Weight of the distillation loss; the method's published one by default.")
     student_loss_weight: float | None = _field(None, "Weight of the labels' loss; the published one by default.")
@@ -126,6 +127,7 @@ ALONE = {
     "method": "none",
     "teacher": "",
     "teacher_weights": "",
+    "beside": (),
     "temperature": None,
     "alpha": None,
     "loss_settings": (),
@@ -165,7 +167,7 @@ def from_flags(values, kind=Settings):
         settings["decay_epochs"] = tuple(int(epoch) for epoch in settings["decay_epochs"])
     except ValueError as error:
         raise ValueError(f"--decay_epochs={','.join(settings['decay_epochs'])} must be whole numbers.") from error
-    settings["loss_settings"] = tuple(settings["loss_settings"])
+    settings |= {name: tuple(settings[name]) for name in ("beside", "loss_settings")}
     return kind(**settings)
 
 

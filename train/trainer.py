@@ -521,6 +521,7 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
         final = {name: judged[name] for name in final}
     result = {
         "method": settings.method,
+        "beside": ",".join(settings.beside) or None,
         "weighting": settings.weighting or None,
         "student": settings.student,
         "teacher": settings.teacher or None,

@@ -250,9 +250,27 @@ def test_weightings_and_settings_reach_the_loss(teacher):
     assert loss.weighting == {"name": "wsl"}
 
 
+def test_losses_of_other_methods_are_added(teacher, tmp_path):
+    wanted = _run(teacher, method="crd", beside=("wsl", "at"), alpha=0.5, loss_settings=("negatives=8",))
+    contrast, soft, attention = recipes.main_losses(wanted, _splits().train)
+    # The run's settings are the method's; the others are as they are alone.
+    assert (contrast.weight, contrast.negatives) == (0.5, 8)
+    alone = {name: recipes.main_losses(_run(teacher, method=name), None)[0] for name in ("wsl", "at")}
+    assert soft.get_config() == alone["wsl"].get_config() and attention.get_config() == alone["at"].get_config()
+    result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    (row,) = record.read_csv(tmp_path / "run" / "epochs.csv")
+    parts = 0.5 * row["crd"] + soft.weight * row["wsl"] + attention.weight * row["at"]
+    assert row["distillation_loss"] == pytest.approx(parts, rel=1e-5)
+    assert row["loss"] == pytest.approx(row["student_loss"] + parts, rel=1e-5) and result["beside"] == "wsl,at"
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
+        ({"method": "at", "beside": ("wls",)}, "no method 'wls'"),
+        ({"method": "at", "beside": ("dkd",)}, "--beside=dkd is no loss alone"),
+        ({"method": "none", "teacher": "", "teacher_weights": "", "beside": ("wsl",)}, "no --beside"),
+        ({"method": "ab", "beside": ("wsl",)}, "no --beside"),
         ({"method": "at", "loss_settings": ("gamma=1",)}, r"no settings \['gamma'\]. It takes .*'layers'"),
         ({"method": "at", "temperature": 2.0}, r"no settings \['temperature'\]"),
         ({"method": "dkd", "loss_settings": ("beta",)}, "must be name=value"),

@@ -72,7 +72,7 @@ def name_of(wanted, **more):
     usual = set(settings.to_lines(type(wanted)()))
     others = [f"{key}={value}" for key, value in more.items()]
     told = "\n".join([type(wanted).__name__, *(line for line in lines if line not in usual), *others])
-    words = [*networks.values(), wanted.method, wanted.weighting.replace("*", "_")]
+    words = [*networks.values(), wanted.method, *wanted.beside, wanted.weighting.replace("*", "_")]
     plain = "-".join(word for word in words if word)
     return f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
 
@@ -137,8 +137,10 @@ def _heard_online(scale):
 
 def hears_logits_alone(wanted):
     """Whether soft labels in a file can take the teacher's place."""
-    recipe = recipes.of(wanted)
-    if recipe.stage or recipe.from_data or recipe.teacher_training or wanted.teacher_training or wanted.online:
+    recipe, others = recipes.of(wanted), recipes.added(wanted)
+    if recipe.stage or recipe.teacher_training or wanted.teacher_training or wanted.online:
+        return False
+    if any(one.from_data for one in (recipe, *others)):
         return False
     return not any(loss.teacher_endpoints for loss in recipes.main_losses(wanted, None))
 
