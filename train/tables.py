@@ -152,9 +152,8 @@ class Work:
         lines = [f"  {name}: {'not known' if s is None else clock(s)}" for name, s in seconds.items()]
         known = [s for s in seconds.values() if s is not None]
         total = f", about {clock(sum(known) / at_once)} with {at_once} at a time" if known else ""
-        unknown = (
-            f", and {len(todo) - len(known)} whose like has not run here" if known and len(known) < len(todo) else ""
-        )
+        total += ", by runs on other devices" if known and estimate.elsewhere else ""
+        unknown = f", and {len(todo) - len(known)} whose like was not run" if known and len(known) < len(todo) else ""
         count = len({run.name for run in self.students}) - len({run.name for run in students})
         head = f"{count} students are done; left: {len(teachers)} teachers, {len(todo) - len(teachers)} students"
         return "\n".join([f"{head}{total}{unknown}.", *lines])

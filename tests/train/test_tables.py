@@ -295,6 +295,9 @@ def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
     assert live == pytest.approx(400 * (1 + 40_818_944 / (3 * 12_507_392)))
     assert estimate.seconds(budgets.Run("d", taught, teacher="t", replays=True)) == pytest.approx(400)
     assert Estimate([], 1000).seconds(budgets.Run("a", wanted)) is None
+    other = Estimate([{**row, "device": "another"} for row in kept.rows()], 1000)
+    assert other.elsewhere and not estimate.elsewhere
+    assert other.seconds(budgets.Run("a", wanted)) == pytest.approx(400)
     assert [clock(seconds) for seconds in (29, 61, 3660, 7500)] == ["0 min", "1 min", "1 h 01 min", "2 h 05 min"]
 
 

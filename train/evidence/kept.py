@@ -54,7 +54,7 @@ def _seconds(row):
 
 
 class Estimate:
-    """How long runs will take on this device, from those that are kept.
+    """How long runs will take on this device, from those that are kept; from other devices' where it has none.
 
     Args:
         rows: As of `Kept.rows`.
@@ -63,12 +63,14 @@ class Estimate:
 
     def __init__(self, rows, examples):
         device = record.environment()["device"]
-        self._rows = [row for row in rows if row["device"] == device]
+        own = [row for row in rows if row["device"] == device]
+        self.elsewhere = not own  # Whether runs of other devices are all there is to go by.
+        self._rows = own or rows
         self._examples = examples
         self._costs = {}
 
     def seconds(self, run):
-        """Seconds of a `budgets.Run`, or `None` where nothing like it was run here.
+        """Seconds of a `budgets.Run`, or `None` where nothing like it was run.
 
         From runs of the same two networks; else from all, by the multiplications of a step.
         """
