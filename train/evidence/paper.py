@@ -411,6 +411,22 @@ STUDIES = {
         "others, as CRD's: 72.01, 72.91 and 75.07. Overhaul's batches of 128, its learning rate and its means are not "
         "tried.",
     ),
+    "scale": Study(
+        "The weights of examples, apart from the weight of the whole loss",
+        tuple(
+            Arm(name, changes, pair, number)
+            for pair, (of_kd, of_wsl) in {TO_16_2: (74.92, 75.78), TO_40_1: (73.54, 74.48)}.items()
+            for name, changes, number in (
+                ("KD", kd(), of_kd),
+                ("KD as 1 + 2.25", kd(student_loss_weight=1.0, alpha=2.25), None),
+                ("WSL as 0.1 + 0.9", wsl(student_loss_weight=0.1, alpha=0.9), None),
+                ("WSL", wsl(), of_wsl),
+            )
+        ),
+        (Claim("WSL", "KD as 1 + 2.25"), Claim("WSL as 0.1 + 0.9", "KD"), Claim("KD as 1 + 2.25", "KD")),
+        notes="KD is 0.1 of the labels' loss and 0.9 of the soft labels', WSL 1 and 2.25: at one learning rate its "
+        "steps are longer. The paper does not tell the two apart.",
+    ),
     "best": Study(
         "WSL and newer losses together",
         tuple(
