@@ -4,9 +4,9 @@
 
 plans the runs that it needs, says what is left and how long that takes, trains it, and writes `tableN.md` to --results,
 with the paper's numbers beside these. Tables are 1 to 11 of the WSL paper (`10-imagenet` for the second part of 10),
-its `figure2` and `figure4`, and `online` of the paper on supervision complexity; of our own, `recipe` tries what WSL's
-recipe leaves open, `scale` tells its weights of examples from its larger loss, and `best` has combinations that no paper
-has. Budgets:
+its `figure2` and `figure4`, and `online` of the paper on supervision complexity. Of our own, `recipe` tries what WSL's
+recipe leaves open, `scale` tells its weights of examples from its larger loss, and `best` has combinations that no
+paper has. Budgets:
 
 - `smoke`: minutes, on the digits or a few batches; whether everything works. Its pages go to --out.
 - `cpu`: real data, small networks, few epochs: within two hours on two cores.
