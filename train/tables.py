@@ -201,7 +201,9 @@ def write(name, study, out, results, preset, budgets):
         if lines:
             image = f"{file_name}_{budget}.png"
             picture.plot(lines, f"{heading}, budget {budget}", results / image)
-            parts.append(page.markdown(study, budget, lines, scale.cuts, facts) + f"\n![Accuracies]({image})\n")
+            methods = {line.arm.changes["method"] for line in lines}
+            cuts = [*scale.cuts, *(row for method, row in scale.cuts_of.items() if method in methods)]
+            parts.append(page.markdown(study, budget, lines, cuts, facts) + f"\n![Accuracies]({image})\n")
     notes = f"{study.notes}\n\n" if study.notes else ""
     path = results / f"{file_name}.md"
     record.write_text(path, f"# {heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))

@@ -26,6 +26,7 @@ class Scale(NamedTuple):
         of_methods: Dict of names of methods to dicts of the settings that they have at this budget alone.
         replay: Whether methods on logits have the teacher's soft labels from a file, which all runs of a seed share.
         cuts: Tuple of rows `(what, here, the paper's)`.
+        cuts_of: Dict of names of methods to such rows, of that method alone.
     """
 
     recipe: settings.Settings
@@ -35,6 +36,7 @@ class Scale(NamedTuple):
     of_methods: dict = MappingProxyType({})
     replay: bool = False
     cuts: tuple = ()
+    cuts_of: dict = MappingProxyType({})
 
 
 class Run(NamedTuple):
@@ -213,11 +215,10 @@ def cpu(preset):
                     "ResNet-20 to ResNet-8, LeNet-5x8 in the online comparison",
                     "WRN-40-2 to WRN-16-2 and others",
                 ),
-                ("CRD's negatives", "4,096", "16,384"),
-                ("DKD's warm-up", "1 epoch", "20"),
                 ("images", "students 5,000, every class alike, others for each seed; teachers all", "50,000"),
                 ("epochs", f"{epochs}, decays at the same parts; judged every {every}", "240; judged every one"),
             ),
+            cuts_of={"crd": ("CRD's negatives", "4,096", "16,384"), "dkd": ("DKD's warm-up", "1 epoch", "20")},
         ),
         paper.IMAGENET: Scale(
             jpegs,

@@ -33,7 +33,7 @@ def plot(lines, title, path):
         axis.grid(axis="x", alpha=0.3)
     axes[0, 0].set_yticks(range(len(names)), names, fontsize="small")
     axes[0, 0].invert_yaxis()  # In the order of the table.
-    figure.suptitle(textwrap.fill(title, 22 * len(pairs) + 14))
+    figure.suptitle(textwrap.fill(title, 30 + 28 * len(pairs)))
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -46,14 +46,15 @@ def forest(found, title, path):
         title: What stands above.
         path: Of the picture.
     """
-    panels = {}
+    panels = {"accuracy": []}
     for name, ones in found.items():
         several = len({one.pair for one in ones}) > 1
         for one in ones:
             where = f"{name}, {' to '.join(one.pair)}" if several else name
             panels.setdefault(one.claim.what, []).append((textwrap.fill(f"{where}: {one.text}", 64), one))
+    panels = {what: rows for what, rows in panels.items() if rows}
     heights = [len(rows) + 1.5 for rows in panels.values()]
-    size = (10, 0.32 * sum(heights) + 0.8)
+    size = (10, 0.32 * sum(heights) + 1.2)
     figure, axes = plt.subplots(
         len(panels), 1, figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
     )
@@ -61,7 +62,7 @@ def forest(found, title, path):
         _differences(axis, [one for _, one in rows])
         axis.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="x-small")
         axis.set(xlabel=f"difference in {what}, points")
-    axes[0, 0].legend(fontsize="small")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
