@@ -32,7 +32,7 @@ import resemblance
 import scripts
 import trainer
 from evidence import page, paper, picture
-from evidence.budgets import BUDGETS, SEEDS, plan
+from evidence.budgets import BUDGETS, SEEDS, cuts, plan
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import models, soft_labels
 from keras_wsl.files import make_folder
@@ -139,7 +139,7 @@ class Work:
                 train,
                 folder,
                 seed=run.wanted.seed,
-                views=run.wanted.epochs,
+                views=run.wanted.views or run.wanted.epochs,
                 teacher_file=self.weights(run.teacher),
                 verbose=2,
             )
@@ -201,9 +201,7 @@ def write(name, study, out, results, preset, budgets):
         if lines:
             image = f"{file_name}_{budget}.png"
             picture.plot(lines, f"{heading}, budget {budget}", results / image)
-            methods = {line.arm.changes["method"] for line in lines}
-            cuts = [*scale.cuts, *(row for method, row in scale.cuts_of.items() if method in methods)]
-            parts.append(page.markdown(study, budget, lines, cuts, facts) + f"\n![Accuracies]({image})\n")
+            parts.append(page.markdown(study, budget, lines, cuts(study, scale), facts) + f"\n![Accuracies]({image})\n")
     notes = f"{study.notes}\n\n" if study.notes else ""
     path = results / f"{file_name}.md"
     record.write_text(path, f"# {heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))

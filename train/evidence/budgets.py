@@ -14,6 +14,13 @@ LIGHT = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")  # Which the recipe t
 SMOOTHING = 0.1
 
 
+class Length(NamedTuple):
+    """How long the students of some studies are trained: dict of settings, and rows of what that cuts."""
+
+    changes: dict = MappingProxyType({})
+    cuts: tuple = ()
+
+
 class Scale(NamedTuple):
     """What a data set is given at a budget.
 
@@ -24,6 +31,8 @@ class Scale(NamedTuple):
             the paper's own.
         methods: Names of the methods that are run; `None` for all.
         of_methods: Dict of names of methods to dicts of the settings that they have at this budget alone.
+        usual: `Length` of the studies that are not large.
+        large: `Length` of those that are.
         replay: Whether methods on logits have the teacher's soft labels from a file, which all runs of a seed share.
         cuts: Tuple of rows `(what, here, the paper's)`.
         cuts_of: Dict of names of methods to such rows, of that method alone.
@@ -34,6 +43,8 @@ class Scale(NamedTuple):
     stand_ins: dict | None = None
     methods: tuple | None = None
     of_methods: dict = MappingProxyType({})
+    usual: Length = Length()
+    large: Length = Length()
     replay: bool = False
     cuts: tuple = ()
     cuts_of: dict = MappingProxyType({})
@@ -91,6 +102,7 @@ def plan(study, scale, seeds):
         Dict of names to the `Run` of each teacher, and a list of `Run`.
     """
     teachers, students = {}, []
+    recipe = dataclasses.replace(scale.recipe, **_length(study, scale).changes)
     for seed in range(seeds):
         seen = set()
         for arm in study.arms:
@@ -98,9 +110,20 @@ def plan(study, scale, seeds):
             if pair is None or (scale.methods is not None and arm.changes["method"] not in scale.methods):
                 continue
             if (pair, arm.name) not in seen:  # Two pairs of the paper may have one stand-in: the first is shown.
-                students.append(_student(arm, pair, scale, seed, teachers))
+                students.append(_student(arm, pair, recipe, scale, seed, teachers))
             seen.add((pair, arm.name))
     return teachers, students
+
+
+def cuts(study, scale):
+    """Rows `(what, here, the paper's)` of what is cut in a study."""
+    methods = {arm.changes["method"] for arm in study.arms}
+    own = (row for method, row in scale.cuts_of.items() if method in methods)
+    return [*scale.cuts, *_length(study, scale).cuts, *own]
+
+
+def _length(study, scale):
+    return scale.large if study.large else scale.usual
 
 
 def _pair(arm, scale):
@@ -108,18 +131,18 @@ def _pair(arm, scale):
     return arm.pair if scale.stand_ins is None else scale.stand_ins.get(arm.pair)
 
 
-def _student(arm, pair, scale, seed, teachers):
+def _student(arm, pair, recipe, scale, seed, teachers):
     teacher, student = pair
     light = {"learning_rate": 0.01} if student in LIGHT else {}
     changes = {**light, **scale.of_methods.get(arm.changes["method"], {}), **arm.changes}
-    wanted = dataclasses.replace(scale.recipe, student=student, seed=seed, **changes)
+    wanted = dataclasses.replace(recipe, student=student, seed=seed, **changes)
     if not recipes.of(wanted).needs_teacher:
         return Run(f"{name_of(wanted)}-{seed}", wanted, arm, pair)
     taught_by = _teacher(teacher, scale, arm.smoothed)
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
     # The file that a seed's runs share has the crops of the recipe.
-    replays = scale.replay and hears_logits_alone(wanted) and wanted.border == scale.recipe.border
+    replays = scale.replay and hears_logits_alone(wanted) and wanted.border == recipe.border
     return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, pair, taught_by.name, replays)
 
 
@@ -193,8 +216,10 @@ def cpu(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    epochs, every = 8, 4
-    images = settings.Settings(epochs=epochs, decay_epochs=shortened(epochs), train_limit=5000, judged_every=every)
+    epochs, longer = 8, 40
+    images = settings.Settings(
+        epochs=epochs, decay_epochs=shortened(epochs), judged_every=epochs // 2, train_limit=5000
+    )
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
     jpegs = settings.ImageNet(epochs=8, decay_epochs=(5, 7), batch_size=50, learning_rate=0.05, image_size=64)
@@ -208,6 +233,21 @@ def cpu(preset):
             stand_ins=pairs,
             methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
             of_methods={**_negatives(4096), "dkd": {"warm_up_epochs": 1}},
+            usual=Length(
+                {"epochs": longer, "decay_epochs": shortened(longer), "judged_every": longer // 4, "views": epochs},
+                (
+                    ("epochs", f"students {longer}, teachers {epochs}; decays at the same parts", "240"),
+                    ("judged", f"every {longer // 4} epochs", "every one"),
+                    ("crops and flips", f"come again after {epochs} epochs", "always others"),
+                ),
+            ),
+            large=Length(
+                {},
+                (
+                    ("epochs", f"{epochs}, decays at the same parts, for so many runs", "240"),
+                    ("judged", f"every {epochs // 2} epochs", "every one"),
+                ),
+            ),
             replay=True,
             cuts=(
                 (
@@ -216,7 +256,6 @@ def cpu(preset):
                     "WRN-40-2 to WRN-16-2 and others",
                 ),
                 ("images", "students 5,000, every class alike, others for each seed; teachers all", "50,000"),
-                ("epochs", f"{epochs}, decays at the same parts; judged every {every}", "240; judged every one"),
             ),
             cuts_of={"crd": ("CRD's negatives", "4,096", "16,384"), "dkd": ("DKD's warm-up", "1 epoch", "20")},
         ),

@@ -52,6 +52,7 @@ class Study(NamedTuple):
         arms: Tuple of `Arm`.
         claims: Tuple of `Claim`.
         data: Of which data set.
+        large: Whether it has so many runs, or so many of teachers that run, that a short budget is stretched thin.
         over: Name of the arm from which the others' differences count.
         notes: What the paper leaves open, and how it is read here.
     """
@@ -60,6 +61,7 @@ class Study(NamedTuple):
     arms: tuple
     claims: tuple = ()
     data: str = CIFAR100
+    large: bool = False
     over: str = "KD"
     notes: str = ""
 
@@ -278,6 +280,7 @@ STUDIES = {
         "CIFAR-100",
         _of_methods(_PAIRS, _METHODS, {"kd": kd(), "wsl": wsl()}),  # As other tables have them: the same runs.
         (Claim("WSL", "KD"), Claim("KD", "labels"), Claim("WSL", "CRD")),
+        large=True,
         notes="All but WSL is quoted from CRD's table. AB and FSP train first and have labels alone after; CRD is "
         "without KD.",
     ),
@@ -337,12 +340,14 @@ STUDIES = {
             Claim("WSL", "WSL, 100 % of regularization samples left out"),
             Claim("WSL", "WSL, 100 % of other samples left out"),
         ),
+        large=True,
         notes="The caption says WRN-40-1, and the numbers are WRN-16-2's of the other tables: read so here.",
     ),
     "8": Study(
         "WSL's weights on other losses",
         _weighted(),
         tuple(Claim(f"{shown(method)} + WSL's weights", shown(method)) for method in ("rkd", *BEYOND)),
+        large=True,
         over="RKD",
         notes="The paper weights RKD alone, by the mean weight of the examples involved; its RKD baselines are not "
         "those of CRD's table. All other losses are beyond it.",
@@ -405,6 +410,7 @@ STUDIES = {
             for name, changes in _RECIPES.items()
         ),
         tuple(Claim(name, "as CRD's") for name in list(_RECIPES)[1:]),
+        large=True,
         over="as CRD's",
         notes="The paper says CRD's settings; its author, that runs were made inside Overhaul's code, whose teacher "
         "has the statistics of the batch, with Nesterov's momentum and crops that reflect the image. Reproductions of "
@@ -435,6 +441,7 @@ STUDIES = {
             for name, changes in {"WSL": wsl(), **_WITH_WSL}.items()
         ),
         tuple(Claim(name, "WSL") for name in _WITH_WSL),
+        large=True,
         over="WSL",
         notes="None of the papers has these. The best numbers known of 240 epochs with crops and flips are, by pair in "
         "this order, 76.65 (WTTM + ITRD), 75.66 (ReviewKD++), 72.53 (KD++) and 77.50 (LumiNet).",
@@ -443,6 +450,7 @@ STUDIES = {
         "Online against offline distillation",
         _online(),
         tuple(Claim(f"online, τ = {t}", f"offline, τ = {t}") for t in (1, 4)),
+        large=True,
         over="offline, τ = 4",
         notes="Of Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245: soft labels alone, the teacher's "
         "checkpoint of the same epoch. The paper's numbers are from memory, for orientation.",
