@@ -216,7 +216,7 @@ def cpu(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    epochs, longer = 8, 40
+    epochs, longer = 8, 32
     images = settings.Settings(
         epochs=epochs, decay_epochs=shortened(epochs), judged_every=epochs // 2, train_limit=5000
     )

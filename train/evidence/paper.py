@@ -52,7 +52,8 @@ class Study(NamedTuple):
         arms: Tuple of `Arm`.
         claims: Tuple of `Claim`.
         data: Of which data set.
-        large: Whether it has so many runs, or so many of teachers that run, that a short budget is stretched thin.
+        large: Whether a short budget gives its students fewer epochs: it has many runs, or many whose teacher runs, or
+            shares them with such a study.
         over: Name of the arm from which the others' differences count.
         notes: What the paper leaves open, and how it is read here.
     """
@@ -363,6 +364,7 @@ STUDIES = {
             )
         ),
         tuple(Claim(f"WSL, α = {alpha}", f"sigmoid, α = {alpha}") for alpha in (2, 3, 4)),
+        large=True,
         over="sigmoid, α = 2",
     ),
     "10": Study(
@@ -380,6 +382,7 @@ STUDIES = {
             }.items()
         ),
         (Claim("α = 2.25", "α = 1"), Claim("α = 2.25", "α = 4")),
+        large=True,
         over="α = 2.25",
     ),
     "10-imagenet": Study(
