@@ -9,7 +9,7 @@ recipe leaves open, `scale` tells its weights of examples from its larger loss, 
 paper has. Budgets:
 
 - `smoke`: minutes, on the digits or a few batches; whether everything works. Its pages go to --out.
-- `cpu`: real data, small networks, few epochs: within two hours on two cores.
+- `cpu`: real data, small networks, few epochs: planned for two hours on two cores.
 - `paper`: the recipes, five seeds; for a GPU.
 
 Each run is a script of this folder in a process of its own. Stopped and started again it goes on; a run that several

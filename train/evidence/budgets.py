@@ -211,7 +211,7 @@ def smoke(preset):
 
 
 def cpu(preset):
-    """Real data, small networks and few epochs: within two hours a table on two cores, its teachers included.
+    """Real data, small networks and few epochs: planned for two hours a table on two cores, beside its teachers.
 
     Args:
         preset: Of MultiNLI's networks.
