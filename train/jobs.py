@@ -94,8 +94,7 @@ def train(runs, data_dir, *, jobs=1, after=None):
     """
     runs = {pathlib.Path(out): wanted for out, wanted in runs.items()}
     for out, wanted in runs.items():
-        # Compared as settings: a run may be older than some of the flags, which then have their defaults.
-        if (out / "run.flags").exists() and _read(out / "run.flags", type(wanted)) != wanted:
+        if (out / "run.flags").exists():
             record.open_run(out, wanted, resume=True)
     turn = threading.Lock()
 
@@ -187,15 +186,7 @@ def settings_of(folder):
     folder = pathlib.Path(folder)
     if not (folder / "result.json").exists():
         raise FileNotFoundError(f"{folder} holds no finished run: there is no result.json. Go on with it by --resume.")
-    return _read(folder / "run.flags")
-
-
-def _read(path, kind=settings.Settings):
-    """The settings of a kind in a `run.flags`."""
-    values = flags.FlagValues()
-    settings.define_flags(values, kind)
-    values(["run", *path.read_text().splitlines()])
-    return settings.from_flags(values, kind)
+    return settings.read(folder / "run.flags")
 
 
 def pair(folder, splits, split="train"):

@@ -12,6 +12,7 @@ import time
 from importlib import metadata
 
 import keras
+from absl import flags
 
 import settings as settings_file
 from keras_wsl.files import exclusive, make_folder, write_atomically
@@ -38,7 +39,7 @@ def open_run(out, settings, *, resume):
     out = pathlib.Path(out)
     path, lines = out / "run.flags", settings_file.to_lines(settings)
     if path.exists():
-        there = path.read_text().splitlines()
+        there = _lines_of(path, type(settings))
         if differing := sorted(set(there) ^ set(lines)):
             raise ValueError(
                 f"--out={out} holds another run; these settings differ: {' '.join(differing)}. Choose another --out, "
@@ -59,6 +60,14 @@ def open_run(out, settings, *, resume):
     if not os.access(out, os.W_OK):
         raise ValueError(f"--out={out} cannot be written to. Make it so that it can, to go on with the run there.")
     return out
+
+
+def _lines_of(path, kind):
+    """The lines of a `run.flags`, and those of settings that are newer than it."""
+    try:
+        return settings_file.to_lines(settings_file.read(path, kind))
+    except flags.Error:  # A run of another kind.
+        return path.read_text().splitlines()
 
 
 @contextlib.contextmanager

@@ -171,6 +171,18 @@ def from_flags(values, kind=Settings):
     return kind(**settings)
 
 
+def read(path, kind=Settings):
+    """The settings of a kind in a `run.flags`; those that are newer than the file have their defaults.
+
+    Raises:
+        absl.flags.Error: If it is of another kind.
+    """
+    values = flags.FlagValues()
+    define_flags(values, kind)
+    values(["run", *path.read_text().splitlines()])
+    return from_flags(values, kind)
+
+
 def numbers(name, items):
     """The floats that a flag of this name lists.
 

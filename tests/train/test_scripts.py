@@ -198,6 +198,19 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
 
 
+def test_a_run_that_is_older_than_a_setting_goes_on(tmp_path):
+    record.open_run(tmp_path / "run", SMALL, resume=False)
+    path = tmp_path / "run" / "run.flags"
+    older = [line for line in path.read_text().splitlines() if not line.startswith(("--judged_every", "--beside"))]
+    path.write_text("\n".join(older) + "\n")
+    assert record.open_run(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
+    with pytest.raises(ValueError, match="these settings differ: --judged_every=1 --judged_every=2. Choose"):
+        record.open_run(tmp_path / "run", dataclasses.replace(SMALL, judged_every=2), resume=True)
+    record.open_run(tmp_path / "records", settings.ImageNet(), resume=False)
+    with pytest.raises(ValueError, match="holds another run; these settings differ: .*--student=imagenet_resnet18"):
+        record.open_run(tmp_path / "records", SMALL, resume=True)
+
+
 def test_help_lists_the_settings_of_a_run():
     values = flags.FlagValues()
     settings.define_flags(values)
