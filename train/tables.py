@@ -3,10 +3,10 @@
     python train/tables.py --table=6 --budget=cpu --data_dir=cifar100.npz --out=runs/tables
 
 plans the runs that it needs, says what is left and how long that takes, trains it, and writes `tableN.md` to --results,
-with the paper's numbers beside these. Tables are 1 to 11 of the WSL paper (`10-imagenet` for the second part of 10),
-its `figure2` and `figure4`, and `online` of the paper on supervision complexity. Of our own, `recipe` tries what WSL's
-recipe leaves open, `scale` tells its weights of examples from its larger loss, and `best` has combinations that no
-paper has. Budgets:
+with the paper's numbers beside these; and the pages of other tables that share its runs. Tables are 1 to 11 of the WSL
+paper (`10-imagenet` for the second part of 10), its `figure2` and `figure4`, and `online` of the paper on supervision
+complexity. Of our own, `recipe` tries what WSL's recipe leaves open, `scale` tells its weights of examples from its
+larger loss, and `best` has combinations that no paper has. Budgets:
 
 - `smoke`: minutes, on the digits or a few batches; whether everything works. Its pages go to --out.
 - `cpu`: real data, small networks, few epochs: planned for two hours on two cores.
@@ -160,14 +160,20 @@ class Work:
         return "\n".join([f"{head}{total}{unknown}.", *lines])
 
     def lines(self):
-        """The finished runs by arm, as `page.Line`s, and facts on the teachers."""
+        """The finished runs by arm, as `page.Line`s, and facts on the teachers and on what was not run."""
         lines = {}
         for run in self.students:
             if not self.kept.has(run.name):
                 continue
-            new = page.Line(run.arm, run.pair, {}, f"runs/{run.name}/run.flags")
-            lines.setdefault((run.pair, run.arm.name), new).rows[run.wanted.seed] = self.kept.row(run.name)
-        return list(lines.values()), self._facts()
+            line = lines.setdefault((run.pair, run.arm.name), page.Line(run.arm, run.pair, {}, {}))
+            line.rows[run.wanted.seed] = self.kept.row(run.name)
+            line.flags[run.wanted.seed] = f"runs/{run.name}/run.flags"
+        facts = self._facts()
+        for pair in dict.fromkeys(run.pair for run in self.students):
+            arms = dict.fromkeys(run.arm.name for run in self.students if run.pair == pair)
+            if missing := [name for name in arms if (pair, name) not in lines]:
+                facts[f"Not run, {' → '.join(pair)}"] = "; ".join(missing)
+        return list(lines.values()), facts
 
     def _facts(self):
         found = {}
@@ -191,38 +197,61 @@ def called(name):
     return f"table {name}" if name[0].isdigit() else name
 
 
-def write(name, study, out, results, preset, budgets):
-    """Writes the page of a study, with a part for each budget of which a run is finished; returns its path."""
-    results, parts, file_name = pathlib.Path(results), [], called(name).replace(" ", "")
-    heading = f"{called(name).capitalize()}: {study.title}" if name[0].isdigit() else study.title
-    for budget in budgets:
-        scale = BUDGETS[budget](preset)[study.data]
-        lines, facts = Work(study, scale, MOST_SEEDS, out, results).lines()
-        if lines:
-            image = f"{file_name}_{budget}.png"
-            picture.plot(lines, f"{heading}, budget {budget}", results / image)
-            parts.append(page.markdown(study, budget, lines, cuts(study, scale), facts) + f"\n![Accuracies]({image})\n")
-    notes = f"{study.notes}\n\n" if study.notes else ""
-    path = results / f"{file_name}.md"
-    record.write_text(path, f"# {heading}\n\nMade by `train/tables.py --table={name}`.\n\n{notes}" + "\n".join(parts))
-    return path
+def page_of(name):
+    """The file of a study's page, without its ending: `table6`."""
+    return called(name).replace(" ", "")
 
 
-def write_claims(out, results, preset, budgets):
-    """Writes `claims.md`: what all tables were to show and what was measured of it; returns its path."""
-    results, parts = pathlib.Path(results), []
-    for budget in budgets:
-        scales, found = BUDGETS[budget](preset), {}
-        for name, study in paper.STUDIES.items():
-            lines, _ = Work(study, scales[study.data], MOST_SEEDS, out, results).lines()
-            found[called(name)] = page.tested(lines, study)
+def heading(name):
+    """What stands above the page of a study: `Table 4: ImageNet`, or the title alone."""
+    title = paper.STUDIES[name].title
+    return f"{called(name).capitalize()}: {title}" if name[0].isdigit() else title
+
+
+def write(out, results, preset, budgets):
+    """Writes the page of every study of which a run is finished, since studies share runs, and that of all claims.
+
+    Args:
+        out: Folder of the runs.
+        results: Folder of the pages.
+        preset: Of MultiNLI's networks; that of the runs that are kept, if none of them is of this one.
+        budgets: Names of those that have a part on the pages.
+    """
+    results, claimed = pathlib.Path(results), {budget: {} for budget in budgets}
+    preset = _kept_preset(Kept(results / "runs"), preset)
+    for name, study in paper.STUDIES.items():
+        parts, title, file_name = [], heading(name), page_of(name)
+        for budget in budgets:
+            scale = BUDGETS[budget](preset)[study.data]
+            lines, facts = Work(study, scale, MOST_SEEDS, out, results).lines()
+            if lines:
+                image = f"{file_name}_{budget}.png"
+                picture.plot(lines, f"{title}, budget {budget}", results / image)
+                text = page.markdown(study, budget, lines, cuts(study, scale), facts)
+                parts.append(f"{text}\n![Accuracies]({image})\n")
+                claimed[budget][called(name)] = page.tested(lines, study)
+        if parts:
+            notes = [study.notes] if study.notes else []
+            text = "\n\n".join([f"# {title}", f"Made by `train/tables.py --table={name}`.", *notes, "\n".join(parts)])
+            record.write_text(results / f"{file_name}.md", text)
+    _write_claims(claimed, results)
+
+
+def _kept_preset(kept, preset):
+    found = {row["student"] for row in kept.rows() if "--sequence_length=" in row["flags"]}
+    return preset if not found or pathlib.PurePath(preset).name in found else min(found)
+
+
+def _write_claims(claimed, results):
+    """Writes `claims.md`, what all tables were to show and what was measured of it, by budget and study."""
+    parts = []
+    for budget, found in claimed.items():
         if any(found.values()):
             image = f"claims_{budget}.png"
             picture.forest(found, f"Claims, budget {budget}", results / image)
             parts.append(f"## Budget `{budget}`\n\n{page.overview(found)}\n![Differences]({image})\n")
-    path = results / "claims.md"
-    record.write_text(path, "# What the tables were to show\n\nMade by `train/tables.py`.\n\n" + "\n".join(parts))
-    return path
+    text = "# What the tables were to show\n\nMade by `train/tables.py`.\n\n" + "\n".join(parts)
+    record.write_text(results / "claims.md", text)
 
 
 def _figure2(work, data_dir):
@@ -281,9 +310,9 @@ def run(values):
         path = {"figure2": _figure2, "figure4": _figure4}[values.table](work, data_dir)
     else:
         of_page = ["smoke"] if smoke else [budget for budget in BUDGETS if budget != "smoke"]
-        path = write(values.table, study, values.out, results, values.preset, of_page)
-        write_claims(values.out, results, values.preset, of_page)
-    print(path)
+        write(values.out, results, values.preset, of_page)
+        path = pathlib.Path(results) / f"{page_of(values.table)}.md"
+    print(path if path.exists() else f"No run of {called(values.table)} is finished: there is no page.")
     return int(bool(failed))
 
 

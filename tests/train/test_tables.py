@@ -230,7 +230,7 @@ def _line(name, accuracies, pair=("resnet20", "resnet8"), study="5"):
         seed: {"test_accuracy": a / 100, "best_accuracy": a / 100 + 0.01, "best_epoch": 3, "regularization_share": 0.25}
         for seed, a in enumerate(accuracies)
     }
-    return page.Line(arm, pair, rows, f"runs/{name}/run.flags")
+    return page.Line(arm, pair, rows, {seed: f"runs/{name}-{seed}/run.flags" for seed in rows})
 
 
 def test_a_table_has_both_numbers_and_their_differences():
@@ -239,7 +239,8 @@ def test_a_table_has_both_numbers_and_their_differences():
     assert (kd["paper"], kd["ours, last epoch"], kd["n"], kd["over KD: ours"]) == ("74.92", "51.00 ± 1.41", "2", "")
     assert kd["best epoch"] == "52.00 ± 1.41 (3 ± 0)" and kd["ours - paper"] == "-23.92"
     assert (wsl["over KD: paper"], wsl["over KD: ours"]) == ("+0.86", "+1.50")
-    assert wsl["flags"] == "[run.flags](runs/WSL/run.flags)" and "samples, %: paper" not in wsl
+    assert wsl["run.flags by seed"] == "[0](runs/WSL-0/run.flags), [1](runs/WSL-1/run.flags)"
+    assert "samples, %: paper" not in wsl
 
 
 def test_counts_are_shown_where_the_paper_has_them():
@@ -265,21 +266,32 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
             if run.arm.name == name:
                 share = {"last_epoch": {"regularization_share": 0.3}}
                 _finish(tmp_path / "runs" / run.name, test_accuracy=accuracy + 0.1 * run.wanted.seed, **share)
-    text = tables.write_claims(tmp_path / "out", tmp_path, "preset", ("cpu", "paper")).read_text()
+    tables.write(tmp_path / "out", tmp_path, "preset", ("cpu", "paper"))
+    text = (tmp_path / "claims.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| [table")]
     # KD and WSL of table 5 are arms of another too, and were trained for both.
     assert [row.split("|")[1].strip() for row in rows] == ["[table 6](table6.md)"]
     assert "WSL, τ = 4 > KD, τ = 4" in rows[0] and "| +10.00 | +10.00 to +10.00 | 2 | 0.000 | holds |" in rows[0]
     assert text.count("## Budget") == 1 and (tmp_path / "claims_cpu.png").exists()
+    # Every table that shares one of these runs has its page, and no other has.
+    assert {path.name for path in tmp_path.glob("table*.md")} == {f"table{n}.md" for n in (1, 2, 5, 6, 9)}
+    assert (tmp_path / "scale.md").exists() and not (tmp_path / "best.md").exists()
+
+
+def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
+    (kd,) = (run for run in _plan("11", CPU)[1] if run.arm.name == "KD")
+    flags = "--student=folders/preset\n--sequence_length=48\n"
+    _finish(tmp_path / "runs" / kd.name, flags, student="preset")
+    tables.write(tmp_path / "out", tmp_path, "bert_base_en", ("cpu",))
+    assert "| preset → preset | KD | 75.50 | 50.00 |" in (tmp_path / "table11.md").read_text()
 
 
 # What is kept.
 
 
-def _finish(folder, **changes):
-    lines = ["--student=resnet8", "--teacher=", "--soft_labels=", "--epochs=2"]
+def _finish(folder, flags="--student=resnet8\n--teacher=\n--soft_labels=\n--epochs=2\n", **changes):
     result = {"student": "resnet8", "test_accuracy": 0.5, "seconds": 20.0, "train_examples": 100, "epochs": 2}
-    record.write_text(folder / "run.flags", "\n".join(lines) + "\n")
+    record.write_text(folder / "run.flags", flags)
     record.write_csv(folder / "epochs.csv", [{"epoch": 1, "val_accuracy": 0.5}])
     record.write_json(folder / "result.json", {**result, "device": record.environment()["device"], **changes})
 
@@ -378,11 +390,12 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
         for run in _plan("2", scales, seeds=2)[1]:
             if run.arm.name == "labels":
                 _finish(results / "runs" / run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
-    path = tables.write("2", paper.STUDIES["2"], tmp_path / "runs", results, "preset", ("cpu", "paper"))
-    text = path.read_text()
-    assert path == results / "table2.md" and text.index("## Budget `cpu`") < text.index("## Budget `paper`")
+    tables.write(tmp_path / "runs", results, "preset", ("cpu", "paper"))
+    text = (results / "table2.md").read_text()
+    assert text.index("## Budget `cpu`") < text.index("## Budget `paper`")
     assert "| resnet20 → resnet8 | labels | 73.26 | 40.00 ± 0.00 |" in text
     assert "| 73.26 | 75.00 ± 0.00 |" in text and "smoke" not in text
+    assert "Not run, resnet20 → resnet8: KD; KD, label's logit masked" in text
     for budget in ("cpu", "paper"):
         assert f"![Accuracies](table2_{budget}.png)" in text and (results / f"table2_{budget}.png").exists()
 

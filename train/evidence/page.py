@@ -19,13 +19,13 @@ _TESTED = (
 class Line(NamedTuple):
     """The finished runs of one arm: its `paper.Arm`, `(teacher, student)` here, and dicts by seed.
 
-    `flags` is where the `run.flags` of the first of them lies, from the page.
+    `rows` are their results, `flags` the places of their `run.flags`, from the page.
     """
 
     arm: object
     pair: tuple
     rows: dict
-    flags: str
+    flags: dict
 
     def values(self, what="accuracy"):
         """A dict of seeds to percent: the last epoch's `accuracy`, the `best` epoch's, or regularization samples."""
@@ -133,7 +133,7 @@ def table(lines, study):
         if counted:
             row["samples, %: paper"] = _number(line.arm.samples and 100 * line.arm.samples / EXAMPLES, ".1f")
             row["samples, %: ours"] = _spread(line.values(SAMPLES), 1)
-        row["flags"] = f"[run.flags]({line.flags})" if line.rows else ""
+        row["run.flags by seed"] = ", ".join(f"[{seed}]({path})" for seed, path in sorted(line.flags.items()))
         shown.append(row)
     return shown
 
