@@ -67,7 +67,8 @@ class Jpegs(Normalized):
     def report(self):
         """What a run's record should say of it: `{name: count}`, and the first of the images left out."""
         left_out = self.unreadable.names
-        return {"examples": len(self), "unreadable_images": len(left_out), "unreadable": left_out[:20]}
+        counts = {"examples": len(self), "classes": len(self.classes)}
+        return {**counts, "unreadable_images": len(left_out), "unreadable": left_out[:20]}
 
     def _set_sizes(self):
         for name in ("image_size", "resize"):

@@ -31,7 +31,7 @@ class Labelled:
     @property
     def report(self):
         """What a run's record should say of it: `{name: count}`."""
-        return {"examples": len(self)}
+        return {"examples": len(self), "classes": len(self.classes)}
 
     def steps_per_epoch(self, batch_size):
         """Batches of an epoch, the smaller last one among them."""

@@ -76,7 +76,7 @@ class SentencePairs(Labelled):
     @property
     def report(self):
         """What a run's record should say of it: `{name: count}`."""
-        return {"examples": len(self), "truncated_pairs": int(self.truncated.sum())}
+        return {**super().report, "truncated_pairs": int(self.truncated.sum())}
 
     def inputs(self, rows):
         """What a BERT is fed for the pairs at some positions.

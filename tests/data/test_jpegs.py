@@ -138,7 +138,7 @@ def test_classes_and_files_are_in_alphabetical_order(tree):
         "n03_7.JPEG",
     ]
     assert (len(train), len(test), train.input_shape) == (24, 24, (16, 16, 3))
-    assert train.report == {"examples": 24, "unreadable_images": 0, "unreadable": []}
+    assert train.report == {"examples": 24, "classes": 3, "unreadable_images": 0, "unreadable": []}
     assert train.unreadable is test.unreadable
     assert imagenet(tree).train.resize == 256 and imagenet(tree, image_size=112).train.resize == 128
 

@@ -75,7 +75,11 @@ def test_both_sentences_stand_between_the_start_and_the_ends(tokenizer):
         first = text.split().index("[SEP]") + 1
         assert pairs.segment_ids[row].tolist() == [0] * first + [1] * (count - first) + [0] * (16 - count)
         assert pairs.lengths[row] == count
-    assert pairs.truncated.tolist() == [False] * 3 and pairs.report == {"examples": 3, "truncated_pairs": 0}
+    assert pairs.truncated.tolist() == [False] * 3 and pairs.report == {
+        "examples": 3,
+        "classes": 3,
+        "truncated_pairs": 0,
+    }
     assert pairs.input_shape == (16,) and pairs.augmentation == {}
     inputs = pairs.inputs(np.array([2, 0]))
     assert inputs["padding_mask"].tolist() == [[1] * 6 + [0] * 10, [1] * 10 + [0] * 6]
@@ -103,7 +107,7 @@ def test_truncated_pairs_are_counted_over_all_chunks(tokenizer, monkeypatch):
     sizes = [len(f"{first} {second}".split()) + 3 for first, second in texts]
     np.testing.assert_array_equal(pairs.lengths, np.minimum(sizes, 15))
     np.testing.assert_array_equal(pairs.truncated, np.array(sizes) > 15)
-    assert pairs.report == {"examples": 40, "truncated_pairs": sum(size > 15 for size in sizes)}
+    assert pairs.report == {"examples": 40, "classes": 3, "truncated_pairs": sum(size > 15 for size in sizes)}
     np.testing.assert_array_equal(pairs.index, np.arange(40)[::-1])
     for tokens, segments, (first, second), size in zip(pairs.token_ids, pairs.segment_ids, texts, pairs.lengths):
         shown = [tokens[1:size][segments[1:size] == k][:-1].tolist() for k in range(2)]
@@ -164,7 +168,7 @@ def test_parts_keep_every_field():
     rows = [list(pairs.index).index(number) for number in held.index]
     for name in pairs.ROWS:
         np.testing.assert_array_equal(getattr(held, name), getattr(pairs, name)[rows])
-    assert held.report == {"examples": 60, "truncated_pairs": int(pairs.truncated[rows].sum())}
+    assert held.report == {"examples": 60, "classes": 3, "truncated_pairs": int(pairs.truncated[rows].sum())}
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ def test_fields(data_dir):
     assert (len(train), len(test), train.input_shape) == (150, 40, (12, 12, 3))
     assert train.steps_per_epoch(64) == 3 and len(train.shards) == 3
     assert [number > 0 for _, number in train.shards] == [False, True, True]
-    assert train.report == {"examples": 150, "unreadable_images": 0, "unreadable": []}
+    assert train.report == {"examples": 150, "classes": 3, "unreadable_images": 0, "unreadable": []}
     assert train.names_of([7]) == ["train example 7 of imagenet2012/5.1.0"]
 
 

@@ -96,7 +96,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     result = json.loads((out / "result.json").read_text())
     assert f"test accuracy {result['test_accuracy']:.4f}" in ended.stdout
     assert (result["train_examples"], result["test_examples"]) == (16, 12)
-    assert result["data"]["test"] == {"examples": 12, "unreadable_images": 0, "unreadable": []}
+    assert result["data"]["test"] == {"examples": 12, "classes": 6, "unreadable_images": 0, "unreadable": []}
     assert result["settings"] == (out / "run.flags").read_text().splitlines()
     (row,) = record.read_csv(out / "epochs.csv")
     # WSL as published for ImageNet, beside the whole loss of the labels.
@@ -141,7 +141,7 @@ def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
     folder, bad = _damaged(tree, tmp_path)
     wanted = dataclasses.replace(SMALL, train_limit=0, epochs=1, decay_epochs=())
     result = trainer.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
-    assert result["data"]["train"] == {"examples": 24, "unreadable_images": 1, "unreadable": [str(bad)]}
+    assert result["data"]["train"] == {"examples": 24, "classes": 6, "unreadable_images": 1, "unreadable": [str(bad)]}
     assert "test_top_5_accuracy" in result
     with pytest.raises(data.UnreadableImages, match=r"1 images could not be read, and the limit is 0.*train_1.JPEG"):
         trainer.run(wanted, _splits(folder, unreadable_limit=0), tmp_path / "strict", verbose=0)

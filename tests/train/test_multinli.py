@@ -95,8 +95,8 @@ def _weights(path):
 @pytest.mark.usefixtures("no_saved_model")
 def test_labels_alone(preset, tmp_path):
     result = _run(_small(preset), tmp_path / "run")
-    assert result["data"]["train"] == {"examples": 24, "truncated_pairs": 5}
-    assert result["data"]["test"] == {"examples": 12, "truncated_pairs": 2}
+    assert result["data"]["train"] == {"examples": 24, "classes": 3, "truncated_pairs": 5}
+    assert result["data"]["test"] == {"examples": 12, "classes": 3, "truncated_pairs": 2}
     assert 0 <= result["mismatched_accuracy"] <= 1 and "teacher_mismatched_accuracy" not in result
     model = keras.saving.load_model(tmp_path / "run" / "student.keras", compile=False)
     assert model.get_layer("backbone").num_layers == 2
