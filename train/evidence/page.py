@@ -202,7 +202,7 @@ def claims(found):
             "ours": f"{one.measured.mean:+.2f}",
             "95 % interval": "" if one.measured.seeds < 2 else f"{one.measured.low:+.2f} to {one.measured.high:+.2f}",
             "n": str(one.measured.seeds),
-            "p, Holm": "" if math.isnan(one.p) else f"{one.p:.3f}",
+            "p, Holm": "" if math.isnan(one.p) else "< 0.001" if one.p < 0.001 else f"{one.p:.3f}",
             "so": one.verdict,
         }
         for one in found
