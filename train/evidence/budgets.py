@@ -101,18 +101,19 @@ def plan(study, scale, seeds):
     Returns:
         Dict of names to the `Run` of each teacher, and a list of `Run`.
     """
-    teachers, students = {}, []
+    teachers, students = {}, {}
     recipe = dataclasses.replace(scale.recipe, **_length(study, scale).changes)
-    for seed in range(seeds):
-        seen = set()
-        for arm in study.arms:
-            pair = _pair(arm, scale)
-            if pair is None or (scale.methods is not None and arm.changes["method"] not in scale.methods):
-                continue
-            if (pair, arm.name) not in seen:  # Two pairs of the paper may have one stand-in: the first is shown.
-                students.append(_student(arm, pair, recipe, scale, seed, teachers))
-            seen.add((pair, arm.name))
-    return teachers, students
+    for arm in study.arms:
+        pair = _pair(arm, scale)
+        if pair is None or (scale.methods is not None and arm.changes["method"] not in scale.methods):
+            continue
+        if (pair, arm.name) not in students:  # Two pairs of the paper may have one stand-in: the first is shown.
+            students[pair, arm.name] = _student(arm, pair, recipe, scale, teachers)
+    return teachers, [_of_seed(run, seed) for seed in range(seeds) for run in students.values()]
+
+
+def _of_seed(run, seed):
+    return run._replace(name=f"{run.name}-{seed}", wanted=dataclasses.replace(run.wanted, seed=seed))
 
 
 def cuts(study, scale):
@@ -131,19 +132,20 @@ def _pair(arm, scale):
     return arm.pair if scale.stand_ins is None else scale.stand_ins.get(arm.pair)
 
 
-def _student(arm, pair, recipe, scale, seed, teachers):
+def _student(arm, pair, recipe, scale, teachers):
+    """The run of an arm's student, of whatever seed."""
     teacher, student = pair
     light = {"learning_rate": 0.01} if student in LIGHT else {}
     changes = {**light, **scale.of_methods.get(arm.changes["method"], {}), **arm.changes}
-    wanted = dataclasses.replace(recipe, student=student, seed=seed, **changes)
+    wanted = dataclasses.replace(recipe, student=student, **changes)
     if not recipes.of(wanted).needs_teacher:
-        return Run(f"{name_of(wanted)}-{seed}", wanted, arm, pair)
+        return Run(name_of(wanted), wanted, arm, pair)
     taught_by = _teacher(teacher, scale, arm.smoothed)
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
     # The file that a seed's runs share has the crops of the recipe.
     replays = scale.replay and hears_logits_alone(wanted) and wanted.border == recipe.border
-    return Run(f"{name_of(wanted, teacher=taught_by.name)}-{seed}", wanted, arm, pair, taught_by.name, replays)
+    return Run(name_of(wanted, teacher=taught_by.name), wanted, arm, pair, taught_by.name, replays)
 
 
 def _teacher(name, scale, smoothed):
