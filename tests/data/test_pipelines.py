@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl.data import Examples, arrays, eval_batches, seeded, train_batches
+from keras_wsl.data import Examples, arrays, eval_batches, seeded, train_batches, view_batches
 
 FRAMEWORKS = ["numpy", "tensorflow"]
 # "tensorflow" would be taken for the marker of tests that need that backend; tf.data runs beside any.
@@ -202,6 +202,18 @@ def test_unknown_framework_and_batch_size_of_eval_are_refused():
         eval_batches(make(), 64, framework="mxnet")
     with pytest.raises(ValueError, match="batch_size is 0"):
         eval_batches(make(), 0)
+
+
+def test_no_pipeline_has_a_thread_that_tunes_it():
+    """It may sleep on for up to a minute when the iterator goes: a race of TensorFlow's, not to be had on demand."""
+    pytest.importorskip("tensorflow")
+    how = {"framework": "tensorflow"}
+    for batches in (
+        train_batches(make(), seed=0, batch_size=32, **how),
+        view_batches(make(), 32, seed=0, view=0, **how),
+        eval_batches(make(), 32, **how),
+    ):
+        assert batches.options().autotune.enabled is False
 
 
 def test_auto_goes_by_the_backend():

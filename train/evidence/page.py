@@ -12,7 +12,7 @@ from evidence.paper import EXAMPLES
 SAMPLES = "regularization samples"
 _TESTED = (
     "Differences in points; runs of a seed share initial weights and batches, and are compared as pairs (Student's t, "
-    "two-sided; Holm's correction over the claims of one table).\n"
+    "two-sided; Holm's correction over the claims of one table that are measured).\n"
 )
 
 
