@@ -40,7 +40,7 @@ from keras_wsl.models.weights import read_network, save_weights
 
 NAMES = (*paper.STUDIES, *paper.FIGURES)
 MOST_SEEDS = 20  # Which a page looks for.
-EXAMPLES = 50_000  # Of a run that has all, for estimates.
+EXAMPLES = 50_000  # Of a run that has all of CIFAR-100, for estimates.
 
 
 class Work:

@@ -331,6 +331,21 @@ def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
     assert [clock(seconds) for seconds in (29, 61, 3660, 7500)] == ["0 min", "1 min", "1 h 01 min", "2 h 05 min"]
 
 
+def test_estimates_of_other_data_are_of_examples_of_their_size(tmp_path):
+    """Another image size, or another part of the network, says nothing; neither does CIFAR-100."""
+    kept, wanted = Kept(tmp_path / "kept"), CPU[paper.IMAGENET].recipe
+    _finish(tmp_path / "small")
+    _finish(tmp_path / "images", "\n".join(settings.to_lines(wanted)) + "\n", student=wanted.student, train_examples=40)
+    for name in ("small", "images"):
+        kept.take(tmp_path / name)
+    estimate = Estimate(kept.rows(), 50_000)
+    # 20 s for 2 epochs of what it had: the data set is that large.
+    assert estimate.seconds(budgets.Run("a", wanted)) == pytest.approx(10 * wanted.epochs)
+    larger = dataclasses.replace(wanted, image_size=224)
+    other = dataclasses.replace(wanted, student="imagenet_mobilenet_v1")
+    assert [estimate.seconds(budgets.Run("b", one)) for one in (larger, other)] == [None, None]
+
+
 # Whole tables.
 
 

@@ -7,6 +7,7 @@ import statistics
 
 import record
 import report
+import settings
 from benchmarks.limits import macs
 from keras_wsl import models
 
@@ -58,7 +59,7 @@ class Estimate:
 
     Args:
         rows: As of `Kept.rows`.
-        examples: Integer, of the whole training set.
+        examples: Integer, of CIFAR-100's whole training set; other data sets have as many as those that were run.
     """
 
     def __init__(self, rows, examples):
@@ -72,17 +73,23 @@ class Estimate:
     def seconds(self, run):
         """Seconds of a `budgets.Run`, or `None` where nothing like it was run.
 
-        From runs of the same two networks; else from all, by the multiplications of a step.
+        From runs of the same two networks and the same size of an example; of CIFAR-100 else from all, by the
+        multiplications of a step.
         """
         wanted = run.wanted
-        examples = wanted.train_limit or self._examples - wanted.holdout
+        size = _size(" ".join(settings.to_lines(wanted)))
         teacher = "" if run.replays else wanted.teacher
-        alike = [row for row in self._rows if (row["student"], _live(row)) == (wanted.student, teacher)]
+        of_size = [row for row in self._rows if _size(row["flags"]) == size]
+        alike = [row for row in of_size if (row["student"], _live(row)) == (wanted.student, teacher)]
+        if size and not alike:
+            return None
+        whole = alike[-1]["train_examples"] if size else self._examples - wanted.holdout
+        examples = wanted.train_limit or whole
         if alike:
             return wanted.epochs * examples * statistics.median(map(_seconds, alike))
         cost = self._cost(wanted.student, teacher)
         rates = [
-            _seconds(row) / other for row in self._rows if (other := self._cost(row["student"], _live(row))) is not None
+            _seconds(row) / other for row in of_size if (other := self._cost(row["student"], _live(row))) is not None
         ]
         return wanted.epochs * examples * cost * statistics.median(rates) if cost and rates else None
 
@@ -96,6 +103,11 @@ class Estimate:
                 self._costs[name] = None
         known = [self._costs[name] for name in names]
         return None if None in known else 3 * known[0] + sum(known[1:])
+
+
+def _size(flags):
+    """What says how large an example is, and which part of a network is trained: nothing of CIFAR-100's."""
+    return re.findall(r"--(?:image_size|sequence_length|student_layers|teacher_layers)=\S+", flags)
 
 
 def _live(row):
