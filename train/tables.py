@@ -243,15 +243,16 @@ def _kept_preset(kept, preset):
 
 
 def _write_claims(claimed, results):
-    """Writes `claims.md`, what all tables were to show and what was measured of it, by budget and study."""
+    """Writes `claims.md` if anything is measured: what tables were to show, and what they show, by budget and study."""
     parts = []
     for budget, found in claimed.items():
         if any(found.values()):
             image = f"claims_{budget}.png"
             picture.forest(found, f"Claims, budget {budget}", results / image)
             parts.append(f"## Budget `{budget}`\n\n{page.overview(found)}\n![Differences]({image})\n")
-    text = "# What the tables were to show\n\nMade by `train/tables.py`.\n\n" + "\n".join(parts)
-    record.write_text(results / "claims.md", text)
+    if parts:
+        text = "# What the tables were to show\n\nMade by `train/tables.py`.\n\n" + "\n".join(parts)
+        record.write_text(results / "claims.md", text)
 
 
 def _figure2(work, data_dir):

@@ -416,6 +416,12 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
         assert f"![Accuracies](table2_{budget}.png)" in text and (results / f"table2_{budget}.png").exists()
 
 
+def test_a_report_of_nothing_writes_nothing(tmp_path, capsys):
+    assert tables.run(_values(tmp_path, "2", report=True, data_dir=None)) == 0
+    assert "No run of table 2 is finished: there is no page." in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.md"))
+
+
 def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
     """A student on labels is one run for all teachers: ResNet-56's and ResNet-110's ResNet-20."""
     for run in _plan("3", FULL)[1]:
