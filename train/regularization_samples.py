@@ -79,13 +79,14 @@ def classes_of(folder, temperature, smoothed, names):
     return [{**shared, "class": name, "samples": round(last[f"class_{c}"])} for c, name in enumerate(names)]
 
 
-def markdown(last, runs, classes, data_name):
+def markdown(last, runs, classes, teachers, data_name):
     """The counts of the last epoch beside the paper's, what the paper found, and the classes with most.
 
     Args:
         last: Dict of `(temperature, smoothed)` to the last row of `epochs_of`.
         runs: Likewise to the rows of `report.read`.
         classes: Likewise to the rows of `classes_of`.
+        teachers: Dict of whether the labels were smoothed to that teacher's accuracy.
         data_name: What the data are called.
     """
     lines = []
@@ -95,7 +96,7 @@ def markdown(last, runs, classes, data_name):
             {
                 "temperature": f"{temperature:g}",
                 "teacher of": TEACHERS[smoothed],
-                "teacher's accuracy, %": f"{100 * runs[temperature, smoothed]['teacher_accuracy']:.2f}",
+                "teacher's accuracy, %": f"{100 * teachers[smoothed]:.2f}",
                 "regularization samples": row["training_samples"],
                 "share, %": f"{100 * row['training_share']:.1f}",
                 "of the probe, %": f"{100 * row['probe_samples'] / row['probe_examples']:.1f}",
@@ -105,7 +106,9 @@ def markdown(last, runs, classes, data_name):
             }
         )
     said = ""
-    for temperature in sorted({key[0] for key in last}):
+    for temperature in sorted({temperature for temperature, _ in last}):
+        if not all((temperature, kind) in last for kind in TEACHERS):
+            continue
         plain, smoothed = (last[temperature, kind] for kind in TEACHERS)
         more = 100 * (smoothed["training_share"] - plain["training_share"])
         better = 100 * (smoothed["test_accuracy"] - plain["test_accuracy"])
@@ -165,11 +168,12 @@ def plot(rows, path):
     plt.close(figure)
 
 
-def write(students, names, results, data_name):
+def write(students, teachers, names, results, data_name):
     """Writes the five files.
 
     Args:
         students: Dict of `(temperature, smoothed)` to the folder of the finished run.
+        teachers: Dict of whether the labels were smoothed to the accuracy of that teacher.
         names: Those of the classes.
         results: Folder of the files.
         data_name: What the data are called.
@@ -183,7 +187,7 @@ def write(students, names, results, data_name):
     record.write_csv(results / "figure2_runs.csv", list(runs.values()))
     record.write_csv(results / "figure2_classes.csv", list(itertools.chain(*classes.values())))
     last = {key: lines[-1] for key, lines in epochs.items()}
-    record.write_text(results / "figure2.md", markdown(last, runs, classes, data_name))
+    record.write_text(results / "figure2.md", markdown(last, runs, classes, teachers, data_name))
     plot(rows, results / "figure2.png")
 
 
@@ -205,7 +209,8 @@ def run(wanted, values):
     jobs.train_all(teachers, data_dir, jobs=values.jobs)
     jobs.train_all(dict(students.values()), data_dir, jobs=values.jobs)
     folders = {key: folder for key, (folder, _) in students.items()}
-    write(folders, splits.train.classes, values.results, pathlib.Path(values.data_dir).stem)
+    accuracies = {smoothed: report.read(folder)[0]["test_accuracy"] for smoothed, folder in zip(TEACHERS, teachers)}
+    write(folders, accuracies, splits.train.classes, values.results, pathlib.Path(values.data_dir).stem)
 
 
 if __name__ == "__main__":

@@ -257,14 +257,12 @@ def _write_claims(claimed, results):
 
 def _figure2(work, data_dir):
     """Figure 2 of the students of table 1 whose seed is 0."""
-    students = {
-        (run.wanted.temperature, run.arm.smoothed): work.kept.folder / run.name
-        for run in work.students
-        if run.wanted.seed == 0 and work.kept.has(run.name)
-    }
-    if students:
+    finished = [run for run in work.students if run.wanted.seed == 0 and work.kept.has(run.name)]
+    if finished:
+        students = {(run.wanted.temperature, run.arm.smoothed): work.kept.folder / run.name for run in finished}
+        teachers = {run.arm.smoothed: work.kept.row(run.teacher)["test_accuracy"] for run in finished}
         classes = jobs.splits_of(data_dir).train.classes
-        regularization_samples.write(students, classes, work.results, pathlib.Path(data_dir).stem)
+        regularization_samples.write(students, teachers, classes, work.results, pathlib.Path(data_dir).stem)
     return work.results / "figure2.md"
 
 

@@ -70,12 +70,14 @@ def test_the_whole_path(tmp_path, processes):
 
 def test_other_temperatures_have_no_number_of_the_paper(tmp_path):
     row = {"training_samples": 5, "training_share": 0.5, "probe_samples": 1, "probe_examples": 4, "test_accuracy": 0.75}
-    keys = [(3.0, False), (3.0, True)]
+    keys = [(3.0, False), (3.0, True), (5.0, True)]  # The other student of 5 is not trained yet.
     run = {"teacher": "big", "student": "small", "train_examples": 10, "epochs": 1, "flags": "--seed=0"}
-    runs = {key: {**run, "teacher_accuracy": 0.5} for key in keys}
-    text = regularization_samples.markdown({key: row for key in keys}, runs, {key: [] for key in keys}, "digits")
+    rows, runs, classes = ({key: value for key in keys} for value in (row, run, []))
+    text = regularization_samples.markdown(rows, runs, classes, {False: 0.5, True: 0.25}, "digits")
     assert "big to small, 10 training examples of digits, 1 epochs" in text
     assert "| 3 | labels | 50.00 | 5 | 50.0 | 25.0 | 75.00 |  |  |" in text
+    assert "| 5 | smoothed labels | 25.00 |" in text
+    assert text.count("- Temperature") == 4
     assert "- Temperature 3: +0.0 points of regularization samples, +0.00 of accuracy." in text
 
 

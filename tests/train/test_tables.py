@@ -416,6 +416,25 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
         assert f"![Accuracies](table2_{budget}.png)" in text and (results / f"table2_{budget}.png").exists()
 
 
+def test_figure_2_is_of_the_first_seeds_that_are_finished(tmp_path):
+    """Its students heard their teachers from files: the teachers' accuracies are those of their own runs."""
+    teachers, students = _plan("1", SMOKE, seeds=2)
+    runs, epoch = tmp_path / "runs" / "runs", {"epoch": 1, "regularization_samples": 64, "regularization_share": 0.5}
+    for name, run in teachers.items():
+        _finish(runs / name, test_accuracy=0.75 if run.wanted.label_smoothing else 0.875)
+    for run in students[:-1]:  # All of the first seed.
+        _finish(runs / run.name, teacher="resnet8")
+        record.write_csv(runs / run.name / "epochs.csv", [{**epoch, "val_accuracy": 0.25}])
+        counts = {**epoch, "examples": 256, **{f"class_{digit}": digit for digit in range(10)}}
+        record.write_csv(runs / run.name / "tensorboard" / "regularization_samples.csv", [counts])
+    values = _values(tmp_path, "figure2", data_dir=None, report=True, seeds=2)
+    assert tables.run(values) == 0
+    text = (tmp_path / "runs" / "figure2.md").read_text()
+    assert "| 4 | labels | 87.50 | 64 | 50.0 | 25.0 | 25.00 | 35.4 | 74.92 |" in text
+    assert "| 4 | smoothed labels | 75.00 |" in text and text.count("smoothed labels | 75.00") == 3
+    assert (tmp_path / "runs" / "figure2.png").exists()
+
+
 def test_a_report_of_nothing_writes_nothing(tmp_path, capsys):
     assert tables.run(_values(tmp_path, "2", report=True, data_dir=None)) == 0
     assert "No run of table 2 is finished: there is no page." in capsys.readouterr().out
