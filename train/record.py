@@ -123,7 +123,8 @@ def history_rows(history):
 class Epochs(keras.callbacks.Callback):
     """Rewrites `epochs.csv` after every epoch, and keeps the seconds that training took, over all its processes.
 
-    The last of the callbacks, so that it sees what the others add; watched by the backup for its `seconds`.
+    The last of the callbacks, so that it sees what the others add; watched by the backup for its `seconds`. They
+    include every judging, and neither the time between two processes nor the steps that a killed one did not save.
     """
 
     def __init__(self, path):
@@ -131,17 +132,33 @@ class Epochs(keras.callbacks.Callback):
         self.path = path
         self.backup = None
         self.seconds = 0.0
-        self._started = None
+        self._clock = _Laps()
 
     def on_epoch_begin(self, epoch, logs=None):
         """Starts the clock."""
-        self._started = time.perf_counter()
+        self._clock = _Laps()
+
+    def on_train_batch_end(self, batch, logs=None):
+        """Adds the step's seconds: the backup may end this process before the next one."""
+        self.seconds += self._clock.lap()
 
     def on_epoch_end(self, epoch, logs=None):
         """Writes the rows of all epochs so far."""
-        self.seconds += time.perf_counter() - self._started
+        self.seconds += self._clock.lap()
         rows = [row for row in self.backup.history if row["epoch"] < epoch]
         write_csv(self.path, history_rows([*rows, {"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}}]))
+
+
+class _Laps:
+    """A clock of this process; an object, which no backup takes for a number to give to the next one."""
+
+    def __init__(self):
+        self._last = time.perf_counter()
+
+    def lap(self):
+        """Seconds since the lap before."""
+        before, self._last = self._last, time.perf_counter()
+        return self._last - before
 
 
 def environment():

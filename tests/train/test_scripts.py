@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.util
+import itertools
 import json
 import os
 import pathlib
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import keras
 import numpy as np
@@ -176,6 +178,25 @@ def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     resumed = _script(*flags, "--resume")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     _assert_same_run(out, tmp_path / "killed")
+
+
+def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
+    def seconds(name, *, start, ends_at=None):
+        calls = itertools.count(1)
+
+        def perf_counter():
+            call = next(calls)
+            if call == ends_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return start + call
+
+        monkeypatch.setattr(record, "time", types.SimpleNamespace(perf_counter=perf_counter))
+        return trainer.run(_taught(teacher), _splits(), tmp_path / name, resume=True, verbose=0)["seconds"]
+
+    whole = seconds("whole", start=0)
+    with pytest.raises(callbacks.Terminated, match="SIGTERM came in epoch 1. The state after its step 1 of"):
+        seconds("in_two", start=1000, ends_at=3)
+    assert seconds("in_two", start=5) == whole < 20
 
 
 def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
