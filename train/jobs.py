@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import pathlib
+import queue
 import shutil
 import subprocess
 import sys
@@ -96,10 +97,12 @@ def train(runs, data_dir, *, jobs=1, after=None):
     for out, wanted in runs.items():
         if (out / "run.flags").exists():
             record.open_run(out, wanted, resume=True)
-    turn = threading.Lock()
+    turn, shares = threading.Lock(), queue.SimpleQueue()
+    for cores in shares_of_cores(min(jobs, sum(not (out / "result.json").exists() for out in runs))):
+        shares.put(cores)
 
     def train_one(out, wanted):
-        trained = _train_one(out, wanted, data_dir, jobs, termination)
+        trained = _train_one(out, wanted, data_dir, jobs, termination, shares)
         if trained and after:
             with turn:
                 after(out)
@@ -129,12 +132,16 @@ def train_all(runs, data_dir, *, jobs=1):
         )
 
 
-def _train_one(out, wanted, data_dir, jobs, termination):
+def _train_one(out, wanted, data_dir, jobs, termination, shares):
     """Runs one unless it is finished; returns whether it was trained to its end."""
     if termination.asked or (out / "result.json").exists():
         return False
     arguments = command(out, wanted, data_dir)
-    status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination)
+    cores = shares.get()
+    try:
+        status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination, cores)
+    finally:
+        shares.put(cores)
     if status:
         if not termination.asked:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
@@ -144,10 +151,13 @@ def _train_one(out, wanted, data_dir, jobs, termination):
     return True
 
 
-def call(arguments, environment, termination):
+def call(arguments, environment, termination, cores=None):
     """Runs a command, which is sent SIGTERM when this process is: its status, and what it printed of errors."""
     with tempfile.TemporaryFile("w+") as errors:
         process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
+        if cores:
+            with contextlib.suppress(ProcessLookupError):  # It has ended already.
+                os.sched_setaffinity(process.pid, cores)
         while process.poll() is None:
             if termination.asked:
                 process.terminate()  # Again, where it had not got as far as to hear it.
@@ -157,9 +167,25 @@ def call(arguments, environment, termination):
         return process.returncode, errors.read()
 
 
+def shares_of_cores(jobs):
+    """What each of several processes has of this one's cores: a list of sets, or of `None` for all of them.
+
+    Networks that share no core are quicker: each starts as many threads as it has cores. Where an accelerator does
+    the work, where there are more processes than cores, and on systems without the call, none is bound.
+    """
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_setaffinity") else []
+    if jobs < 2 or jobs > len(cores) or _has_accelerator():
+        return [None] * jobs
+    return [set(cores[share::jobs]) for share in range(jobs)]
+
+
 def room():
     """How many small networks are trained at once: one a core, or several on an accelerator."""
-    return AT_ONCE if shutil.which("nvidia-smi") else os.cpu_count() or 1
+    return AT_ONCE if _has_accelerator() else os.cpu_count() or 1
+
+
+def _has_accelerator():
+    return shutil.which("nvidia-smi") is not None
 
 
 def file_of(data_dir, folder):

@@ -93,8 +93,37 @@ def test_sigterm_ends_what_runs_and_starts_nothing_more(tmp_path, monkeypatch, c
 
 def test_several_processes_share_an_accelerator(tmp_path, monkeypatch):
     given = []
-    monkeypatch.setattr(jobs, "call", lambda arguments, environment, _: given.append(environment) or (2, ""))
+    monkeypatch.setattr(jobs, "call", lambda arguments, environment, *_: given.append(environment) or (2, ""))
     for at_once in (1, 2):
         jobs.train({tmp_path / "run": SMALL}, "data", jobs=at_once)
     assert [jobs.SHARED.items() <= environment.items() for environment in given] == [False, True]
     assert jobs.room() >= 1
+
+
+CORES = """
+import os, pathlib, sys, time
+time.sleep(0.5)  # It is bound just after it has started.
+out = pathlib.Path(sys.argv[1])
+out.mkdir()
+(out / "cores").write_text(" ".join(map(str, os.sched_getaffinity(0))))
+(out / "result.json").write_text('{"test_accuracy": 0.5, "seconds": 1.0}')
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="processes are bound to cores on Linux alone")
+def test_runs_at_once_share_no_core(tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "command", lambda out, *others: [sys.executable, "-c", CORES, str(out)])
+    monkeypatch.setattr(jobs, "_has_accelerator", lambda: False)
+    mine = os.sched_getaffinity(0)
+
+    def cores_of(*names, at_once):
+        assert jobs.train({tmp_path / name: SMALL for name in names}, "data", jobs=at_once) == []
+        return [set(map(int, (tmp_path / name / "cores").read_text().split())) for name in names]
+
+    assert cores_of("alone", at_once=2) == [mine]
+    if len(mine) > 1:
+        one, other, third = cores_of("one", "other", "third", at_once=2)
+        assert not one & other and one | other == mine and third in (one, other)
+    assert jobs.shares_of_cores(len(mine) + 1) == [None] * (len(mine) + 1)
+    monkeypatch.setattr(jobs, "_has_accelerator", lambda: True)
+    assert jobs.shares_of_cores(2) == [None, None]
