@@ -25,6 +25,7 @@ import trainer
 from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
+from keras_wsl.analysis.regularization import regularization_shares
 from keras_wsl.files import make_folder
 from keras_wsl.ops import check_temperature
 from keras_wsl.trainers import forward
@@ -102,6 +103,7 @@ class Judge:
                 functools.partial(logits_of, teacher, examples, wanted.judged_at_once),
             )
             row |= fidelity(heard, logits, self.values.temperature, labels=labels)
+            row |= regularization_shares(heard, logits, labels, self.values.temperature)
         return row, calibrated
 
     def _load(self, student, network):
@@ -216,7 +218,8 @@ def markdown(rows, name, values):
         f"# Students on {name}\n\n"
         f"ECE: expected calibration error over {values.bins} bins of equal width; adaptive: of equally many examples. "
         "NLL and KL are in nats. Agreement, KL from teacher to student, total variation and overlap (1 - total "
-        f"variation) compare with the teacher, the distributions at temperature {values.temperature:g}.\n\n"
+        "variation) compare with the teacher, and regularization samples are shares, all at temperature "
+        f"{values.temperature:g}; --temperature=4 is that of most recipes.\n\n"
         f"{report.markdown(cells, columns)}\n![Reliability diagrams](reliability.png)\n"
     )
 
@@ -231,7 +234,8 @@ def define_flags(values=flags.FLAGS):
     flags.DEFINE_string("out", "", "Folder of the results; made if it is missing.", flag_values=values)
     flags.DEFINE_list("split", ["test"], "Which examples: test, train; mismatched of multinli.", flag_values=values)
     flags.DEFINE_integer("bins", 15, "Bins of the calibration errors.", lower_bound=1, flag_values=values)
-    flags.DEFINE_float("temperature", 1.0, "Of KL and total variation to the teacher.", flag_values=values)
+    compared = "Of KL and total variation to the teacher, and of the shares of regularization samples."
+    flags.DEFINE_float("temperature", 1.0, compared, flag_values=values)
 
 
 def main(argv):

@@ -4,6 +4,7 @@ from keras_wsl.analysis.bias_variance import Decomposition, Interval, bias_varia
 from keras_wsl.analysis.calibration import calibration, fit_temperature
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.analysis.ntk import ntk_gram
+from keras_wsl.analysis.regularization import regularization_shares
 from keras_wsl.analysis.resemblance import agreement, group_means, logit_gradients, resemblance
 from keras_wsl.analysis.semantics import superclass_similarity, superclasses, wordnet_similarity
 from keras_wsl.analysis.supervision_complexity import (
@@ -35,6 +36,7 @@ __all__ = [
     "ntk_gram",
     "ntk_similarity",
     "random_labels",
+    "regularization_shares",
     "resemblance",
     "standard_errors",
     "superclass_similarity",

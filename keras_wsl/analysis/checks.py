@@ -1,4 +1,4 @@
-"""What the tools take: logits and labels of the same examples, in NumPy."""
+"""What the tools take and give: logits and labels of the same examples, in NumPy."""
 
 import numpy as np
 
@@ -69,3 +69,8 @@ def checked_labels(labels, shape):
             f"{int(np.argmax(wrong))}; {wrong.sum()} of {count} are out of range."
         )
     return labels
+
+
+def mean_of(values):
+    """The mean of some examples' values; `None` of no example."""
+    return float(values.mean()) if len(values) else None

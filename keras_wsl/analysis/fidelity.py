@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.special import log_softmax
 
-from keras_wsl.analysis.checks import checked_labels, checked_pair
+from keras_wsl.analysis.checks import checked_labels, checked_pair, mean_of
 from keras_wsl.ops import check_temperature
 
 
@@ -49,10 +49,6 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
     if labels is not None:
         right = choices == checked_labels(labels, teacher_logits.shape)
         result["teacher_accuracy"] = float(right.mean())
-        result["agreement_where_teacher_right"] = _mean(agreement[right])
-        result["agreement_where_teacher_wrong"] = _mean(agreement[~right])
+        result["agreement_where_teacher_right"] = mean_of(agreement[right])
+        result["agreement_where_teacher_wrong"] = mean_of(agreement[~right])
     return result
-
-
-def _mean(values):
-    return float(values.mean()) if len(values) else None

@@ -92,6 +92,15 @@ def _expected(labels, logits, teacher_logits=None):
             "agreement_where_teacher_right": same[taught].mean(),
             "agreement_where_teacher_wrong": same[~taught].mean(),
         }
+        # At temperature 1, |q_y - p_y - (q_y - 1)| > |q_y - 1|: the student gives the label more than the teacher.
+        rows = np.arange(len(labels))
+        regularizing = p[rows, labels] > q[rows, labels]
+        found |= {
+            "regularization_share": regularizing.mean(),
+            "regularization_share_held_back": regularizing.mean(),
+            "regularization_share_where_teacher_right": regularizing[taught].mean(),
+            "regularization_share_where_teacher_wrong": regularizing[~taught].mean(),
+        }
     return found
 
 
@@ -142,7 +151,7 @@ def test_files_are_judged_as_their_run_is(runs, tmp_path):
     assert [row["student"] for row in rows] == [str(paths[0]), str(paths[1]), "student"]
     assert [row["network"] for row in rows] == ["resnet8"] * 3 and rows[0]["teacher"] == "student.keras"
     numbers = [{name: value for name, value in row.items() if isinstance(value, float)} for row in (run, *rows)]
-    assert len(numbers[0]) == 14
+    assert len(numbers[0]) == 18
     for other in numbers[1:]:
         assert other == pytest.approx(numbers[0], abs=1e-6)
     logits = [_logits(runs / name / "student.keras", data.digits().test) for name in ("labels", "kd")]
