@@ -53,6 +53,7 @@ def build(name, classes=3, weights=None, *, layers=None, input_shape=(None,), dt
 
     Raises:
         FileNotFoundError: If there is no file `weights`.
+        ImportError: If a preset's files need a package that is not installed: `safetensors` for Hugging Face's.
         ValueError: If there is no such network, it has fewer layers or shorter sequences, or the file is damaged or of
             another network.
     """
@@ -131,10 +132,13 @@ def _from_preset(kind, name, **settings):
     """The network or the tokenizer of a preset.
 
     Raises:
+        ImportError: If its files need a package that is not installed: `safetensors` for Hugging Face's.
         ValueError: If there is none, in one line.
     """
     try:
         return kind.from_preset(name, **settings)
+    except ImportError as error:
+        raise ImportError(f"{name!r} needs a package that is not installed. {' '.join(str(error).split())}") from error
     except (ValueError, OSError) as error:
         raise ValueError(
             f"{name!r} is no network and no preset that keras-nlp can load. Expected one of {', '.join(_NETWORKS)}, a "

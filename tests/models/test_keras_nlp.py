@@ -1,7 +1,9 @@
 """BERT classifiers: whose weights they start with, what they compute, and how they are saved."""
 
 import importlib.util
+import json
 import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -220,6 +222,19 @@ def test_a_network_that_is_not_there(tmp_path):
         with pytest.raises(ValueError, match="no network and no preset.*bert_base_cased") as caught:
             keras_nlp.build(name)
         assert "\n" not in str(caught.value)
+
+
+def test_a_checkpoint_of_hugging_face_needs_safetensors(tmp_path, monkeypatch):
+    settings = {"vocab_size": 9, "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 4}
+    settings |= {"intermediate_size": 4, "hidden_dropout_prob": 0.1, "max_position_embeddings": 8, "type_vocab_size": 2}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **settings}))
+    (tmp_path / "model.safetensors").touch()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "safetensors"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "safetensors", None)  # As if it were not installed.
+    with pytest.raises(ImportError, match="is not installed.*safetensors") as caught:
+        keras_nlp.build(str(tmp_path))
+    assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_weights_of_another_network(preset, tuned, tmp_path):
