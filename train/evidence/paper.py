@@ -431,10 +431,21 @@ STUDIES = {
                 ("WSL as 0.1 + 0.9", wsl(student_loss_weight=0.1, alpha=0.9), None),
                 ("WSL", wsl(), of_wsl),
             )
+        )
+        + (
+            Arm(taught("KD as 1 + 2.25", True), kd(student_loss_weight=1.0, alpha=2.25), TO_16_2, smoothed=True),
+            Arm(taught("WSL", True), wsl(), TO_16_2, 75.60, smoothed=True),
         ),
-        (Claim("WSL", "KD as 1 + 2.25"), Claim("WSL as 0.1 + 0.9", "KD"), Claim("KD as 1 + 2.25", "KD")),
+        (
+            Claim("WSL", "KD as 1 + 2.25"),
+            Claim("WSL as 0.1 + 0.9", "KD"),
+            Claim("KD as 1 + 2.25", "KD"),
+            Claim(taught("WSL", True), taught("KD as 1 + 2.25", True)),
+            Claim("KD as 1 + 2.25", taught("KD as 1 + 2.25", True)),
+        ),
         notes="KD is 0.1 of the labels' loss and 0.9 of the soft labels', WSL 1 and 2.25: at one learning rate its "
-        "steps are longer. The paper does not tell the two apart.",
+        "steps are longer, and a worse teacher counts for less in it. The paper tells neither from what the weights of "
+        "examples do. The label smoothing of the teacher is not stated: 0.1 here.",
     ),
     "best": Study(
         "WSL and newer losses together",
