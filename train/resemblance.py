@@ -62,7 +62,7 @@ def comparisons(matrix, classes, groups):
     for measure in ("wup", "lch"):
         try:
             similarities[f"WordNet, {measure.upper()}"] = semantics.wordnet_similarity(classes, measure)
-        except (ImportError, LookupError) as error:
+        except (ImportError, LookupError, OSError) as error:
             missing.append(f"WordNet, {measure.upper()}, was not compared. {error}")
     rows = []
     for name, similarity in similarities.items():

@@ -103,6 +103,7 @@ def wordnet_similarity(classes, measure="wup", senses=SENSES):
     Raises:
         ImportError: nltk is not installed.
         LookupError: nltk's copy of WordNet is not installed.
+        OSError: It lacks files.
         ValueError: The measure is unknown, or WordNet has no such noun.
     """
     if measure not in ("wup", "lch"):

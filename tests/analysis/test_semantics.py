@@ -97,12 +97,11 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
 
 
 def test_missing_data_is_said(monkeypatch):
-    pytest.importorskip("nltk")
-    from nltk.corpus import wordnet
+    class Absent:
+        def ensure_loaded(self):
+            raise LookupError("a page of text")
 
-    def ensure_loaded():
-        raise LookupError("a page of text")
-
-    monkeypatch.setattr(wordnet, "ensure_loaded", ensure_loaded)
+    corpus = pytest.importorskip("nltk.corpus")
+    monkeypatch.setattr(corpus, "wordnet", Absent())  # The real one would look for its files, to be patched.
     with pytest.raises(LookupError, match="nltk.downloader wordnet"):
         wordnet_similarity(["bus"])

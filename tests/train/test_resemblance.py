@@ -80,14 +80,15 @@ def test_the_test_set_at_another_temperature(run, tmp_path):
     np.testing.assert_allclose([float(row[name]) for name in test.classes], expected[1], atol=1e-5)
 
 
-def test_superclasses_are_compared_and_wordnet_if_it_is_there(monkeypatch):
+@pytest.mark.parametrize("error", [ImportError, LookupError, OSError])
+def test_superclasses_are_compared_and_wordnet_if_it_is_there(error, monkeypatch):
     classes = ("bee", "beetle", "bus", "train")
     order, groups = resemblance.order_of(classes)
     assert list(order) == [0, 1, 2, 3] and groups[0] == groups[1] != groups[2]
     matrix = np.where(groups[:, None] == groups, -1.0, 0.0) - 0.01 * np.arange(16).reshape(4, 4)
 
     def absent(*args):
-        raise LookupError("nltk has no WordNet here: do this.")
+        raise error("nltk has no WordNet here: do this.")
 
     monkeypatch.setattr(resemblance.semantics, "wordnet_similarity", absent)
     rows, missing = resemblance.comparisons(matrix, classes, groups)
