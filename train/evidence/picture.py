@@ -1,5 +1,6 @@
 """Pictures of studies: every run's accuracy, a line of dots an arm; and the differences that claims are about."""
 
+import itertools
 import textwrap
 
 import matplotlib
@@ -51,7 +52,7 @@ def forest(found, title, path):
         several = len({one.pair for one in ones}) > 1
         for one in ones:
             where = f"{name}, {' to '.join(one.pair)}" if several else name
-            panels.setdefault(one.claim.what, []).append((textwrap.fill(f"{where}: {one.text}", 64), one))
+            panels.setdefault(one.claim.what, []).append((name, textwrap.fill(f"{where}: {one.text}", 64), one))
     panels = {what: rows for what, rows in panels.items() if rows}
     heights = [len(rows) + 1.5 for rows in panels.values()]
     size = (10, 0.32 * sum(heights) + 1.2)
@@ -59,13 +60,25 @@ def forest(found, title, path):
         len(panels), 1, figsize=size, height_ratios=heights, squeeze=False, layout="constrained"
     )
     for axis, (what, rows) in zip(axes[:, 0], panels.items()):
-        _differences(axis, [one for _, one in rows])
-        axis.set_yticks(range(len(rows)), [label for label, _ in rows], fontsize="x-small")
+        names, labels, ones = zip(*rows)
+        _bands(axis, names)
+        _differences(axis, ones)
+        axis.set_yticks(range(len(rows)), labels, fontsize="x-small")
         axis.set(xlabel=f"difference in {what}, points")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(title)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _bands(axis, names):
+    """Shades the rows of every other study."""
+    start = 0
+    for k, (_, rows) in enumerate(itertools.groupby(names)):
+        end = start + len(list(rows))
+        if k % 2:
+            axis.axhspan(start - 0.5, end - 0.5, color="black", alpha=0.05, linewidth=0)
+        start = end
 
 
 def _differences(axis, ones):
