@@ -181,7 +181,7 @@ class Work:
             if self.kept.has(name):
                 accuracy = 100 * self.kept.row(name)["test_accuracy"]
                 smoothed = " on smoothed labels" if run.wanted.label_smoothing else ""
-                what = f"The teacher, {run.wanted.student}{smoothed}"
+                what = f"The teacher, {pathlib.PurePath(run.wanted.student).name}{smoothed}"
                 found[what] = f"{accuracy:.2f} %, [run.flags](runs/{name}/run.flags)"
         return found
 
@@ -238,8 +238,8 @@ def write(out, results, preset, budgets):
 
 
 def _kept_preset(kept, preset):
-    found = {row["student"] for row in kept.rows() if "--sequence_length=" in row["flags"]}
-    return preset if not found or pathlib.PurePath(preset).name in found else min(found)
+    students = {pathlib.PurePath(row["student"]).name for row in kept.rows() if "--sequence_length=" in row["flags"]}
+    return preset if not students or pathlib.PurePath(preset).name in students else min(students)
 
 
 def _write_claims(claimed, results):

@@ -281,9 +281,12 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
 def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
     (kd,) = (run for run in _plan("11", CPU)[1] if run.arm.name == "KD")
     flags = "--student=folders/preset\n--sequence_length=48\n"
-    _finish(tmp_path / "runs" / kd.name, flags, student="preset")
+    told = {"student": "folders/preset", "judged_on": "9 held-out training examples", "mismatched_accuracy": 0.375}
+    _finish(tmp_path / "runs" / kd.name, flags, **told)
     tables.write(tmp_path / "out", tmp_path, "bert_base_en", ("cpu",))
-    assert "| preset → preset | KD | 75.50 | 50.00 |" in (tmp_path / "table11.md").read_text()
+    text = (tmp_path / "table11.md").read_text()
+    assert "| preset → preset, 3 layers | KD | 75.50 | 50.00 |" in text and "| ours, mismatched |" in text
+    assert "| 37.50 | [0](" in text and "chosen by 9 held-out training examples, and its accuracy is theirs." in text
 
 
 # What is kept.

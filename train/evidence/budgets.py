@@ -57,7 +57,8 @@ class Run(NamedTuple):
         name: Of its folder, the same for the same settings in every table.
         wanted: `Settings`, without the files of a teacher.
         arm: The `paper.Arm`; `None` of a teacher.
-        pair: Teacher and student here, also of a student on labels alone, which is compared with that teacher's.
+        pair: What teacher and student here are called, also of a student on labels alone, which is compared with that
+            teacher's.
         teacher: Name of the teacher's run; `None` where there is none.
         replays: Whether it hears the teacher from a file of soft labels.
     """
@@ -138,14 +139,22 @@ def _student(arm, pair, recipe, scale, teachers):
     light = {"learning_rate": 0.01} if student in LIGHT else {}
     changes = {**light, **scale.of_methods.get(arm.changes["method"], {}), **arm.changes}
     wanted = dataclasses.replace(recipe, student=student, **changes)
+    called = _called(pair, wanted)
     if not recipes.of(wanted).needs_teacher:
-        return Run(name_of(wanted), wanted, arm, pair)
+        return Run(name_of(wanted), wanted, arm, called)
     taught_by = _teacher(teacher, scale, arm.smoothed)
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
     # The file that a seed's runs share has the crops of the recipe.
     replays = scale.replay and hears_logits_alone(wanted) and wanted.border == recipe.border
-    return Run(name_of(wanted, teacher=taught_by.name), wanted, arm, pair, taught_by.name, replays)
+    return Run(name_of(wanted, teacher=taught_by.name), wanted, arm, called, taught_by.name, replays)
+
+
+def _called(pair, wanted):
+    """The names of teacher and student, without folders."""
+    teacher, student = (pathlib.PurePath(name).name for name in pair)
+    layers = getattr(wanted, "student_layers", 0)
+    return teacher, f"{student}, {layers} layers" if layers else student
 
 
 def _teacher(name, scale, smoothed):

@@ -28,11 +28,12 @@ class Line(NamedTuple):
     flags: dict
 
     def values(self, what="accuracy"):
-        """A dict of seeds to percent: the last epoch's `accuracy`, the `best` epoch's, or regularization samples."""
+        """A dict of seeds to percent: the last epoch's `accuracy`, the `best` epoch's, or another column of a table."""
         column, factor = {
             "accuracy": ("test_accuracy", 100),
             "best": ("best_accuracy", 100),
             "best epoch": ("best_epoch", 1),
+            "mismatched": ("mismatched_accuracy", 100),
             SAMPLES: ("regularization_share", 100),
         }[what]
         return {
@@ -111,6 +112,7 @@ def table(lines, study):
         study: `paper.Study`.
     """
     counted = any(line.arm.samples for line in lines)
+    mismatched = any(line.values("mismatched") for line in lines)
     shown = []
     for line in lines:
         base = next((one for one in lines if (one.arm.name, one.pair) == (study.over, line.pair)), None)
@@ -130,6 +132,8 @@ def table(lines, study):
             f"over {study.over}: paper": _number(line.arm.paper - base.arm.paper, "+.2f") if known else "",
             f"over {study.over}: ours": _number(over.mean, "+.2f") if over else "",
         }
+        if mismatched:
+            row["ours, mismatched"] = _spread(line.values("mismatched"))
         if counted:
             row["samples, %: paper"] = _number(line.arm.samples and 100 * line.arm.samples / EXAMPLES, ".1f")
             row["samples, %: ours"] = _spread(line.values(SAMPLES), 1)
@@ -226,6 +230,14 @@ def _paper(better, worse, what):
     return None if None in (of(better), of(worse)) else of(better) - of(worse)
 
 
+def _judged(lines):
+    """Which epoch counts, and by what the best one was chosen."""
+    (chosen,) = {row.get("judged_on") or "the test set" for line in lines for row in line.rows.values()}
+    if chosen == "the test set":
+        return "The last epoch counts; the best one was chosen by the test set."
+    return f"The last epoch counts, on the test set; the best one was chosen by {chosen}, and its accuracy is theirs."
+
+
 def verdict(mean, p, level=0.05):
     """What a difference says of a claim that it is positive."""
     if math.isnan(p):
@@ -252,8 +264,7 @@ def markdown(study, budget, lines, cuts, facts):
         text += f"{report.markdown(rows, tuple(rows[0]))}\n"
     text += "".join(f"{what}: {value}.\n" for what, value in facts.items()) + "\n"
     text += f"{report.markdown(shown, tuple(shown[0]))}\n"
-    text += "Accuracies in percent, mean ± standard deviation over n seeds. The last epoch counts; the best one was "
-    text += "chosen by the test set.\n"
+    text += f"Accuracies in percent, mean ± standard deviation over n seeds. {_judged(lines)}\n"
     if told:
         text += f"\n{report.markdown(told, tuple(told[0]))}\n{_TESTED}"
     return text
