@@ -68,6 +68,7 @@ class Study(NamedTuple):
 
 
 LABELS = {"method": "none"}
+_SMOOTHING = "The label smoothing of the teacher is not stated: 0.1 here."
 
 
 def kd(temperature=4.0, **more):
@@ -330,7 +331,7 @@ STUDIES = {
             )
         ),
         over="KD, τ = 4",
-        notes="The label smoothing of the teacher is not stated: 0.1 here.",
+        notes=_SMOOTHING,
     ),
     "7": Study(
         "A part of the samples left out",
@@ -444,8 +445,8 @@ STUDIES = {
             Claim("KD as 1 + 2.25", taught("KD as 1 + 2.25", True)),
         ),
         notes="KD is 0.1 of the labels' loss and 0.9 of the soft labels', WSL 1 and 2.25: at one learning rate its "
-        "steps are longer, and a worse teacher counts for less in it. The paper tells neither from what the weights of "
-        "examples do. The label smoothing of the teacher is not stated: 0.1 here.",
+        "steps are longer, and labels are a third of it, not a tenth. The paper tells neither from what the weights of "
+        f"examples do. {_SMOOTHING}",
     ),
     "best": Study(
         "WSL and newer losses together",
