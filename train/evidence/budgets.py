@@ -233,7 +233,7 @@ def cpu(preset):
     )
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
-    jpegs = settings.ImageNet(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.05, image_size=64)
+    jpegs = settings.ImageNet(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.02, image_size=64)
     sentences = settings.MultiNLI(
         epochs=3, train_limit=5000, holdout=500, learning_rate=2e-4, sequence_length=48, student_layers=3
     )
@@ -272,13 +272,14 @@ def cpu(preset):
         ),
         paper.IMAGENET: Scale(
             jpegs,
-            teacher={"epochs": longer, "decay_epochs": (20, 28)},
+            teacher={"epochs": longer, "decay_epochs": (20, 28), "learning_rate": 0.05},
             stand_ins=dict.fromkeys(_pairs(paper.IMAGENET), ("imagenet_resnet18", "imagenet_mobilenet_v1")),
             methods=("none", "kd", "at", "wsl"),
             cuts=(
                 ("images", "1,000 of ten classes, 500 for the test, at 64 pixels", "1.28 million of 1,000, at 224"),
                 ("networks", "ResNet-18 to MobileNet-v1", "ResNet-34 to ResNet-18, ResNet-50 to MobileNet-v1"),
                 ("epochs", f"students {epochs}, teacher {longer}", "100"),
+                ("batch, learning rate", "50, students 0.02 in proportion, teacher 0.05", "256, 0.1"),
             ),
         ),
         paper.MULTINLI: Scale(
