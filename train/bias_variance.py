@@ -21,6 +21,7 @@ import numpy as np
 from absl import flags
 from scipy.special import log_softmax
 
+import curves
 import jobs
 import record
 import report
@@ -223,7 +224,7 @@ def plot(rows, differences, path):
     changes.axvline(0, color="0.5", lw=1)
     changes.set(xlabel="nats an example", title="differences, 95 % over test examples")
     changes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

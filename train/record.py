@@ -15,7 +15,7 @@ import keras
 from absl import flags
 
 import settings as settings_file
-from keras_wsl.files import exclusive, make_folder, write_atomically
+from keras_wsl.files import exclusive, is_temporary, make_folder, remove_orphans, write_atomically
 
 LOCK = "run.lock"  # In the folder of a run, while a process writes there.
 PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
@@ -47,7 +47,7 @@ def open_run(out, settings, *, resume):
             )
         if not resume:
             raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")
-    elif out.is_dir() and any(there.name != LOCK for there in out.iterdir()):
+    elif out.is_dir() and any(there.name != LOCK and not is_temporary(there.name) for there in out.iterdir()):
         raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
     else:
         try:
@@ -80,6 +80,8 @@ def alone_in(out):
     with exclusive(out / LOCK) as mine:
         if not mine:
             raise ValueError(f"Another process is writing to --out={out}. Wait for its end, or choose another --out.")
+        for directory in (out, out / "tensorboard"):  # The callbacks do the same in their own directories.
+            remove_orphans(directory)
         yield
 
 

@@ -7,7 +7,6 @@ import math
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import keras
 import numpy as np
@@ -16,7 +15,7 @@ import curves
 import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
-from keras_wsl.files import sha256
+from keras_wsl.files import make_folder, sha256, temporary_directory
 from keras_wsl.trainers import forward
 from memory import peak_mib
 from settings import to_lines
@@ -58,8 +57,9 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
     callbacks.events.event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
         if not distribute.is_chief(settings.strategy):
-            folder = held.enter_context(tempfile.TemporaryDirectory())
-            out, verbose = _followed(out, pathlib.Path(folder, "run"), resume), 0
+            make_folder(out)
+            folder = held.enter_context(temporary_directory(pathlib.Path(out, "worker")))
+            out, verbose = _followed(out, folder / "run", resume), 0
         return _run(settings, splits, out, held, build=build, also=also, top_5=top_5, resume=resume, verbose=verbose)
 
 

@@ -209,7 +209,7 @@ class Backup(keras.callbacks.Callback):
         files.write_atomically(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
         self._damaged.discard(path)
         whole = sorted(set(self.directory.glob("*.backup")) - self._damaged)
-        for old in [*whole[: -self.keep], *self._damaged, *self.directory.glob("*.backup.*.writing")]:
+        for old in [*whole[: -self.keep], *self._damaged]:
             old.unlink(missing_ok=True)
         self._damaged.clear()
         self._logs = None
@@ -317,9 +317,8 @@ class Backup(keras.callbacks.Callback):
     def _check_writable(self):
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / "writable"
-            files.write_atomically(probe, lambda file: None)
-            probe.unlink()
+            files.check_writable(self.directory)
+            files.remove_orphans(self.directory)
         except OSError as error:
             raise ValueError(
                 f"Backup: {self.directory} cannot be written to ({error}). Pass a directory that can."

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import pathlib
-import tempfile
 import zipfile
 
 import h5py
@@ -42,12 +41,23 @@ def save_weights(model, path, dtype="float16"):
     for variable in model.variables:
         _check_range(variable, dtype)
     buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        written = pathlib.Path(folder, "model.weights.h5")
-        model.save_weights(written)
-        with h5py.File(written, "r") as source, h5py.File(buffer, "w") as target:
-            _copy(source, target, np.dtype(dtype))
+    with _written(model) as source, h5py.File(buffer, "w") as target:
+        _copy(source, target, np.dtype(dtype))
     files.write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+class _Memory(io.BytesIO):
+    """A file in memory with the ending of the name that Keras asks of weight files."""
+
+    def __str__(self):
+        return "memory.weights.h5"
+
+
+def _written(model):
+    """Return what Keras writes for a model as an open `h5py.File`, in memory: the temporary disk may be small."""
+    file = _Memory()
+    model.save_weights(file)
+    return h5py.File(file, "r")
 
 
 def weights_sha256(model):
@@ -93,11 +103,8 @@ def _load_hdf5(model, path):
             "again."
         ) from error
     # Keras tells where each array belongs, so what the file should hold is what Keras writes for this model.
-    with tempfile.TemporaryDirectory() as folder:
-        written = pathlib.Path(folder, "model.weights.h5")
-        model.save_weights(written)
-        with h5py.File(written, "r") as file:
-            expected = _contents(file)
+    with _written(model) as file:
+        expected = _contents(file)
     _check_same(model, path, owner, found, expected)
     model.load_weights(path)
 

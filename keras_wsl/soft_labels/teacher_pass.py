@@ -12,7 +12,7 @@ import numpy as np
 from keras_wsl import data, top_k
 from keras_wsl.data.arrays import check_settings
 from keras_wsl.endpoints import check_network, explained
-from keras_wsl.files import exclusive, make_folder, sha256, write_atomically
+from keras_wsl.files import exclusive, make_folder, remove_orphans, sha256, write_atomically
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_count, check_temperature
 from keras_wsl.soft_labels.manifest import Manifest, table_of
@@ -201,6 +201,7 @@ def _storage(dtype, k, temperatures, classes):
 def _start(folder, manifest, table):
     """Makes the folder, or checks that it is of the same."""
     make_folder(folder)
+    remove_orphans(folder)
     path = folder / "manifest.json"
     if path.exists():
         there = read_manifest(folder)

@@ -291,10 +291,11 @@ def test_keep(tmp_path, keep):
 
 
 def test_unfinished_writes_are_cleared(tmp_path):
-    left = tmp_path / "000000-00000002.backup.1.writing"
+    left = tmp_path / "000000-00000002.backup.0123456789abcdef.writing"
     left.write_bytes(b"half")
+    (tmp_path / "writable").write_text("not ours")
     interrupt(tmp_path, 1)
-    assert not left.exists()
+    assert not left.exists() and (tmp_path / "writable").read_text() == "not ours"
 
 
 def test_another_identity_is_refused_in_the_constructor(tmp_path):

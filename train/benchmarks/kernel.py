@@ -19,6 +19,7 @@ import matplotlib
 import numpy as np
 from absl import app, flags
 
+import curves
 import record
 from memory import peak_mib
 
@@ -67,7 +68,7 @@ def plot(rows, path):
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.suptitle(f"tangent kernel of {rows[0]['network']}, one output, {rows[0]['device']}, {rows[0]['backend']}")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

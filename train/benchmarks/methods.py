@@ -19,6 +19,7 @@ import numpy as np
 from absl import app, flags
 
 import recipes
+import record
 import settings
 import trainer
 from keras_wsl import data, models
@@ -112,10 +113,7 @@ def main(argv):
                 continue
             rows.append(dict(zip(COLUMNS, done.stdout.strip().splitlines()[-1].split(","))))
             print(rows[-1], flush=True)
-    with open(values.out, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    record.write_csv(values.out, rows)
     return 0
 
 

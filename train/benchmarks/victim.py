@@ -15,6 +15,7 @@ import keras
 import jobs
 import record
 from keras_wsl import data
+from keras_wsl.files import remove_orphans
 from settings import Settings
 
 PATIENCE = 600  # Seconds within which a process has to come to where it is waited for.
@@ -183,6 +184,7 @@ def wait_until(there, process):
 def in_a_write(victim, process, generator):
     """Waits for a backup's write after a random step, and stops the process inside it; False where none came."""
     after = generator.randrange(victim.all_steps)
+    remove_orphans(victim.backups)  # Of processes that were killed before.
 
     def caught():
         if victim.saved() < after or not _writing(victim, process):
@@ -198,7 +200,7 @@ def in_a_write(victim, process, generator):
 
 
 def _writing(victim, process):
-    return any(victim.backups.glob(f"*.backup.{process.pid}.writing"))
+    return any(victim.backups.glob("*.backup.*.writing"))
 
 
 def at_a_step(victim, process, generator):
