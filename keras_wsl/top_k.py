@@ -78,7 +78,9 @@ def encode(logits, labels, k, temperatures):
     rows = np.arange(len(z))
     top = np.argsort(-z, axis=1, kind="stable")[:, :k]
     found = np.empty(len(z), row_type(k, z.shape[1], temperatures))
-    found["classes"], found["logits"], found["label"] = top, np.take_along_axis(z, top, axis=1), z[rows, labels]
+    found["classes"] = top
+    found["logits"] = np.maximum(np.take_along_axis(z, top, axis=1), np.finfo("float16").min)
+    found["label"] = np.maximum(z[rows, labels], np.finfo("float32").min)
     rest = z.copy()
     np.put_along_axis(rest, top, -np.inf, axis=1)
     rest[rows, labels] = -np.inf

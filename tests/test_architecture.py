@@ -32,6 +32,7 @@ ROOMS = {
     "analysis": {"endpoints", "ops", "regularization", "weighting"},
     "ops": set(),
     "files": set(),
+    "untrusted": set(),
     "optimizers": {"ops"},
     "regularization": {"ops"},
     "weighting": {"ops", "regularization"},
@@ -45,7 +46,7 @@ ROOMS = {
     "distribute": {"trainers"},
     "online": set(),
     "data": {"files"},
-    "soft_labels": {"data", "endpoints", "files", "models", "ops", "top_k", "trainers"},
+    "soft_labels": {"data", "endpoints", "files", "models", "ops", "top_k", "trainers", "untrusted"},
     "trainers": set(),
     "distiller": {"endpoints", "losses", "ops", "regularization", "targets", "top_k", "trainers", "weighting"},
     "callbacks": {
@@ -57,6 +58,7 @@ ROOMS = {
         "ops",
         "regularization",
         "trainers",
+        "untrusted",
         "weighting",
     },
 }

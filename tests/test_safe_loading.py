@@ -20,7 +20,7 @@ import jobs
 import students
 import trainer
 from keras_wsl import Distiller, callbacks, data, losses, models, soft_labels
-from keras_wsl.callbacks import backup
+from keras_wsl.callbacks import backup_file
 from keras_wsl.models import torchvision
 from keras_wsl.models.weights import read_network
 from settings import Settings, to_lines
@@ -252,8 +252,8 @@ def test_backups_are_not_unpickled(tmp_path, marker):
         digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
         path = tmp_path / "backups" / "epoch-00000.backup"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(backup.MAGIC + b"\n" + digest + b"\n" + buffer.getvalue())
-        with pytest.warns(UserWarning, match="is damaged .it holds more than a backup's arrays"):
+        path.write_bytes(backup_file.MAGIC + b"\n" + digest + b"\n" + buffer.getvalue())
+        with pytest.warns(UserWarning, match="is damaged .it holds something else than a backup"):
             found = callbacks.Backup(path.parent, 4)
         assert found.position == [0, 0] and found.history == []
 

@@ -5,7 +5,6 @@ Finished runs are kept, others start or go on.
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import queue
@@ -146,7 +145,7 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
         if not termination.asked:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
         return False
-    result = json.loads((out / "result.json").read_text())
+    result = record.read_result(out, "test_accuracy", "seconds")
     print(f"{out.name}: {result['test_accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
     return True
 

@@ -15,6 +15,7 @@ import keras
 from absl import flags
 
 import settings as settings_file
+from keras_wsl import untrusted
 from keras_wsl.files import exclusive, is_temporary, make_folder, remove_orphans, write_atomically
 
 LOCK = "run.lock"  # In the folder of a run, while a process writes there.
@@ -94,6 +95,44 @@ def write_text(path, text):
 def write_json(path, values):
     """Writes a JSON file that a person can read."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_result(folder, *needed):
+    """Return the content of a finished run's `result.json`.
+
+    Args:
+        folder: Path of the run's folder.
+        needed: Names of the fields in `_RESULT` that must be there. The others are checked if they are there.
+
+    Returns:
+        Dict.
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+        ValueError: In one line with the path, if the file is damaged, or has fields of other types.
+    """
+    path = pathlib.Path(folder) / "result.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
+    values = untrusted.read_json(path)
+    try:
+        untrusted.check_fields(values, {}, others=True)
+        untrusted.check_fields(
+            values, {name: field for name, field in _RESULT.items() if name in (*needed, *values)}, others=True
+        )
+    except ValueError as error:
+        raise ValueError(f"{path} is no result of a run. {error} Train it again in another folder.") from error
+    return values
+
+
+_RESULT = {
+    **{name: untrusted.TEXT for name in ("method", "student", "device", "backend")},
+    **{name: untrusted.optional(untrusted.TEXT) for name in ("teacher", "weighting", "teacher_sha256", "commit")},
+    **{name: untrusted.integer(1) for name in ("train_examples", "test_examples", "epochs")},
+    **{name: untrusted.NUMBER for name in ("seconds", "test_accuracy", "last_accuracy", "best_accuracy")},
+    "seed": untrusted.integer(0),
+    "last_epoch": untrusted.OBJECT,
+}
 
 
 def write_csv(path, rows):

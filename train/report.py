@@ -5,7 +5,6 @@
 writes `NAME.csv` (a row a run), `NAME_epochs.csv` (a row an epoch), `NAME.md` and `NAME.png`.
 """
 
-import json
 import pathlib
 import re
 import sys
@@ -60,17 +59,19 @@ HIDDEN = (
 SHOWN = tuple(name for name in COLUMNS[: COLUMNS.index("device")] if name not in HIDDEN)
 
 
-def read(folder):
+def read(folder, *needed):
     """A run's row and its epochs.
+
+    Args:
+        folder: Path of the run's folder.
+        needed: Names of fields that its `result.json` must have, as of `record.read_result`.
 
     Raises:
         FileNotFoundError: If the run is not finished.
+        ValueError: If its `result.json` is damaged.
     """
     folder = pathlib.Path(folder)
-    path = folder / "result.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
-    result = json.loads(path.read_text())
+    result = record.read_result(folder, *needed)
     lines = (folder / "run.flags").read_text().splitlines()
     settings = {name.removeprefix("--"): value for name, _, value in (line.partition("=") for line in lines)}
     found = {**settings, **result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(lines)}
@@ -102,7 +103,7 @@ def main(argv):
     name, folder = flags.FLAGS.name, pathlib.Path(flags.FLAGS.results)
     try:
         runs = {pathlib.Path(path).name: read(path) for path in argv[1:]}
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         print(error, file=sys.stderr)
         return 2
     rows = [row for row, _ in runs.values()]

@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
@@ -10,6 +9,7 @@ from absl import flags
 import cifar100
 import imagenet
 import multinli
+import record
 import report
 import settings
 from keras_wsl import data, models
@@ -137,7 +137,7 @@ def read(path, values):
 
 def _read_run(folder, values):
     row, _ = report.read(folder)
-    result = json.loads((folder / "result.json").read_text())
+    result = record.read_result(folder, "test_examples")
     wanted = with_flags(_run_settings(folder), values, FLAGS[2:])
     path = folder / "student.keras"
     name = values.data or _data_of(wanted, path)

@@ -384,16 +384,15 @@ def _checkpoints(settings):
 
 
 def _store(settings):
-    """The soft labels that teach, each file of which is whole; or `None`.
+    """The soft labels that teach, or `None`.
 
     Raises:
         FileNotFoundError: If there are none.
-        ValueError: If a file is missing or damaged, or they are of another teacher than the settings'.
+        ValueError: If a file is missing or not whole, or they are of another teacher than the settings'.
     """
     if not settings.soft_labels:
         return None
     store = soft_labels.SoftLabels(settings.soft_labels)
-    store.verify()
     for name, here, wanted in (
         ("teacher", store.manifest.teacher, settings.teacher),
         ("teacher_weights", store.manifest.file_sha256, settings.teacher_weights and sha256(settings.teacher_weights)),

@@ -1,22 +1,18 @@
 """Exact resume: a run that is killed and started again ends in the same bits as one that was not."""
 
-import hashlib
 import inspect
-import io
 import json
 import pathlib
 import re
 import warnings
-import zipfile
 
 import keras
 import numpy as np
 
 from keras_wsl import files
+from keras_wsl.callbacks.backup_file import Damaged, decode, encode, pack, unpack
 from keras_wsl.callbacks.finite import NonFiniteLoss
 from keras_wsl.callbacks.termination import Terminated
-
-MAGIC = b"keras_wsl backup 1"
 
 
 class _CutShort:
@@ -205,10 +201,10 @@ class Backup(keras.callbacks.Callback):
             "watched": [[type(callback).__name__, _state(callback, arrays)] for callback in self.watch],
         }
         path = self.directory / f"{epoch:06d}-{step:08d}.backup"
-        content = _pack(run, arrays)
+        content = pack(run, arrays)
         files.write_atomically(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
         self._damaged.discard(path)
-        whole = sorted(set(self.directory.glob("*.backup")) - self._damaged)
+        whole = sorted(set(self._files()) - self._damaged)
         for old in [*whole[: -self.keep], *self._damaged]:
             old.unlink(missing_ok=True)
         self._damaged.clear()
@@ -217,10 +213,10 @@ class Backup(keras.callbacks.Callback):
 
     def _newest(self):
         """The newest whole backup, or None; refuses one of another run."""
-        for path in sorted(self.directory.glob("*.backup"), reverse=True):
+        for path in sorted(self._files(), reverse=True):
             try:
-                run = _unpack(path.read_bytes())
-            except _Damaged as damage:
+                run = unpack(path.read_bytes())
+            except Damaged as damage:
                 self._damaged.add(path)
                 warnings.warn(
                     f"Backup: {path} is damaged ({damage}). The one before it is used, where there is one; the file "
@@ -236,6 +232,9 @@ class Backup(keras.callbacks.Callback):
                 )
             return run
         return None
+
+    def _files(self):
+        return [path for path in self.directory.glob("*.backup") if path.is_file()]
 
     def _setting(self):
         # A position means nothing in epochs of another length, and backends draw different random numbers.
@@ -263,7 +262,7 @@ class Backup(keras.callbacks.Callback):
         for variable, array in zip(variables, found["arrays"]):
             variable.assign(array)
         for callback, (_, state) in zip(self.watch, found["watched"]):
-            vars(callback).update({name: _decode(value, found["arrays"]) for name, value in state.items()})
+            vars(callback).update({name: decode(value, found["arrays"]) for name, value in state.items()})
 
     def _restore_inside_epoch(self):
         model = self.model
@@ -325,35 +324,6 @@ class Backup(keras.callbacks.Callback):
             ) from error
 
 
-class _Damaged(Exception):
-    """A file's bytes are not those that were written."""
-
-
-def _pack(run, arrays):
-    """`[header, NumPy's zip file]`; the header's digest covers every byte of the rest."""
-    buffer = io.BytesIO()
-    run = np.frombuffer(json.dumps(run).encode(), dtype="uint8")
-    np.savez(buffer, run=run, **{str(i): array for i, array in enumerate(arrays)})
-    content = buffer.getbuffer()
-    return [MAGIC + b"\n" + hashlib.sha256(content).hexdigest().encode() + b"\n", content]
-
-
-def _unpack(content):
-    """The `run` dict of `_pack`, with its arrays in `"arrays"`."""
-    size = len(MAGIC) + 66
-    if content[: len(MAGIC) + 1] != MAGIC + b"\n" or content[size - 1 : size] != b"\n":
-        raise _Damaged(f"{len(content)} bytes without a backup's header")
-    payload = memoryview(content)[size:]
-    if hashlib.sha256(payload).hexdigest().encode() != content[len(MAGIC) + 1 : size - 1]:
-        raise _Damaged("its SHA-256 is not the recorded one")
-    try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-            run = json.loads(arrays["run"].tobytes())
-            return {**run, "arrays": [arrays[str(i)] for i in range(len(arrays.files) - 1)]}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Somebody else's, digest and all.
-        raise _Damaged(f"it holds more than a backup's arrays: {error}") from error
-
-
 def _array(variable):
     array = keras.ops.convert_to_numpy(variable)
     # NumPy's files know no bfloat16; float32 holds all its values, and assign turns them back.
@@ -401,7 +371,7 @@ def _state(callback, arrays):
     state = {}
     for name, value in vars(callback).items():
         if name not in settings and _is_plain(value):
-            state[name] = _encode(value, arrays)
+            state[name] = encode(value, arrays)
     return state
 
 
@@ -414,26 +384,3 @@ def _is_plain(value):
     if type(value) is dict:
         return all(type(name) is str and _is_plain(item) for name, item in value.items())
     return value is None or type(value) in (bool, int, float, str)
-
-
-def _encode(value, arrays):
-    if isinstance(value, (np.ndarray, np.generic)):
-        arrays.append(np.asarray(value))
-        return {"array": len(arrays) - 1}
-    if type(value) in (list, tuple):
-        return {type(value).__name__: [_encode(item, arrays) for item in value]}
-    if type(value) is dict:
-        return {"dict": {name: _encode(item, arrays) for name, item in value.items()}}
-    return value
-
-
-def _decode(value, arrays):
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "array":
-        return arrays[content][()]  # A NumPy scalar where the shape is ().
-    if kind == "dict":
-        return {name: _decode(item, arrays) for name, item in content.items()}
-    items = [_decode(item, arrays) for item in content]
-    return tuple(items) if kind == "tuple" else items

@@ -1,7 +1,6 @@
 """A real run of `cifar100.py` to which faults are done, beside one that is left alone."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -147,7 +146,7 @@ def differences(one, other, *, logs=0.0):
     found = [] if alike[0] == alike[1] else ["student.keras"]
     tables = sorted({path.relative_to(out) for out in (one, other) for path in out.rglob("*.csv")})
     found += [str(table) for table in tables if not _same_table(one / table, other / table, logs)]
-    results = [json.loads((out / "result.json").read_text()) for out in (one, other)]
+    results = [record.read_result(out) for out in (one, other)]
     keys = {key for result in results for key in result} - set(LAST)
     return found + sorted(f"result.json: {key}" for key in keys if results[0].get(key) != results[1].get(key))
 

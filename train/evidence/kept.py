@@ -42,7 +42,7 @@ class Kept:
 
     def row(self, name):
         """The row of a run, as `report.read` has it."""
-        return report.read(self.folder / name)[0]
+        return report.read(self.folder / name, "test_accuracy", "seconds", "train_examples", "epochs")[0]
 
     def rows(self):
         """Those of all runs."""
