@@ -99,9 +99,9 @@ def _parse(content, finite):
     value = json.loads(content.decode(), object_pairs_hook=_object, **numbers)
     json.dumps(value, ensure_ascii=False).encode()  # Fails for halves of surrogate pairs, which no file can hold.
     level = [value]
-    for _ in range(_DEEPEST + 1):
+    for _ in range(_DEEPEST):
         level = [item for outer in level for item in _items(outer)]
-    if level:
+    if any(isinstance(item, (dict, list)) for item in level):
         raise RecursionError
     return value
 

@@ -155,6 +155,71 @@ def test_what_runs_what_it_reads_is_found(code):
     assert len(list(_unsafe(code))) == 1
 
 
+# Where files may be opened for writing, or `tempfile` used: what no one reads later, or what one process has alone.
+WRITES_ITSELF = {
+    "files.py": "the helper of all others",
+    "jobs.py": "what a child prints",
+    "harness.py": "what a child prints",
+    "victim.py": "what a child prints",
+    "faults.py": "files that fill a disk",
+    "keras_arms.py": "what is measured",
+    "soak.py": "what is measured",
+    "workers.py": "what a child prints",
+}
+MODES = {"w", "wb", "a", "ab", "x", "xb", "w+", "w+b", "r+", "r+b"}
+OTHERS = {"write_bytes", "copyfile", "copy2", "copytree", "getpid"}
+
+
+def _writes(code):
+    """What in a file's code writes a file by itself: `(line, what)`."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [getattr(node, "module", None), *(alias.name for alias in node.names)]
+            yield from ((node.lineno, name) for name in names if name == "tempfile")
+        elif isinstance(node, ast.Call):
+            name, given = ast.unparse(node.func), [*node.args, *(keyword.value for keyword in node.keywords)]
+            last, texts = name.split(".")[-1], {value.value for value in given if isinstance(value, ast.Constant)}
+            arrays = last in ("savefig", "savez", "savez_compressed") or name == "np.save"
+            # Into the open file of `write_atomically`, or into memory.
+            if arrays and not (given and ast.unparse(given[0]) in ("file", "buffer")):
+                yield node.lineno, name
+            elif (last == "open" and texts & MODES) or last in (
+                "write_bytes",
+                "copyfile",
+                "copy2",
+                "copytree",
+                "getpid",
+            ):
+                yield node.lineno, name
+
+
+@pytest.mark.parametrize("folder", ["keras_wsl", "train"])
+def test_files_are_written_by_one_helper(folder):
+    paths = [path for path in (ROOT / folder).rglob("*.py") if path.name not in WRITES_ITSELF]
+    assert len(paths) > 20
+    found = {path.name: list(_writes(path.read_text())) for path in paths}
+    assert not {name: writes for name, writes in found.items() if writes}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tempfile",
+        "from tempfile import mkstemp",
+        "open(path, 'w')",
+        "path.open(mode='wb')",
+        "path.write_bytes(content)",
+        "shutil.copyfile(a, b)",
+        "figure.savefig(path)",
+        "np.save(path, array)",
+        "np.savez(path, array)",
+        "name = f'{path}.{os.getpid()}'",
+    ],
+)
+def test_what_writes_a_file_itself_is_found(code):
+    assert len(list(_writes(code))) == 1
+
+
 def _run(code, **environment):
     return subprocess.run(
         [sys.executable, "-c", code],

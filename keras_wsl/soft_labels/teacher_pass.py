@@ -174,7 +174,8 @@ class _Writer:
         if manifest.k:
             return top_k.encode(logits, labels, manifest.k, manifest.temperatures)
         if manifest.dtype == "float16":
-            logits = np.maximum(logits - logits.max(axis=1, keepdims=True), np.finfo("float16").min)
+            with np.errstate(over="ignore"):
+                logits = np.maximum(logits - logits.max(axis=1, keepdims=True), np.finfo("float16").min)
         return logits.astype(manifest.dtype)
 
 

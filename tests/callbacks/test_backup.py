@@ -2,22 +2,26 @@
 
 import contextlib
 import errno
+import hashlib
+import io
 import json
 import os
 import pathlib
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import keras
 import numpy as np
 import pytest
 
-from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination
+from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination, backup_file
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
 from tests.common import largest_file
@@ -623,3 +627,107 @@ def test_twenty_kills(tmp_path):
     killed, kills = killed_run(tmp_path, 40, in_write, at_random=14)
     assert kills == 20
     assert killed == train(tmp_path / "whole", epochs=40, patience=40)
+
+
+def _unchanged(run, arrays):
+    pass
+
+
+def _forged(path, change=_unchanged, write=np.savez):
+    """A backup's file with another content, and the digest of that."""
+    content = backup_file.unpack(path.read_bytes())
+    arrays, run = content.pop("arrays"), content
+    arrays = dict(enumerate(arrays))
+    change(run, arrays)
+    text = run if isinstance(run, bytes) else json.dumps(run).encode()
+    buffer = io.BytesIO()
+    write(buffer, run=np.frombuffer(text, "uint8"), **{str(i): array for i, array in arrays.items()})
+    payload = buffer.getvalue()
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    path.write_bytes(backup_file.MAGIC + b"\n" + digest + b"\n" + payload)
+
+
+def _set(name, value):
+    return lambda run, arrays: run.update({name: value})
+
+
+def _nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run, arrays: run.pop("finished"),
+        _set("more", 1),
+        _set("position", 3),
+        _set("position", [1]),
+        _set("position", [1.0, 0]),
+        _set("position", [-1, 0]),
+        _set("finished", 0),
+        _set("history", {}),
+        _set("history", [{"loss": 1.0}]),
+        _set("history", [{"epoch": 0, "loss": "low"}]),
+        _set("identity", None),
+        _set("setting", [_nested(200)]),
+        _set("variables", [[1, 2, 3]]),
+        _set("variables", 7),
+        _set("metrics", [["a", [10**12], "float32"]]),
+        _set("watched", [["Callback", {"best": {"array": 10**6}}]]),
+        _set("watched", [["Callback", {"best": {"other": []}}]]),
+        _set("watched", [["Callback", {"best": {"list": 3}}]]),
+        _set("watched", [["Callback", {"best": {"array": 0, "dict": {}}}]]),
+        lambda run, arrays: arrays.pop(1),
+        lambda run, arrays: arrays.update({1: np.zeros(7)}),
+        lambda run, arrays: arrays.update({1: arrays[1].astype(str)}),
+        lambda run, arrays: arrays.clear(),
+    ],
+    ids=range(23),
+)
+def test_a_backup_of_other_content_is_damaged(one_backup, tmp_path, change):
+    """Though its digest is right."""
+    (older, newer) = backups(shutil.copytree(one_backup, tmp_path / "copy"))
+    _forged(newer)
+    assert Backup(newer.parent, STEPS).position == [1, 0]
+    _forged(newer, change)
+    with pytest.warns(UserWarning, match="is damaged .it holds something else than a backup: .*") as warned:
+        assert Backup(newer.parent, STEPS).position == [0, 0]
+    assert "\n" not in str(warned[0].message)
+    assert older.exists()
+
+
+@pytest.fixture(scope="module")
+def one_backup(tmp_path_factory):
+    """The folder of a run of an epoch, with two backups."""
+    folder = tmp_path_factory.mktemp("one")
+    backup = Backup(folder, STEPS)
+    build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
+    return folder
+
+
+def test_a_backup_takes_no_more_memory_than_its_file(one_backup, tmp_path):
+    newer = backups(shutil.copytree(one_backup, tmp_path / "copy"))[-1]
+
+    def bomb(run, arrays):
+        arrays[len(arrays)] = np.zeros(2**27, "uint8")
+
+    _forged(newer, bomb, write=np.savez_compressed)
+    assert newer.stat().st_size < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.warns(UserWarning, match="its parts are compressed"):
+            assert Backup(newer.parent, STEPS).position == [0, 0]
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_file_is_no_backup(one_backup, tmp_path):
+    folder = shutil.copytree(one_backup, tmp_path / "copy")
+    os.mkfifo(folder / "000009-00000000.backup")
+    (folder / "000008-00000000.backup").mkdir()
+    (folder / "000007-00000000.backup").symlink_to("missing")
+    assert Backup(folder, STEPS).position == [1, 0]
