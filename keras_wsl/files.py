@@ -110,14 +110,21 @@ def replace_directory(written, path):
         path: Path that it gets. A directory or symbolic link that is there is replaced.
     """
     before = written.with_name(_BEFORE)
-    if os.path.lexists(path):
-        os.replace(path, before)
-    try:
-        os.replace(written, path)
-    except OSError:
-        if os.path.lexists(before):
-            os.replace(before, path)
-        raise
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            os.replace(path, before)
+        try:
+            os.replace(written, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                if os.path.lexists(before):
+                    os.replace(before, path)
+                raise
+        # Another process has put its directory there in the meantime.
+        if before.is_symlink():
+            before.unlink()
+        shutil.rmtree(before, ignore_errors=True)
 
 
 def check_writable(directory):
@@ -128,7 +135,7 @@ def check_writable(directory):
     """
     probe = pathlib.Path(directory, f"probe.{secrets.token_hex(8)}.writing")
     write_atomically(probe, lambda file: None)
-    probe.unlink()
+    probe.unlink(missing_ok=True)  # Another process may have taken it for an orphan.
 
 
 @contextlib.contextmanager
@@ -190,11 +197,11 @@ def remove_orphans(directory, name=None):
     """
     if fcntl is None or not os.path.isdir(directory):
         return
-    for path in pathlib.Path(directory).iterdir():
-        match = _TEMPORARY.fullmatch(path.name)
+    for entry in os.listdir(directory):
+        match = _TEMPORARY.fullmatch(entry)
         if match and name in (None, match["name"]):
             with contextlib.suppress(OSError):  # Another process removed it first, or this one may not.
-                _remove_orphan(path)
+                _remove_orphan(pathlib.Path(directory, entry))
 
 
 def _remove_orphan(path):

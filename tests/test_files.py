@@ -222,6 +222,38 @@ def test_replace_directory_that_is_killed_in_between(tmp_path):
     assert names(tmp_path) == ["model"] and names(path) == []
 
 
+def test_replace_directory_in_threads(tmp_path):
+    path, errors = tmp_path / "model", []
+
+    def write(number):
+        try:
+            for _ in range(30):
+                with files.temporary_directory(path) as directory:
+                    (directory / "new").mkdir()
+                    for name in "ab":
+                        (directory / "new" / name).write_text(str(number))
+                    files.replace_directory(directory / "new", path)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=[number]) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(1200)
+    assert not errors and names(tmp_path) == ["model"]
+    assert names(path) == ["a", "b"] and (path / "a").read_text() == (path / "b").read_text()
+
+
+def test_replace_directory_that_fails_puts_the_other_back(tmp_path):
+    path = tmp_path / "model"
+    path.mkdir()
+    (path / "weights").write_text("old")
+    with files.temporary_directory(path) as directory, pytest.raises(FileNotFoundError):
+        files.replace_directory(directory / "missing", path)
+    assert names(tmp_path) == ["model"] and (path / "weights").read_text() == "old"
+
+
 def test_check_writable_changes_nothing(tmp_path):
     (tmp_path / "writable").write_text("mine")
     files.check_writable(tmp_path)

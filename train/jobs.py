@@ -24,6 +24,7 @@ import settings
 import trainer
 from keras_wsl import data, models
 from keras_wsl.callbacks import Terminated, Termination
+from keras_wsl.files import make_folder
 from keras_wsl.models.weights import read_network
 
 HERE = pathlib.Path(__file__).parent
@@ -136,9 +137,10 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
     if termination.asked or (out / "result.json").exists():
         return False
     arguments = command(out, wanted, data_dir)
+    make_folder(out.parent)
     cores = shares.get()
     try:
-        status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination, cores)
+        status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination, cores, out.parent)
     finally:
         shares.put(cores)
     if status:
@@ -150,9 +152,20 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
     return True
 
 
-def call(arguments, environment, termination, cores=None):
-    """Runs a command, which is sent SIGTERM when this process is: its status, and what it printed of errors."""
-    with tempfile.TemporaryFile("w+") as errors:
+def call(arguments, environment, termination, cores=None, directory=None):
+    """Run a command, and send it SIGTERM when this process receives it.
+
+    Args:
+        arguments: The command line, a list.
+        environment: Dict of its environment variables.
+        termination: `Termination` of this process.
+        cores: Set of the cores on which it runs; by default all.
+        directory: Path of a directory that has room for what it prints; by default the system's temporary one.
+
+    Returns:
+        Its exit status, and what it printed of errors.
+    """
+    with tempfile.TemporaryFile("w+", dir=directory) as errors:
         process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
         if cores:
             with contextlib.suppress(ProcessLookupError):  # It has ended already.

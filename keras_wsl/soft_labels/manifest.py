@@ -161,7 +161,7 @@ class Manifest:
 
     def parts(self, view):
         """Return an iterator over the files of a view: `(name, first row, the row after the last)`."""
-        return (self._part(view, i) for i in range(self.parts_a_view))
+        return (self.part(view, i) for i in range(self.parts_a_view))
 
     def find(self, name):
         """Return the part of a file's name, as `parts` has it; `None` if it is no file of these soft labels."""
@@ -169,10 +169,11 @@ class Manifest:
         if not match:
             return None
         view, i = None if match[1] is None else int(match[1]), int(match[2] or 0)
-        part = self._part(view, i)
+        part = self.part(view, i)
         return part if self.has_view(view) and i < self.parts_a_view and part[0] == name else None
 
-    def _part(self, view, i):
+    def part(self, view, i):
+        """Return a file of a view by its number, as `parts` has it."""
         name, low = CLEAN if view is None else f"view-{view:05d}", i * self.part_examples
         name = f"{name}.npy" if self.parts_a_view == 1 else f"{name}.part-{i:05d}.npy"
         return name, low, min(low + self.part_examples, self.examples)

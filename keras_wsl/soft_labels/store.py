@@ -88,12 +88,16 @@ class SoftLabels:
                 teacher saw it.
         """
         positions = self._positions(index)
-        parts = self._view(None if not self.manifest.views else view)
+        view = view if self.manifest.views else None
+        if not self.manifest.has_view(view):
+            raise ValueError(
+                f"{self.folder} has no view {view}; it has {self.manifest.views}, and clean={self.manifest.clean}."
+            )
         size = self.manifest.part_examples
         found = np.empty(*self.manifest.shape_and_dtype(len(positions)))
         for part in np.unique(positions // size):
             here = positions // size == part
-            found[here] = parts[part][positions[here] - part * size]
+            found[here] = self._part(view, int(part))[positions[here] - part * size]
         self._check_rows(found, index)
         return (
             top_k.decode(found, self.manifest.temperatures) if self.manifest.k else found.astype("float32", copy=False)
@@ -102,21 +106,22 @@ class SoftLabels:
     def _check_rows(self, rows, index):
         """Raise `ValueError` for an example that had no row, or whose row no teacher gives."""
         values = rows["logits"] if self.manifest.k else rows
-        unread = np.isnan(values).all(axis=-1)
-        if unread.any():
-            raise ValueError(
-                f"Example {index[unread.argmax()]} has no soft label in {self.folder}: it could not be read when they "
-                "were written. Write them again in another folder."
-            )
         good = np.isfinite(values).all(axis=-1)
         if self.manifest.k:
             good &= (rows["classes"] < self.manifest.classes).all(axis=-1)
             good &= np.isfinite(rows["label"]) & np.isfinite(rows["rest"]).all(axis=-1)
-        if not good.all():
+        if good.all():
+            return
+        example = index[good.argmin()]
+        if np.isnan(values[good.argmin()]).all():
             raise ValueError(
-                f"The soft label of example {index[good.argmin()]} in {self.folder} has values that are not finite, or "
-                "classes that do not exist. Write the soft labels again in another folder."
+                f"Example {example} has no soft label in {self.folder}: it could not be read when they were written. "
+                "Write them again in another folder."
             )
+        raise ValueError(
+            f"The soft label of example {example} in {self.folder} has values that are not finite, or classes that do "
+            "not exist. Write the soft labels again in another folder."
+        )
 
     def check(self, examples, augmentation=None):
         """Raises `ValueError` unless these are some of the store's examples, varied as they were.
@@ -178,20 +183,17 @@ class SoftLabels:
             )
         return self._by_index[places]
 
-    def _view(self, view):
-        if not self.manifest.has_view(view):
-            raise ValueError(
-                f"{self.folder} has no view {view}; it has {self.manifest.views}, and clean={self.manifest.clean}."
-            )
+    def _part(self, view, i):
+        """A file's array, compared with its SHA-256 when it is opened."""
         with self._lock:
-            if view not in self._open:
-                parts = list(self.manifest.parts(view))
-                for name, _, _ in parts:
-                    self._verify(name)
-                self._open[view] = [self._array(name, high - low) for name, low, high in parts]
+            parts = self._open.setdefault(view, {})
+            if i not in parts:
+                name, low, high = self.manifest.part(view, i)
+                self._verify(name)
+                parts[i] = self._array(name, high - low)
                 while len(self._open) > _KEPT:
                     self._open.popitem(last=False)
-            return self._open[view]
+            return parts[i]
 
     def _array(self, name, rows):
         """A file's array, mapped."""

@@ -554,6 +554,19 @@ def test_a_file_is_hashed_at_its_first_use_alone(hashed):
     assert len(names) == 3
 
 
+def test_files_of_a_view_are_hashed_one_by_one(made, tmp_path, monkeypatch):
+    store = soft_labels.write(made[0], _train(), tmp_path, rows_a_file=7, **SETTINGS)
+    names, sha256 = [], store_module.sha256
+    monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
+    store.rows(0, [15, 20])
+    assert names == ["view-00000.part-00002.npy"]
+    _flip(tmp_path / "view-00000.part-00003.npy")
+    store.rows(0, [15, 0])
+    assert names[1:] == ["view-00000.part-00000.npy"]
+    with pytest.raises(ValueError, match="view-00000.part-00003.npy is damaged"):
+        store.rows(0, [15, 25])
+
+
 def test_verify_reads_all_every_time(hashed, capsys):
     folder, names = hashed
     store = soft_labels.SoftLabels(folder)
