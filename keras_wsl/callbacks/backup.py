@@ -108,6 +108,7 @@ class Backup(keras.callbacks.Callback):
                 f"Backup: fit takes steps_per_epoch={self.params.get('steps')}, Backup has {self.steps_per_epoch}. "
                 "Pass the same number to both."
             )
+        files.remove_orphans(self.directory)
         together = self._together = self.model.steps_per_execution
         for name, value in {"steps_per_epoch": self.steps_per_epoch, "every": self.every}.items():
             if value is not None and value % together:
@@ -317,7 +318,6 @@ class Backup(keras.callbacks.Callback):
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             files.check_writable(self.directory)
-            files.remove_orphans(self.directory)
         except OSError as error:
             raise ValueError(
                 f"Backup: {self.directory} cannot be written to ({error}). Pass a directory that can."
