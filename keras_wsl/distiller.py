@@ -406,24 +406,31 @@ class Distiller(step(), keras.Model):
             in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
             values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
         rows = mean_over_positions(values, mask if len(values.shape) > 1 else None)
-        weight = self.example_weights(labels, logits, sample_weight)
-        return rows if weight is None else rows * weight
+        return rows if sample_weight is None else rows * self.checked_weights(sample_weight)
+
+    def checked_weights(self, sample_weight):
+        """Return the weights of a batch as float32, shape `(batch,)`, checked as far as the backend can.
+
+        A weight that is negative or not finite becomes NaN, and so the loss.
+
+        Args:
+            sample_weight: Numbers, shape `(batch,)` or `(batch, 1)`, or a dict of such.
+        """
+        weights = self._check_range("`sample_weight`", flat_weights(sample_weight), float("inf"))
+        return ops.where(ops.logical_and(weights >= 0, weights < float("inf")), weights, float("nan"))
 
     def example_weights(self, labels, logits, sample_weight=None):
-        """Return the weight of each example: its `sample_weight` times the class weight of its label.
+        """Return the weight of each example in training: its `sample_weight` times the class weight of its label.
 
         Args:
             labels: Integers, shape `(batch,)`, or distributions, whose likeliest class counts.
             logits: The student's logits, shape `(batch, classes)`.
-            sample_weight: `None`, or numbers, shape `(batch,)`, checked as far as the backend can.
+            sample_weight: `None`, or as `checked_weights` takes it.
 
         Returns:
-            `None` if all weights are 1, or float32, shape `(batch,)`; NaN where a weight is negative or not finite.
+            `None` if all weights are 1, or float32, shape `(batch,)`.
         """
-        weights = None
-        if sample_weight is not None:
-            weights = self._check_range("`sample_weight`", flat_weights(sample_weight), float("inf"))
-            weights = ops.where(ops.logical_and(weights >= 0, weights < float("inf")), weights, float("nan"))
+        weights = None if sample_weight is None else self.checked_weights(sample_weight)
         if self._class_weight is None:
             return weights
         by_class = ops.take(ops.convert_to_tensor(self._class_weight), label_classes(labels, logits))
