@@ -241,8 +241,9 @@ class Distiller(step(), keras.Model):
                 continue
             changed = {id(variable) for variable in self.trainable_variables}
             changed |= self._student_endpoints.updated_in_training()
-            for layer in (layer for loss in self.distillation_losses for layer in loss._flatten_layers()):
+            for layer in self._flatten_layers():  # Symbolic layers on Torch draw nothing from their seeds.
                 changed |= {id(generator.state) for generator in layer._seed_generators}
+            for layer in (layer for loss in self.distillation_losses for layer in loss._flatten_layers()):
                 changed |= {id(variable) for variable in layer._non_trainable_variables if layer.trainable}
             if names := [variable.path for variable in shared if id(variable) in changed]:
                 raise ValueError(
