@@ -17,7 +17,7 @@ from keras_wsl.ops import (
     mean_over_positions,
     to_int32,
 )
-from keras_wsl.targets import check_arrays, check_rank, class_weights, flat_weights, labels_of
+from keras_wsl.targets import check_arrays, class_weights, flat_weights, labels_of
 from keras_wsl.top_k import expand
 from keras_wsl.trainers import step
 
@@ -285,7 +285,6 @@ class Distiller(step(), keras.Model):
 
     def call(self, inputs, training=False):
         """The student's logits; in training a dict of its endpoints."""
-        check_rank("inputs", inputs)
         inputs = _selected(self.student_inputs, inputs)
         if training:
             outputs = self._student_endpoints(inputs, training=True)

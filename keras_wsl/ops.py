@@ -78,11 +78,14 @@ def expected_at_label(labels, values):
         values: Floats $v$, shape `(..., classes)`.
 
     Returns:
-        Floats, shape `(...)`.
+        Floats, shape `(...)`. NaN, or an error of the backend, for an integer that is no class.
     """
     if labels_are_distributions(labels, values):
         return ops.sum(ops.cast(labels, values.dtype) * values, axis=-1)
-    return ops.squeeze(ops.take_along_axis(values, label_classes(labels, values)[..., None], axis=-1), axis=-1)
+    classes = label_classes(labels, values)
+    found = ops.squeeze(ops.take_along_axis(values, classes[..., None], axis=-1), axis=-1)
+    # Torch reads another class's value, TensorFlow on a GPU a zero.
+    return ops.where(ops.logical_and(classes >= 0, classes < values.shape[-1]), found, float("nan"))
 
 
 def cross_entropy(labels, logits):

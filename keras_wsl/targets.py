@@ -16,21 +16,15 @@ def unpack(data):
         InputError: If the rank of a tensor is not known, as after `tf.py_function`.
     """
     batch = keras.utils.unpack_x_y_sample_weight(data)
-    for name, part in zip(("inputs", "labels", "sample_weight"), batch):
-        check_rank(name, part)
-    return batch
-
-
-def check_rank(name, structure):
-    """Raise `InputError` if the rank of a tensor in `structure` is not known."""
-    for path, tensor in keras.tree.flatten_with_path(structure):
+    for path, tensor in keras.tree.flatten_with_path(dict(zip(("inputs", "labels", "sample_weight"), batch))):
         if getattr(getattr(tensor, "shape", None), "rank", 0) is None:  # TensorFlow alone has such shapes.
-            key = "".join(f"[{key!r}]" for key in path)
+            name = path[0] + "".join(f"[{key!r}]" for key in path[1:])
             raise InputError(
-                f"`{name}{key}` must have a known rank. Received: a tensor of unknown shape, such as tf.py_function "
+                f"`{name}` must have a known rank. Received: a tensor of unknown shape, such as tf.py_function "
                 "returns. Set its shape in `dataset.map` with tf.ensure_shape(tensor, [None, ...]); None stands for "
                 "the batch."
             )
+    return batch
 
 
 def labels_of(y):
