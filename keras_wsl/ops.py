@@ -8,6 +8,7 @@ import math
 import numbers
 import operator
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -43,7 +44,30 @@ def label_classes(labels, logits):
     """The class of each label, the likeliest one of a distribution: integers, shape `(...)`."""
     if labels_are_distributions(labels, logits):
         return ops.cast(ops.argmax(labels, axis=-1), "int32")
-    return ops.cast(ops.reshape(labels, ops.shape(logits)[:-1]), "int32")
+    return ops.reshape(to_int32(labels), ops.shape(logits)[:-1])
+
+
+def to_int32(values):
+    """Cast labels or indices to int32. A value that int32 cannot hold does not wrap, but stays out of every range.
+
+    Args:
+        values: Integers, or floats. Integers beyond int32 become the nearest int32; so do floats, and those that are
+            not whole numbers, NaN included, become a large number.
+
+    Returns:
+        int32, the same shape.
+    """
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":  # JAX wraps 64 bits before an operation sees them.
+        limits = np.iinfo(values.dtype)
+        values = np.clip(values, max(limits.min, -(2**31)), min(limits.max, 2**31 - 1)).astype("int32")
+    values = ops.convert_to_tensor(values)
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    if keras.backend.is_float_dtype(dtype):
+        values = ops.where(ops.equal(values, ops.floor(values)), values, float("inf"))
+        values = ops.clip(ops.cast(values, "float32"), -(2.0**31), 2.0**31 - 128)  # The largest float32 in int32.
+    elif dtype in ("int64", "uint32", "uint64"):
+        values = ops.clip(values, -(2**31) if dtype == "int64" else 0, 2**31 - 1)
+    return ops.cast(values, "int32")
 
 
 def expected_at_label(labels, values):
@@ -54,11 +78,14 @@ def expected_at_label(labels, values):
         values: Floats $v$, shape `(..., classes)`.
 
     Returns:
-        Floats, shape `(...)`.
+        Floats, shape `(...)`. NaN, or an error of the backend, for an integer that is no class.
     """
     if labels_are_distributions(labels, values):
         return ops.sum(ops.cast(labels, values.dtype) * values, axis=-1)
-    return ops.squeeze(ops.take_along_axis(values, label_classes(labels, values)[..., None], axis=-1), axis=-1)
+    classes = label_classes(labels, values)
+    found = ops.squeeze(ops.take_along_axis(values, classes[..., None], axis=-1), axis=-1)
+    # Torch reads another class's value, TensorFlow on a GPU a zero.
+    return ops.where(ops.logical_and(classes >= 0, classes < values.shape[-1]), found, float("nan"))
 
 
 def cross_entropy(labels, logits):
@@ -243,11 +270,16 @@ def smaller_size(student_shape, teacher_shape):
 
 
 def mean_over_positions(values, mask=None):
-    """The mean of each row over its unmasked positions: `(batch, ...)` to `(batch,)`; 0 for a row with none."""
+    """The mean of each row over its unmasked positions: `(batch, ...)` to `(batch,)`; 0 for a row with none.
+
+    Args:
+        values: Floats, shape `(batch, ...)`.
+        mask: `None`, or booleans or numbers of the same shape. As in NumPy, every number but 0 is true.
+    """
     values = ops.reshape(values, (ops.shape(values)[0], -1))
     if mask is None:
         return ops.mean(values, axis=-1)
-    mask = ops.reshape(ops.cast(mask, values.dtype), (ops.shape(values)[0], -1))
+    mask = ops.reshape(ops.cast(ops.cast(mask, "bool"), values.dtype), (ops.shape(values)[0], -1))
     # `where`, not a product: what stands in a padded position may be infinite.
     kept = ops.sum(ops.where(mask > 0, values, 0.0), axis=-1)
     return kept / ops.maximum(ops.sum(mask, axis=-1), 1.0)

@@ -47,7 +47,7 @@ ROOMS = {
     "online": set(),
     "data": {"files"},
     "soft_labels": {"data", "endpoints", "files", "models", "ops", "top_k", "trainers", "untrusted"},
-    "trainers": set(),
+    "trainers": {"targets"},
     "distiller": {"endpoints", "losses", "ops", "regularization", "targets", "top_k", "trainers", "weighting"},
     "callbacks": {
         "analysis",
