@@ -3,17 +3,52 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import pathlib
 import resource
+import runpy
+import subprocess
+import sys
 
 import keras
 import numpy as np
+from absl import flags
 
-from keras_wsl import data, losses
+from keras_wsl import data, losses, models
 from keras_wsl.endpoints import Endpoints
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+TESTS = pathlib.Path(__file__).parent
+GOLDEN = TESTS / "golden"
+TRAIN = TESTS.parent / "train"
+CHILD_SECONDS = 1200  # The time limit of a child process. It is generous, because other work may slow the machine.
+
+
+def run_child(command, **kwargs):
+    """Run a command in a process of its own, and return it once it has ended, with the text that it printed."""
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=CHILD_SECONDS, **kwargs)
+
+
+def run_script(name, *arguments):
+    """Run `python train/NAME ARGUMENTS` in this process, which saves the seconds in which a new one imports Keras.
+
+    Returns:
+        `subprocess.CompletedProcess`, with the exit status and the text that the script printed.
+    """
+    command, before = [str(TRAIN / name), *map(str, arguments)], set(flags.FLAGS)
+    output, errors, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = command
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            runpy.run_path(command[0], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        sys.argv = argv
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
+    return subprocess.CompletedProcess(command, status, output.getvalue(), errors.getvalue())
 
 
 def golden(name):
@@ -109,6 +144,19 @@ def image_network(name, filters=(4, 4, 6, 8), classes=5, size=8):
         x = keras.layers.ReLU(name=end)(x)
     x = keras.layers.GlobalAveragePooling2D(name="pooled")(x)
     return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(x), name=name)
+
+
+@models.register("tiny")
+def tiny(*, classes, input_shape, dtype=None, name):
+    """The smallest network with the endpoints of a ResNet: for tests of scripts, whose time is that of tracing it."""
+    x = inputs = keras.Input(input_shape)
+    for block, (channels, strides) in enumerate([(4, 1), (6, 2), (8, 2)], start=1):
+        end = f"block{block}"
+        x = keras.layers.Conv2D(channels, 3, strides, padding="same", dtype=dtype, name=f"{end}_conv")(x)
+        x = keras.layers.BatchNormalization(dtype=dtype, name=f"{end}_preact")(x)
+        x = keras.layers.ReLU(dtype=dtype, name=end)(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32", name="logits")(x), name=name)
 
 
 def text_network(name, depth, width=4, classes=5):

@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,7 +13,7 @@ import record
 import settings
 import trainer
 from keras_wsl import data, soft_labels
-from tests.common import bright_splits
+from tests.common import bright_splits, run_script
 
 SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
@@ -139,14 +136,12 @@ def test_what_cannot_be_written(runs, others, message):
         _write(runs, "soft", "--views=2", *others)
 
 
-@pytest.mark.slow
 def test_the_command(runs):
-    script = pathlib.Path(trainer.__file__).parent / "cache_soft_labels.py"
-    command = [sys.executable, str(script), *_arguments(runs, "command", "--top_k=2", "--temperatures=4")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    arguments = _arguments(runs, "command", "--top_k=2", "--temperatures=4")
+    done = run_script("cache_soft_labels.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "the 2 highest of 3 logits" in done.stdout and "1 views of 60 examples: --soft_labels=" in done.stdout
-    done = subprocess.run([*command, "--dtype=float16", "--top_k=0"], capture_output=True, text=True, timeout=300)
+    done = run_script("cache_soft_labels.py", *arguments, "--dtype=float16", "--top_k=0")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(
         "ValueError: The soft labels are of another"
     )

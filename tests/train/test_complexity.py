@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -15,7 +13,7 @@ import complexity
 import settings
 import trainer
 from keras_wsl import analysis, data, models, online
-from tests.common import bright_splits
+from tests.common import bright_splits, run_script
 
 SCRIPT = pathlib.Path(trainer.__file__).parent / "complexity.py"
 SMALL = settings.Settings(
@@ -106,13 +104,12 @@ def test_errors(runs):
         _run(folder, examples=31)
 
 
-@pytest.mark.slow
 def test_the_command(runs):
     folder, splits = runs
     if len(splits.train.classes) > 2:
         pytest.skip("once is enough")
-    command = [sys.executable, SCRIPT, *(f"--{name}={value}" for name, value in _values(folder, every=2).items())]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    arguments = [f"--{name}={value}" for name, value in _values(folder, every=2).items()]
+    done = run_script("complexity.py", *arguments)
     assert done.returncode == 0 and "most promising: the teacher after " in done.stdout, done.stderr[-2000:]
-    done = subprocess.run([*map(str, command), "--student=resnet9"], capture_output=True, text=True, timeout=300)
+    done = run_script("complexity.py", *arguments, "--student=resnet9")
     assert done.returncode == 2 and "resnet9" in done.stderr.splitlines()[-1]

@@ -5,8 +5,6 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -25,7 +23,7 @@ import trainer
 from keras_wsl import Distiller, data, export, losses, models
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.models import keras_nlp
-from tests.common import bert_preset, network
+from tests.common import bert_preset, network, run_script
 from tests.train import test_multinli
 
 SCRIPT = pathlib.Path(evaluate.__file__)
@@ -109,11 +107,9 @@ def _assert_row(row, expected):
         assert float(row[name]) == pytest.approx(value, abs=1e-5), name
 
 
-@pytest.mark.slow
 def test_runs_from_the_command_line(runs, tmp_path):
     out = tmp_path / "judged"
-    command = [sys.executable, str(SCRIPT), f"--out={out}", "--split=test,train", runs / "labels", runs / "kd"]
-    ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    ended = run_script("evaluate.py", f"--out={out}", "--split=test,train", runs / "labels", runs / "kd")
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == ["evaluate.csv", "evaluate.md", "reliability.png"]
     with open(out / "evaluate.csv", newline="") as file:
@@ -329,10 +325,8 @@ def test_several_data_sets_and_no_folder(runs, tmp_path):
         _judge("", runs / "kd")
 
 
-@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
-    command = [sys.executable, str(SCRIPT), f"--out={tmp_path / 'out'}", str(tmp_path / "absent")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = run_script("evaluate.py", f"--out={tmp_path / 'out'}", tmp_path / "absent")
     assert ended.returncode == 2
     assert ended.stderr.strip().splitlines()[-1].startswith("FileNotFoundError: There is no student ")
 

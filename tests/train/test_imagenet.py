@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -18,7 +16,7 @@ import record
 import settings
 import trainer
 from keras_wsl import callbacks, data, models
-from tests.common import image_network
+from tests.common import image_network, run_script
 from tests.train.test_scripts import OUTPUTS
 
 TRAIN = pathlib.Path(trainer.__file__).parent
@@ -75,12 +73,6 @@ def _splits(folder, **changes):
     return data.imagenet(folder, **{"image_size": 32, **changes})
 
 
-def _script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TRAIN / "imagenet.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-
-
 def _weights(path):
     return keras.saving.load_model(path, compile=False).get_weights()
 
@@ -90,7 +82,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     wanted = dataclasses.replace(
         SMALL, method="wsl", teacher="resnet8", teacher_weights=str(teacher), epochs=1, decay_epochs=()
     )
-    ended = _script(f"--data_dir={tree}", f"--out={out}", *settings.to_lines(wanted))
+    ended = run_script("imagenet.py", f"--data_dir={tree}", f"--out={out}", *settings.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
@@ -107,9 +99,8 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert 0 <= result["teacher_accuracy"] <= 1
 
 
-@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
-    absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No imagenet2012 in") and "train/ and val/" in last

@@ -29,7 +29,7 @@ import soft_label_storage
 import trainer
 from benchmarks.victim import differences
 from keras_wsl import callbacks, data, models
-from tests.common import bright_splits
+from tests.common import bright_splits, run_child
 
 TRAIN = pathlib.Path(trainer.__file__).parent
 OUTPUTS = [
@@ -77,9 +77,7 @@ def wsl(teacher, tmp_path_factory):
 
 
 def _script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+    return run_child([sys.executable, str(TRAIN / "cifar100.py"), *map(str, arguments)])
 
 
 def _weights(path):
