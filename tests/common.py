@@ -133,30 +133,23 @@ def arrays(model):
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
 
 
-def image_network(name, filters=(4, 4, 6, 8), classes=5, size=8):
-    """A small classifier of images, `(size, size, 3)`, with the endpoints of `keras_wsl.models`."""
-    x = inputs = keras.Input((size, size, 3))
+def image_network(name, filters=(4, 4, 6, 8), classes=5, input_shape=(8, 8, 3), dtype=None):
+    """A small classifier of images with the endpoints of `keras_wsl.models`."""
+    x = inputs = keras.Input(input_shape)
     for stage, channels in enumerate(filters):
         end = f"block{stage}" if stage else "stem"
         strides = 2 if stage > 1 else 1
-        x = keras.layers.Conv2D(channels, 3, strides=strides, padding="same", name=f"{end}_conv")(x)
-        x = keras.layers.BatchNormalization(name=f"{end}_preact")(x)
-        x = keras.layers.ReLU(name=end)(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pooled")(x)
-    return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(x), name=name)
-
-
-@models.register("tiny")
-def tiny(*, classes, input_shape, dtype=None, name):
-    """The smallest network with the endpoints of a ResNet: for tests of scripts, whose time is that of tracing it."""
-    x = inputs = keras.Input(input_shape)
-    for block, (channels, strides) in enumerate([(4, 1), (6, 2), (8, 2)], start=1):
-        end = f"block{block}"
         x = keras.layers.Conv2D(channels, 3, strides, padding="same", dtype=dtype, name=f"{end}_conv")(x)
         x = keras.layers.BatchNormalization(dtype=dtype, name=f"{end}_preact")(x)
         x = keras.layers.ReLU(dtype=dtype, name=end)(x)
     x = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
     return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32", name="logits")(x), name=name)
+
+
+@models.register("tiny")
+def tiny(*, classes, input_shape, dtype=None, name):
+    """`image_network` for tests of scripts, most of whose time is that of tracing a network."""
+    return image_network(name, classes=classes, input_shape=input_shape, dtype=dtype)
 
 
 def text_network(name, depth, width=4, classes=5):

@@ -15,7 +15,7 @@ import trainer
 from keras_wsl import data, soft_labels
 from tests.common import bright_splits, run_script
 
-SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def runs(tmp_path_factory):
 
 def _taught(folder, **changes):
     weights = str(folder / "teacher" / "student.keras")
-    taught = {"method": "wsl", "teacher": "resnet8", "teacher_weights": weights, "train_limit": 60}
+    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": weights, "train_limit": 60}
     return dataclasses.replace(SMALL, **{**taught, **changes})
 
 
@@ -44,7 +44,7 @@ def _arguments(folder, name, *others):
     return [
         "--data=cifar100",
         f"--data_dir={folder / 'images.npz'}",
-        "--teacher=resnet8",
+        "--teacher=tiny",
         f"--teacher_weights={folder / 'teacher' / 'student.keras'}",
         "--train_limit=60",
         f"--out={folder / name}",
@@ -89,7 +89,7 @@ def test_without_clean_rows_there_is_no_probe(runs):
     "changes, message",
     [
         ({"soft_labels": "nowhere"}, "nowhere holds no soft labels"),
-        ({"teacher": "resnet14"}, "of another teacher: --teacher is 'resnet14', and theirs 'resnet8'"),
+        ({"teacher": "resnet8"}, "of another teacher: --teacher is 'resnet8', and theirs 'tiny'"),
         ({"teacher_weights": "IMAGES"}, "of another teacher: --teacher_weights"),
         ({"seed": 1}, "no soft labels of"),
         ({"method": "fitnet"}, "given by its logits alone, and fitnet needs"),

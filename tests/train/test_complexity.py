@@ -17,7 +17,7 @@ from tests.common import bright_splits, run_script
 
 SCRIPT = pathlib.Path(trainer.__file__).parent / "complexity.py"
 SMALL = settings.Settings(
-    student="resnet8", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02
+    student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02
 )
 
 
@@ -37,7 +37,7 @@ def runs(request, tmp_path_factory):
 
 def _values(folder, **changes):
     checkpoints = folder / "teacher" / "checkpoints"
-    given = {"data_dir": folder / "images.npz", "teacher": "resnet8", "student": "resnet8", "checkpoints": checkpoints}
+    given = {"data_dir": folder / "images.npz", "teacher": "tiny", "student": "tiny", "checkpoints": checkpoints}
     return {**given, "examples": 12, "out": folder / "out", **changes}
 
 
@@ -67,9 +67,9 @@ def test_the_whole_path(runs):
     x = examples.inputs(np.arange(12))
     shape = {"classes": len(examples.classes), "input_shape": (8, 8, 3)}
     last = online.Checkpoints(folder / "teacher" / "checkpoints").last
-    logits = keras.ops.convert_to_numpy(models.build("resnet8", weights=last, **shape)(x, training=False))
+    logits = keras.ops.convert_to_numpy(models.build("tiny", weights=last, **shape)(x, training=False))
     keras.utils.set_random_seed(0)
-    kernel = analysis.ntk_gram(models.build("resnet8", **shape), x, "trace")
+    kernel = analysis.ntk_gram(models.build("tiny", **shape), x, "trace")
     if len(examples.classes) == 2:
         wanted = 2 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / 4.0)) - 1
         right = (wanted > 0) == examples.labels

@@ -19,9 +19,11 @@ from keras_wsl import callbacks, data, models
 from tests.common import image_network, run_script
 from tests.train.test_scripts import OUTPUTS
 
+EXPORTS = True  # See conftest.py.
+
 TRAIN = pathlib.Path(trainer.__file__).parent
 SMALL = settings.ImageNet(
-    student="resnet8", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, train_limit=16
+    student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, train_limit=16
 )
 RESNETS = {"teacher": "imagenet_resnet34", "student": "imagenet_resnet18"}
 MOBILENET = {"teacher": "imagenet_resnet50", "student": "imagenet_mobilenet_v1"}
@@ -53,7 +55,7 @@ def tree(tmp_path_factory):
 def teacher(tmp_path_factory):
     keras.utils.set_random_seed(7)
     path = tmp_path_factory.mktemp("teacher") / "teacher.weights.h5"
-    models.save_weights(models.build("resnet8", 6, input_shape=(32, 32, 3)), path)
+    models.save_weights(models.build("tiny", 6, input_shape=(32, 32, 3)), path)
     return path
 
 
@@ -80,7 +82,7 @@ def _weights(path):
 def test_the_script_leaves_everything(tree, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = dataclasses.replace(
-        SMALL, method="wsl", teacher="resnet8", teacher_weights=str(teacher), epochs=1, decay_epochs=()
+        SMALL, method="wsl", teacher="tiny", teacher_weights=str(teacher), epochs=1, decay_epochs=()
     )
     ended = run_script("imagenet.py", f"--data_dir={tree}", f"--out={out}", *settings.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
@@ -226,7 +228,7 @@ PREACT = tuple(f"{name}_preact" for name in BLOCKS)
     ],
 )
 def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
-    four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], size=16) for stages in (5, 4))
+    four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], input_shape=(16, 16, 3)) for stages in (5, 4))
     assert recipes._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
     assert recipes._layers(loss, four, three) == recipes._layers(loss, three, four) == {}
     assert recipes._layers(loss, four, None) == {}

@@ -21,6 +21,8 @@ from keras_wsl.models import keras_nlp
 from tests.common import bert_preset, run_script, text_network
 from tests.train.test_scripts import OUTPUTS
 
+EXPORTS = True  # See conftest.py.
+
 TRAIN = pathlib.Path(trainer.__file__).parent
 
 
