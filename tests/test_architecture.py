@@ -3,10 +3,11 @@
 import ast
 import os
 import pathlib
-import subprocess
 import sys
 
 import pytest
+
+from tests.common import run_child
 
 ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_wsl"
@@ -221,13 +222,10 @@ def test_what_writes_a_file_itself_is_found(code):
 
 
 def _run(code, **environment):
-    return subprocess.run(
+    return run_child(
         [sys.executable, "-c", code],
         cwd=ROOT,
         env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", **environment},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
 
 

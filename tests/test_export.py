@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 import tempfile
 
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import export, models
-from tests.common import arrays, largest_file
+from tests.common import arrays, largest_file, run_child
 
 # What a server does: no Keras, no code of ours.
 RELOAD = """
@@ -43,12 +42,9 @@ def images(count=7):
 def run_elsewhere(program, path, folder, inputs):
     """Runs a program on a file in a process of its own: what it says, and the logits of 1 and of 7 examples."""
     np.save(folder / "inputs.npy", inputs)
-    done = subprocess.run(
+    done = run_child(
         [sys.executable, "-c", program, str(path), str(folder / "inputs.npy")],
         cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     if done.returncode:
         raise RuntimeError(done.stderr)

@@ -8,7 +8,6 @@ refuses, ours allows where a loss has a meaning for it, and refuses where not.
 import functools
 import json
 import pathlib
-import subprocess
 import sys
 import zipfile
 
@@ -20,7 +19,7 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from keras_wsl import Distiller, export, losses
-from tests.common import arrays, examples, hard_loss, network
+from tests.common import arrays, examples, hard_loss, network, run_child
 
 BACKEND = keras.backend.backend()
 KerasDistiller = keras.distillation.Distiller
@@ -401,7 +400,7 @@ def test_k10_two_replicas_are_one(tmp_path):
     root = pathlib.Path(__file__).parents[1]
     path = tmp_path / "result.json"
     command = [sys.executable, "-m", "tests.mirrored_child", str(path)]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    ran = run_child(command, cwd=root)
     assert ran.returncode == 0, ran.stderr[-3000:]
     result = json.loads(path.read_text())
     assert {*result["kinds"]} == {"vectors", "given_logits", "maps"}

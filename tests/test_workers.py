@@ -16,6 +16,7 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from tests import mirrored_child
+from tests.common import CHILD_SECONDS
 
 
 @pytest.fixture(
@@ -31,7 +32,7 @@ def results(request, tmp_path_factory):
         lambda index: folder / f"{index}.log",
     )
     for index, process in enumerate(processes):
-        assert process.wait(timeout=300) == 0, (folder / f"{index}.log").read_text()[-3000:]
+        assert process.wait(CHILD_SECONDS) == 0, (folder / f"{index}.log").read_text()[-3000:]
     return request.param, [json.loads(path.read_text()) for path in paths]
 
 

@@ -24,7 +24,7 @@ import pytest
 from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination, backup_file
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
-from tests.common import largest_file
+from tests.common import CHILD_SECONDS, largest_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -579,7 +579,7 @@ def start_child(directory, result, epochs, kill=()):
 
 
 def finish(child, expected):
-    errors = child.communicate(timeout=600)[1].decode()
+    errors = child.communicate(timeout=CHILD_SECONDS)[1].decode()
     assert child.returncode == expected, errors[-3000:]
 
 

@@ -29,9 +29,10 @@ import soft_label_storage
 import trainer
 from benchmarks.victim import differences
 from keras_wsl import callbacks, data, models
-from tests.common import bright_splits
+from tests.common import bright_splits, run_child, run_script
 
 TRAIN = pathlib.Path(trainer.__file__).parent
+EXPORTS = True  # See conftest.py.
 OUTPUTS = [
     "backups",
     "curves.png",
@@ -48,7 +49,7 @@ def _splits():
     return bright_splits(90)
 
 
-SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def teacher(tmp_path_factory):
 
 
 def _taught(teacher, **changes):
-    taught = {"method": "wsl", "teacher": "resnet8", "teacher_weights": str(teacher), "backup_steps": 1}
+    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": str(teacher), "backup_steps": 1}
     return dataclasses.replace(SMALL, **{**taught, **changes})
 
 
@@ -76,10 +77,9 @@ def wsl(teacher, tmp_path_factory):
     return out, trainer.run(_taught(teacher), _splits(), out, verbose=0)
 
 
-def _script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+def _child(*arguments):
+    """The command of a process that knows the network `tiny`."""
+    return [sys.executable, "-m", "tests.script_child", "cifar100.py", *map(str, arguments)]
 
 
 def _weights(path):
@@ -145,7 +145,8 @@ def test_differences_of_runs_are_named(wsl, tmp_path):
 
 def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
     out, _ = wsl
-    again = _script(f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'again'}")
+    arguments = f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'again'}"
+    again = run_child(_child(*arguments), cwd=TRAIN.parent)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "test accuracy" in again.stdout
     _assert_same_run(out, tmp_path / "again")
@@ -157,7 +158,8 @@ def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     out, _ = wsl
     flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'killed'}"]
     child = subprocess.Popen(
-        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, flags)],
+        _child(*flags),
+        cwd=TRAIN.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -173,13 +175,14 @@ def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
         said = child.stderr.read().decode().strip().splitlines()[-1]
         assert said.startswith("Backup: SIGTERM came in epoch 1.") and said.endswith("Pass --resume.")
     assert not (tmp_path / "killed" / "result.json").exists()
-    refused = _script(*flags)
+    refused = run_script("cifar100.py", *flags)
     assert refused.returncode == 2 and "holds this run already. Pass --resume" in refused.stderr
-    resumed = _script(*flags, "--resume")
+    resumed = run_child(_child(*flags, "--resume"), cwd=TRAIN.parent)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     _assert_same_run(out, tmp_path / "killed")
 
 
+@pytest.mark.usefixtures("without_exports")
 def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
     def seconds(name, *, start, ends_at=None):
         calls = itertools.count(1)
@@ -208,6 +211,7 @@ def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_exports")
 def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     wanted = _taught(teacher, method="kd", epochs=1, label_smoothing=0.1, holdout=30, train_limit=45, decay_epochs=())
     result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
@@ -240,6 +244,7 @@ def test_help_lists_the_settings_of_a_run():
     assert "--student: The student's network." in values.main_module_help()
 
 
+@pytest.mark.usefixtures("without_exports")
 def test_a_run_is_judged_at_times(tmp_path):
     """Which changes nothing of its training."""
     wanted = dataclasses.replace(SMALL, epochs=3)
@@ -325,11 +330,11 @@ def _identity(teacher):
         ({"student": "resnet9"}, "'resnet9'.*resnet8"),
         ({"method": "wsl"}, "--method=wsl needs a trained teacher"),
         (
-            {"teacher": "resnet8", "teacher_weights": "TEACHER"},
+            {"teacher": "tiny", "teacher_weights": "TEACHER"},
             "leave --teacher, --teacher_weights and --soft_labels out",
         ),
-        ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|resnet8"),
-        ({"method": "kd", "teacher": "resnet8", "teacher_weights": "absent.keras"}, "absent.keras"),
+        ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|tiny"),
+        ({"method": "kd", "teacher": "tiny", "teacher_weights": "absent.keras"}, "absent.keras"),
         ({"strategy": "magic"}, "no strategy 'magic'"),
         pytest.param(
             {"strategy": "mirrored", "steps_per_execution": 2},
@@ -343,13 +348,13 @@ def _identity(teacher):
         ({"train_limit": 1000}, "1000 of 90"),
         ({"online": True}, "--online is for methods with a teacher in every epoch, and --method=none has none"),
         (
-            {"method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER", "teacher_checkpoints": "x"},
+            {"method": "kd", "teacher": "tiny", "teacher_weights": "TEACHER", "teacher_checkpoints": "x"},
             "--teacher_checkpoints are for --online",
         ),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
         ({"schedule": "linear", "learning_rate_warm_up": -0.1}, r"--learning_rate_warm_up=-0.1 must be .* in \[0, 1\)"),
-        ({"temperature": 0.0, "method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER"}, "positive number"),
+        ({"temperature": 0.0, "method": "kd", "teacher": "tiny", "teacher_weights": "TEACHER"}, "positive number"),
     ],
 )
 def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
@@ -407,7 +412,9 @@ def test_one_process_alone_writes_a_run(tmp_path):
 
 
 def test_errors_of_the_command_are_one_line(tmp_path):
-    absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    absent = run_child(
+        [sys.executable, TRAIN / "cifar100.py", "--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}"]
+    )
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No cifar100 in") and "--download" in last
