@@ -21,6 +21,9 @@ from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 from keras_wsl import Distiller, export, losses
 from tests.common import arrays, examples, hard_loss, network, run_child
 
+pytestmark = pytest.mark.eager
+
+
 BACKEND = keras.backend.backend()
 KerasDistiller = keras.distillation.Distiller
 LogitsDistillation = functools.partial(keras.distillation.LogitsDistillation, loss=keras.losses.KLDivergence())
@@ -247,6 +250,7 @@ def test_k05_evaluation_runs_no_teacher(method):
     assert bool(teacher_calls) == (method == "evaluate")
 
 
+@pytest.mark.traced
 def test_k05_validation_runs_no_teacher():
     """Validation in `fit` traces and runs the student alone: as many teacher calls as without it."""
     x, y = examples(8)
@@ -475,6 +479,7 @@ def test_k13_single_loss_keeps_its_weight():
     assert list(theirs.distillation_loss_weights) == [1.0]
 
 
+@pytest.mark.traced
 def test_k14_k15_adapter_between_different_widths_is_trained():
     """Keras's fails on features of 8 and 13, and never trains a projector; ours trains an adapter between them."""
     x, y = examples(32)

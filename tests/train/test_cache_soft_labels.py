@@ -15,6 +15,9 @@ import trainer
 from keras_wsl import data, soft_labels
 from tests.common import bright_splits, run_script
 
+pytestmark = pytest.mark.eager
+
+
 SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 

@@ -15,6 +15,9 @@ import trainer
 from keras_wsl import analysis, data, models, online
 from tests.common import bright_splits, run_script
 
+pytestmark = pytest.mark.eager
+
+
 SCRIPT = pathlib.Path(trainer.__file__).parent / "complexity.py"
 SMALL = settings.Settings(
     student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02

@@ -26,6 +26,9 @@ from keras_wsl.models import keras_nlp
 from tests.common import bert_preset, network, run_script
 from tests.train import test_multinli
 
+pytestmark = pytest.mark.eager
+
+
 SCRIPT = pathlib.Path(evaluate.__file__)
 SMALL = settings.Settings(
     student="tiny", method="none", epochs=1, batch_size=32, decay_epochs=(), train_limit=96, learning_rate=0.02

@@ -21,6 +21,8 @@ from keras_wsl import callbacks, data, models
 from keras_wsl.endpoints import Endpoints
 from tests.common import bright_splits
 
+pytestmark = pytest.mark.eager
+
 
 def _splits():
     return bright_splits(96)
@@ -166,6 +168,7 @@ def _stage_weights(wanted, out):
     return {v.path: np.array(v) for v in student.variables}
 
 
+@pytest.mark.traced
 def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     wanted = _run(teacher, method="ft")
     train, recipe = _splits().train, recipes.get("ft")

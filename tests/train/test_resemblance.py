@@ -17,6 +17,8 @@ from keras_wsl.analysis.resemblance import resemblance as matrix_of
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 
+pytestmark = pytest.mark.eager
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
