@@ -1,5 +1,6 @@
 """Reading files that may be damaged or hostile: nothing is allocated before its size is compared with the file's."""
 
+import collections
 import contextlib
 import json
 import math
@@ -56,13 +57,13 @@ def read_bytes(path, limit):
     return content
 
 
-def read_json(path, limit=_LARGEST, *, finite=False):
+def read_json(path, limit=_LARGEST, *, strict=False):
     """Return the value in a JSON file.
 
     Args:
         path: Path of the file.
         limit: Integer, the most bytes that it may have.
-        finite: Whether NaN and infinite numbers are refused.
+        strict: Whether NaN, infinite numbers and halves of surrogate pairs are refused, which Python's JSON may have.
 
     Raises:
         ValueError: In one line with the path, if the file is too large or not valid; see `parse_json`.
@@ -70,34 +71,35 @@ def read_json(path, limit=_LARGEST, *, finite=False):
     """
     content = read_bytes(path, limit)
     try:
-        return parse_json(content, finite=finite)
+        return parse_json(content, strict=strict)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read. {error} Write it again.") from error
 
 
-def parse_json(content, *, finite=False):
+def parse_json(content, *, strict=False):
     """Return the value of JSON in bytes.
 
     Args:
         content: Bytes of UTF-8 without a byte order mark.
-        finite: Whether NaN and infinite numbers are refused.
+        strict: Whether NaN, infinite numbers and halves of surrogate pairs are refused, which Python's JSON may have.
 
     Raises:
         ValueError: In one line, if the bytes are not JSON or not UTF-8, a key of an object repeats, or lists and
             objects are more than 100 deep.
     """
     try:
-        return _parse(content, finite)
+        return _parse(content, strict)
     except RecursionError as error:
         raise ValueError(_TOO_DEEP) from error
     except ValueError as error:
         raise ValueError(f"The content must be JSON in UTF-8. Received: {error}.") from error
 
 
-def _parse(content, finite):
-    numbers = {"parse_constant": _finite, "parse_float": _finite} if finite else {}
+def _parse(content, strict):
+    numbers = {"parse_constant": _finite, "parse_float": _finite} if strict else {}
     value = json.loads(content.decode(), object_pairs_hook=_object, **numbers)
-    json.dumps(value, ensure_ascii=False).encode()  # Fails for halves of surrogate pairs, which no file can hold.
+    if strict:
+        json.dumps(value, ensure_ascii=False).encode()
     level = [value]
     for _ in range(_DEEPEST):
         level = [item for outer in level for item in _items(outer)]
@@ -119,8 +121,8 @@ def _finite(text):
 def _object(pairs):
     found = dict(pairs)
     if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        repeated = next(name for name in names if names.count(name) > 1)
+        counts = collections.Counter(name for name, _ in pairs)
+        repeated = next(name for name, count in counts.items() if count > 1)
         raise ValueError(f"the key {reprlib.repr(repeated)} twice in one object")
     return found
 
@@ -180,7 +182,7 @@ def read_array_header(file, size):
         size: Integer, bytes of header and values in the file.
 
     Returns:
-        `(shape, dtype)`, the latter without Python objects.
+        `(shape, dtype, order)`; the dtype has no Python objects, and the order is `"C"` or `"F"`.
 
     Raises:
         ValueError: In one line, if it is something else or of another size.
@@ -189,7 +191,7 @@ def read_array_header(file, size):
         version = np.lib.format.read_magic(file)
         if version != (1, 0):  # Its headers have at most 64 KiB; `numpy.save` writes others for longer ones alone.
             raise ValueError(f"version {version} of NumPy's format, expected (1, 0)")
-        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
     except Exception as error:  # NumPy evaluates a literal and makes a dtype of it: both raise errors of many classes.
         text = str(error).partition("\n")[0][:200]
         raise ValueError(f"its header is none of NumPy's arrays ({type(error).__name__}: {text})") from error
@@ -199,9 +201,9 @@ def read_array_header(file, size):
         raise ValueError(f"its shape is {reprlib.repr(shape)}")
     if size != file.tell() + math.prod(shape) * dtype.itemsize:
         raise ValueError(
-            f"it has {size:,} bytes, and its header is of {dtype} of shape {reprlib.repr(shape)}, which takes others"
+            f"it has {size:,} bytes, which do not fit its header of {dtype} and shape {reprlib.repr(shape)}"
         )
-    return shape, dtype
+    return shape, dtype, "F" if fortran else "C"
 
 
 def map_array(path, shape, dtype):
@@ -221,8 +223,10 @@ def map_array(path, shape, dtype):
     try:
         with open_file(path) as file:
             found = read_array_header(file, os.fstat(file.fileno()).st_size)
-            if found == (shape, dtype):
+            if found == (shape, dtype, "C"):
                 return np.memmap(file, dtype, "r", file.tell(), shape)
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} is not whole: {error}.") from error
-    raise ValueError(f"{path} holds {found[1]} of shape {reprlib.repr(found[0])}; expected {dtype} of {shape}.")
+    raise ValueError(
+        f"{path} holds {found[1]} of shape {reprlib.repr(found[0])}; expected {dtype} of {shape}, in the order of C."
+    )

@@ -86,7 +86,7 @@ class Manifest:
     @classmethod
     def parse(cls, content):
         """Return the manifest in the bytes of a file. Raises as `read` does, without the path."""
-        values = untrusted.parse_json(content, finite=True)
+        values = untrusted.parse_json(content, strict=True)
         untrusted.check_fields(values, _FIELDS)
         del values["format"]
         manifest = cls(**{**values, "temperatures": tuple(values["temperatures"])})
