@@ -110,38 +110,50 @@ def below_highest(logits):
         logits: Floats $z$, shape `(..., classes)`.
 
     Returns:
-        `(gaps, is_highest)`, each of shape `(..., classes)`: floats $z_c - \max_k z_k \le 0$, and booleans that are
-        true for one maximum per row, the first of several equal ones.
+        `(gaps, is_highest)`, each of shape `(..., classes)`: floats $z_c - \max_k z_k \le 0$, in which the maximum is a
+        constant for the gradient, and booleans that are true for one maximum per row, the first of several equal ones.
     """
     is_highest = is_class(ops.argmax(logits, axis=-1), logits)
-    # A masked sum, because on TensorFlow `ops.max` refuses an empty batch, and its gradient is split between ties.
+    # Not `ops.max`: on TensorFlow it refuses an empty batch.
     highest = ops.sum(ops.where(is_highest, logits, 0.0), axis=-1, keepdims=True)
-    return ops.where(is_highest, 0.0, logits - highest), is_highest
+    return ops.subtract(logits, ops.stop_gradient(highest)), is_highest
 
 
 def softened(logits, temperature=1.0):
-    r"""Compute the two parts of $\log \mathrm{softmax}(z / \tau)_c = d_c - s$.
+    r"""Compute the parts of $\log \mathrm{softmax}(z / \tau)_c = d_c - s$ without a loss of digits.
 
-    With $m$ the class of the maximum, $d_c = (z_c - z_m) / \tau$ and $s = \log(1 + \sum_{k \ne m} e^{d_k})$. As
-    $d_c \le 0 \le s$, no digit is lost, where the usual form cancels if a network is certain: a probability of
-    $1 - 10^{-9}$ has the logarithm 0 there.
+    With $m$ the class of the maximum, $d_c = (z_c - z_m) / \tau$ and $s = \log(1 + \sum_{k \ne m} e^{d_k})$. The usual
+    $\log \sum_k e^{d_k}$ is 0 where the other classes have a probability of $10^{-9}$, and $s$ is $10^{-9}$ there.
 
     Args:
         logits: Floats $z$, shape `(..., classes)`.
         temperature: Positive float, $\tau$.
 
     Returns:
-        `(d, s)`, floats of shape `(..., classes)` and `(..., 1)`.
+        `(d, s, is_highest)`: floats of shape `(..., classes)` and `(..., 1)`, with $d_c \le 0 \le s$, and the booleans
+        of `below_highest`.
     """
     gaps, is_highest = below_highest(logits)
     gaps = gaps / temperature
-    others = ops.where(is_highest, 0.0, ops.exp(gaps))
-    return gaps, ops.log1p(ops.sum(others, axis=-1, keepdims=True))
+    others = ops.where(is_highest, ops.expm1(gaps), ops.exp(gaps))  # 0 at the maximum, with the gradient of exp.
+    return gaps, ops.log1p(ops.sum(others, axis=-1, keepdims=True)), is_highest
 
 
 def log_softmax(logits, temperature=1.0):
-    r"""Compute $\log \mathrm{softmax}(z / \tau)$ by `softened`: `(..., classes)` to floats of the same shape."""
-    return ops.subtract(*softened(logits, temperature))
+    r"""Compute $\log \mathrm{softmax}(z / \tau)$, whose values and gradients keep their digits near probability 1.
+
+    Args:
+        logits: Floats $z$, shape `(..., classes)`.
+        temperature: Positive float, $\tau$.
+
+    Returns:
+        Floats of the same shape, at most 0.
+    """
+    gaps, log_sum, is_highest = softened(logits, temperature)
+    # At the maximum the same value, -s, in a form whose gradient is not a difference 1 - q_m of numbers close to 1.
+    rest = ops.sum(ops.where(is_highest, 0.0, ops.exp(gaps)), axis=-1, keepdims=True)
+    at_highest = -ops.log1p(rest * ops.exp(-ops.where(is_highest, gaps, 0.0)))
+    return ops.where(is_highest, at_highest, gaps - log_sum)
 
 
 def softmax(logits, temperature=1.0):
@@ -199,7 +211,7 @@ def kl_divergence(teacher_logits, student_logits, temperature=1.0):
     Returns:
         Nats, shape `(...)`; at least 0, and exactly 0 for equal logits.
     """
-    (p_gaps, p_sum), (q_gaps, q_sum) = (softened(z, temperature) for z in (teacher_logits, student_logits))
+    (p_gaps, p_sum, _), (q_gaps, q_sum, _) = (softened(z, temperature) for z in (teacher_logits, student_logits))
     p, q = ops.exp(p_gaps - p_sum), ops.exp(q_gaps - q_sum)
     # log p - log q, in which all classes of an example share the rounding of the sums: it cancels in the gradient.
     gap = (p_gaps - q_gaps) - (p_sum - q_sum)
@@ -229,7 +241,7 @@ def log_mean_softmax(logits, weights, temperature):
 
 
 def label_margin(labels, logits, temperature=1.0):
-    r"""$m = z_y / \tau - \log \sum_{c \ne y} e^{z_c / \tau}$, of which $\mathrm{softmax}(z / \tau)_y = \mathrm{sigmoid}(m)$.
+    r"""$m = z_y / \tau - \log \sum_{c \ne y} e^{z_c / \tau}$, of which $\mathrm{sigmoid}(m)$ is the label's probability.
 
     Args:
         labels: Integers, shape `(...)`.
