@@ -9,7 +9,6 @@ import pytest
 from keras_wsl import Distiller, callbacks, losses, models, online
 from tests.common import arrays, examples, hard_loss, network
 
-
 STEPS, BATCH = 4, 8
 
 
