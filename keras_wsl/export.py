@@ -8,6 +8,9 @@ import keras
 from keras_wsl import files
 from keras_wsl.endpoints import symbolic_inputs
 
+# What Keras writes beside `saved_model.pb`.
+SAVED_MODEL_PARTS = {"assets", "variables", "fingerprint.pb"}
+
 
 def saved_model(student, path, *, preprocessor=None, overwrite=False):
     """Writes the student as a TensorFlow SavedModel, for servers and for programs without Keras.
@@ -165,7 +168,8 @@ def _check_free(path, overwrite):
             f"{str(path)!r} exists and is not empty. Choose another path, or pass `overwrite=True` to replace the "
             "SavedModel there."
         )
-    if not (path / "saved_model.pb").is_file():
+    parts = {part.name for part in path.iterdir()} if path.is_dir() else set()
+    if "saved_model.pb" not in parts and not parts <= SAVED_MODEL_PARTS:  # The rest of a damaged one is replaced too.
         raise FileExistsError(
             f"{str(path)!r} holds no SavedModel, and `overwrite=True` replaces nothing else. Choose another path."
         )

@@ -364,14 +364,43 @@ def _sync_directory(directory):
 
 
 def make_folder(path):
-    """Makes a folder, and those above it, where they are missing.
+    """Make a folder, and those above it, where they are missing.
 
     Raises:
-        NotADirectoryError: If a file is in the way, with its name.
+        NotADirectoryError: If something else is in the way, such as a file or a symbolic link without a target.
     """
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        taken = next(there for there in (path, *path.parents) if there.is_file())
-        raise NotADirectoryError(f"{taken} is a file, and a folder was expected there. Choose another path.") from error
+        taken = next(there for there in (path, *path.parents) if os.path.lexists(there) and not there.is_dir())
+        raise NotADirectoryError(
+            f"{taken} is {kind_of(taken)}, and a folder was expected there. Choose another path."
+        ) from error
+
+
+def kind_of(path):
+    """Describe what a path leads to, such as `"a file"` or `"a symbolic link without a target"`."""
+    path = pathlib.Path(path)
+    kinds = {
+        "a file": path.is_file,
+        "a folder": path.is_dir,
+        "a named pipe": path.is_fifo,
+        "a socket": path.is_socket,
+        "a device": lambda: path.is_char_device() or path.is_block_device(),
+        "a symbolic link without a target": path.is_symlink,
+    }
+    return next((kind for kind, applies in kinds.items() if applies()), "missing")
+
+
+def check_regular(path):
+    """Return a path if it leads to a regular file; reading a named pipe or a device could wait forever.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is something else, such as a folder or a named pipe.
+    """
+    if (kind := kind_of(path)) == "a file":
+        return path
+    error = FileNotFoundError if kind == "missing" else ValueError
+    raise error(f"{path} must be a regular file. Received: it is {kind}.")

@@ -100,7 +100,7 @@ class Work:
 
         Raises:
             ValueError: A teacher's run failed, or a folder holds a run of other settings.
-            Terminated: SIGTERM came; what ran has saved its state.
+            Terminated: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states.
         """
         teachers, students = self.left()
         data_dir = jobs.file_of(data_dir, self.out)

@@ -53,6 +53,9 @@ class Backup(keras.callbacks.Callback):
         keep: Positive integer, files kept. With 2 or more a damaged file costs only the steps since the one before.
         identity: Dict that JSON can hold, of what makes this run this run: flags, the teacher's SHA-256. A backup
             with another identity is refused.
+        defaults: Dict: the value of an entry of `identity` in backups that were written before there was such an entry.
+        conditions: Dict that JSON can hold, of what may change the last bits of the result, such as the number of
+            threads. Other conditions than the backup's are warned about.
         termination: A `Termination`, or `None`: whether to save and raise `Terminated` before the next step.
 
     Attributes:
@@ -73,13 +76,25 @@ class Backup(keras.callbacks.Callback):
     # Keras may then call on_train_batch_end from its own threads and need not wait for each step's logs.
     async_safe = True
 
-    def __init__(self, directory, steps_per_epoch, *, every=None, watch=(), keep=2, identity=None, termination=None):
+    def __init__(
+        self,
+        directory,
+        steps_per_epoch,
+        *,
+        every=None,
+        watch=(),
+        keep=2,
+        identity=None,
+        defaults=None,
+        conditions=None,
+        termination=None,
+    ):
         super().__init__()
         for name, value in {"steps_per_epoch": steps_per_epoch, "every": every, "keep": keep}.items():
             if not (name == "every" and value is None) and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Backup: {name}={value!r} came, a positive integer was expected. Give at least 1.")
         try:
-            identity = json.loads(json.dumps(identity or {}))
+            identity, defaults, conditions = json.loads(json.dumps([identity or {}, defaults or {}, conditions or {}]))
         except TypeError as error:
             raise ValueError(
                 f"Backup: identity={identity!r} is not JSON ({error}). Pass text, numbers and lists."
@@ -87,6 +102,7 @@ class Backup(keras.callbacks.Callback):
         self.directory = pathlib.Path(directory)
         self.steps_per_epoch, self.every, self.watch, self.keep = steps_per_epoch, every, tuple(watch), keep
         self.identity, self.termination = identity, termination
+        self.defaults, self.conditions = defaults, conditions
         self._used = False
         self._begin()
 
@@ -97,6 +113,12 @@ class Backup(keras.callbacks.Callback):
         run = self._found or {"position": [0, 0], "history": [], "finished": False}
         self.position, self.history, self.finished = run["position"], run["history"], run["finished"]
         self._logs, self._epoch, self._first_step, self._ended = None, None, 0, []
+        different = differences(run.get("conditions", self.conditions), self.conditions)
+        if different and self.position != [0, 0] and not self.finished:
+            warnings.warn(
+                f"Backup: {'; '.join(different)}. The run may not end in the same bits as without an interruption.",
+                stacklevel=3,
+            )
 
     def on_train_begin(self, logs=None):
         """Refuses, before the first step, what could not be resumed."""
@@ -150,8 +172,9 @@ class Backup(keras.callbacks.Callback):
         if ending:
             epoch, done = self.position
             raise Terminated(
-                f"Backup: SIGTERM came in epoch {epoch + 1}. The state after its step {done} of {self.steps_per_epoch} "
-                f"is in {self.directory}; go on from there."
+                f"Backup: {self.termination.name} was received in epoch {epoch + 1}. The state after step {done} of "
+                f"{self.steps_per_epoch} of the epoch is saved in {self.directory}.",
+                self.termination.number,
             )
         # Reading self.model brings a JAX model up to date, which costs time: only in the last step.
         if self._first_step and step + self._together >= self.steps_per_epoch:
@@ -196,6 +219,7 @@ class Backup(keras.callbacks.Callback):
             "finished": finished,
             "history": history,
             "identity": self.identity,
+            "conditions": self.conditions,
             "setting": self._setting(),
             "variables": _describe(variables),
             "metrics": _describe(metrics),
@@ -212,6 +236,9 @@ class Backup(keras.callbacks.Callback):
         self._logs = None
         self.position, self.history, self.finished = [epoch, step], history, finished
 
+    def _files(self):
+        return [path for path in self.directory.glob("*.backup") if path.is_file()]
+
     def _newest(self):
         """The newest whole backup, or None; refuses one of another run."""
         for path in sorted(self._files(), reverse=True):
@@ -225,7 +252,9 @@ class Backup(keras.callbacks.Callback):
                     stacklevel=4,
                 )
                 continue
-            different = _differences(run["setting"], self._setting()) + _differences(run["identity"], self.identity)
+            known = {name: value for name, value in self.defaults.items() if name in self.identity}
+            different = differences(run["setting"], self._setting())
+            different += differences({**known, **run["identity"]}, self.identity)
             if different:
                 raise ValueError(
                     f"Backup: {path} is of another run. {'; '.join(different)}. Use the settings of the backup to "
@@ -345,16 +374,26 @@ def _show(described):
     return f"{path} {tuple(shape)} {dtype}"
 
 
-def _differences(theirs, ours):
+def differences(theirs, ours, where="the backup"):
+    """List the entries in which two dicts differ, as text with both values.
+
+    Args:
+        theirs: Dict of what was saved.
+        ours: Dict of what is asked for now.
+        where: What `theirs` is from.
+
+    Returns:
+        List of strings, sorted by the entries' names.
+    """
     return [
-        f"{name}: {_value(theirs, name)} in the backup, {_value(ours, name)} now"
+        f"{name}: {_value(theirs, name)} in {where}, {_value(ours, name)} now"
         for name in sorted(theirs.keys() | ours.keys())
         if _value(theirs, name) != _value(ours, name)
     ]
 
 
-def _value(identity, name):
-    return repr(identity[name]) if name in identity else "absent"
+def _value(values, name):
+    return repr(values[name]) if name in values else "absent"
 
 
 def _floats(logs):

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import pty
 import random
 import re
 import shutil
@@ -189,30 +190,84 @@ def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
     assert backup.position == [0, 4] and not backup.finished
 
 
-class TerminateAfter(InterruptAfter):
-    """Sends SIGTERM when this process has trained so many steps."""
+class SignalAfter(InterruptAfter):
+    """Sends a signal when this process has trained so many steps."""
+
+    def __init__(self, steps, number=signal.SIGTERM):
+        super().__init__(steps)
+        self.number = number
 
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
         if not self.left:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize("steps", [1, STEPS + 3, 2 * STEPS])
 def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterrupted, steps):
     before = signal.getsignal(signal.SIGTERM)
     with Termination() as termination:
-        with pytest.raises(Terminated, match=f"SIGTERM came in epoch {1 + steps // STEPS}. The state after its step"):
-            train(tmp_path, callbacks=[TerminateAfter(steps)], every=None, termination=termination)
+        with pytest.raises(Terminated, match=f"SIGTERM was received in epoch {1 + steps // STEPS}. The state after"):
+            train(tmp_path, callbacks=[SignalAfter(steps)], every=None, termination=termination)
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
     assert Backup(tmp_path, STEPS).position == list(divmod(steps, STEPS))
     assert train(tmp_path, every=None) == uninterrupted
 
 
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
+def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
+    with Termination() as termination, pytest.raises(Terminated, match=f"{name} was received in epoch 1") as ended:
+        train(tmp_path, callbacks=[SignalAfter(3, signal.Signals[name])], every=None, termination=termination)
+    assert ended.value.status == status and Backup(tmp_path, STEPS).position == [0, 3]
+
+
+def test_termination_ends_at_once_at_the_second_sigint(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with Termination() as termination:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # As `jobs` sends it, until the process ends.
+    assert not termination.repeated
+    with Termination() as termination, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert termination.asked and termination.name == "SIGINT"
+        signal.raise_signal(signal.SIGINT)
+    assert termination.repeated and signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_termination_leaves_an_ignored_signal_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Termination() as termination:
+            signal.raise_signal(number)
+            assert not termination.asked
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_termination_survives_the_end_of_the_terminal():
+    """A closed terminal fails every write, such as that of a progress bar before the next backup."""
+    process, terminal = pty.fork()
+    if not process:
+        status = 1
+        with contextlib.suppress(BaseException):
+            with Termination() as termination:
+                os.write(1, b"ready")
+                while not termination.asked:
+                    time.sleep(0.01)
+                os.write(1, b"progress")
+                status = 0 if termination.name == "SIGHUP" else 2
+        os._exit(status)
+    assert os.read(terminal, 100) == b"ready"
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
 def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
     with Termination() as termination:
-        ended = train(tmp_path, callbacks=[TerminateAfter(EPOCHS * STEPS)], termination=termination)
+        ended = train(tmp_path, callbacks=[SignalAfter(EPOCHS * STEPS)], termination=termination)
     assert termination.asked and ended == uninterrupted
 
 
@@ -317,6 +372,28 @@ def test_another_identity_is_refused_in_the_constructor(tmp_path):
     with pytest.raises(ValueError, match=rf"steps_per_epoch: {STEPS} in the backup, 8 now"):
         Backup(tmp_path, 8, identity=identity)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_backup_knows_the_default_of_a_newer_entry_of_the_identity(tmp_path):
+    interrupt(tmp_path, 3, identity={"seed": 1})
+    Backup(tmp_path, STEPS, identity={"seed": 1, "new": 0}, defaults={"new": 0, "unused": 2})
+    with pytest.raises(ValueError, match="another run. new: 0 in the backup, 1 now"):
+        Backup(tmp_path, STEPS, identity={"seed": 1, "new": 1}, defaults={"new": 0})
+
+
+def test_backup_warns_of_other_conditions_and_goes_on(tmp_path, recwarn):
+    interrupt(tmp_path, 3, conditions={"threads": 2})
+    Backup(tmp_path, STEPS, conditions={"threads": 2})
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="threads: 2 in the backup, 1 now. The run may not end in the same bits"):
+        assert Backup(tmp_path, STEPS, conditions={"threads": 1}).position == [0, 2]
+
+
+def test_backup_reads_regular_files_only(tmp_path):
+    interrupt(tmp_path, 3)
+    os.mkfifo(tmp_path / "000009-00000000.backup")
+    (tmp_path / "000008-00000000.backup").mkdir()
+    assert Backup(tmp_path, STEPS).position == [0, 2]
 
 
 def test_the_constructor_makes_nothing(tmp_path):

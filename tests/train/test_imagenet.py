@@ -91,7 +91,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert f"test accuracy {result['test_accuracy']:.4f}" in ended.stdout
     assert (result["train_examples"], result["test_examples"]) == (16, 12)
     assert result["data"]["test"] == {"examples": 12, "classes": 6, "unreadable_images": 0, "unreadable": []}
-    assert result["settings"] == (out / "run.flags").read_text().splitlines()
+    assert result["settings"] == settings.read_lines(out / "run.flags")
     (row,) = record.read_csv(out / "epochs.csv")
     # WSL as published for ImageNet, beside the whole loss of the labels.
     assert row["distillation_loss"] == pytest.approx(2.5 * row["wsl"], rel=1e-5)

@@ -163,7 +163,7 @@ def _stage_weights(wanted, out):
     trainable = [layer.trainable for layer in student.layers]
     out.mkdir()
     model = trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
-    trainer._train_first_stage(model, [], wanted, train, out, identity={}, verbose=0)
+    trainer._train_first_stage(model, [], wanted, train, out, kept={}, verbose=0)
     assert [layer.trainable for layer in student.layers] == trainable
     return {v.path: np.array(v) for v in student.variables}
 
@@ -179,7 +179,7 @@ def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     distiller = trainer.distiller(wanted, recipe, network, student, [main], train)
     loss = recipes.stage_loss(wanted)
     model = trainer.first_stage(wanted, recipe, network, student, loss, train)
-    trainer._train_first_stage(model, [main], wanted, train, tmp_path, identity={}, verbose=0)
+    trainer._train_first_stage(model, [main], wanted, train, tmp_path, kept={}, verbose=0)
     rows = record.read_csv(tmp_path / "first_stage.csv")
     assert rows[1]["paraphrase"] < rows[0]["paraphrase"]
     for one, other in zip(before, student.variables):

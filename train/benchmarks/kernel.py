@@ -17,10 +17,11 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of 
 
 import matplotlib
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import curves
 import record
+import scripts
 from memory import peak_mib
 
 matplotlib.use("Agg")
@@ -72,7 +73,7 @@ def plot(rows, path):
     plt.close(figure)
 
 
-def main(argv):
+def main():
     """Measures each number of examples in a process, or with `--one` here."""
     values = flags.FLAGS
     if values.one:
@@ -95,4 +96,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("network", "lenet5x8", "A network of 32 x 32 images.")
     flags.DEFINE_integer("one", 0, "Measures this number here and prints the row.")
     flags.DEFINE_string("results", str(pathlib.Path(__file__).parent.parent / "results"), "Folder of the files.")
-    app.run(main)
+    scripts.start(main)

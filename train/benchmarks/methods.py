@@ -16,10 +16,11 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
 import numpy as np
-from absl import app, flags
+from absl import flags
 
 import recipes
 import record
+import scripts
 import settings
 import trainer
 from keras_wsl import data, models
@@ -89,7 +90,7 @@ def measure(wanted, *, stage="", steps=30, negatives=16384):
     }
 
 
-def main(argv):
+def main():
     """Measures the one method that is named, or all, each in a process of its own."""
     values = flags.FLAGS
     if values.method:
@@ -125,4 +126,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("student", "resnet8", "The student's network.")
     flags.DEFINE_integer("steps", 30, "Steps that are timed.", lower_bound=1)
     flags.DEFINE_integer("negatives", 16384, "CRD's negatives, among 50,000 examples.", lower_bound=1)
-    app.run(main)
+    scripts.start(main)

@@ -18,7 +18,7 @@ from keras_wsl.files import remove_orphans
 from settings import Settings
 
 PATIENCE = 600  # Seconds within which a process has to come to where it is waited for.
-LAST = ("seconds", "commit", "peak_memory_mib")  # Of result.json: what differs between equal runs.
+LAST = ("seconds", "commit", "peak_memory_mib", "data_source")  # Of result.json: what differs between equal runs.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +132,7 @@ def differences(one, other, *, logs=0.0):
     """Names of what differs between two finished runs of the same settings, to the bit; empty where they are equal.
 
     Weights of `student.keras`, the files of the epochs' logs and counts, and `result.json` with the best score, but for
-    its seconds, memory and commit.
+    its seconds, memory, commit and the place of the data.
 
     Args:
         one: Folder of a run.
