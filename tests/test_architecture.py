@@ -229,6 +229,7 @@ def _run(code, **environment):
     )
 
 
+@pytest.mark.child
 def test_import_is_quick():
     # The least of several, of the part that is ours: other processes share the machine.
     code = "import time, keras; start = time.process_time(); import keras_wsl; print(time.process_time() - start)"
@@ -236,6 +237,7 @@ def test_import_is_quick():
     assert seconds < 0.5
 
 
+@pytest.mark.child
 def test_trains_where_tensorflow_is_not_installed():
     pytest.importorskip("jax")
     code = """
