@@ -248,9 +248,10 @@ class Absent:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Absent())
 import numpy as np, keras, keras_wsl
-from keras_wsl import Distiller, callbacks, data, losses, models
+from keras_wsl import Distiller, callbacks, data, losses
+from tests.common import image_network
 splits = data.digits()
-nets = [models.build("resnet8", 10, input_shape=(8, 8, 1)) for _ in range(2)]
+nets = [image_network(name, classes=10, input_shape=(8, 8, 1)) for name in ("teacher", "student")]
 distiller = Distiller(*nets, losses.WSL())
 distiller.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
 part = splits.train.take(64)
