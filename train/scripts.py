@@ -94,7 +94,10 @@ def main(train, kind):
 
     def train_one():
         wanted = settings.from_flags(flags.FLAGS, kind)
-        distribute.strategy(wanted.strategy)  # Several workers have to find each other before data are read.
+        if flags.FLAGS.logical_devices:
+            distribute.set_cpu_devices(flags.FLAGS.logical_devices)
+        # Several workers have to find each other before data are read.
+        distribute.strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
         result = train(wanted)
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"

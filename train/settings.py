@@ -5,6 +5,7 @@ import math
 
 from absl import flags
 
+from keras_wsl import workers
 from keras_wsl.files import check_regular
 
 LARGEST_FILE = 2**20  # Bytes of a flagfile.
@@ -142,7 +143,7 @@ ALONE = {
 
 
 def define_flags(flag_values=flags.FLAGS, kind=Settings):
-    """Defines a flag for each setting of a kind of `Settings`, and for where the results are."""
+    """Defines a flag for each setting of a kind of `Settings`, and for where and how a run is started."""
     for field in dataclasses.fields(kind):
         text, default = field.metadata["help"], field.default
         options = {key: value for key, value in field.metadata.items() if key != "help"}
@@ -159,6 +160,19 @@ def define_flags(flag_values=flags.FLAGS, kind=Settings):
             flags.DEFINE_float(field.name, default, text, **options)
     flags.DEFINE_string("out", "", "Folder of the run's results; made if it is missing.", flag_values=flag_values)
     flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.", flag_values=flag_values)
+    flags.DEFINE_float(
+        "worker_timeout",
+        workers.TIMEOUT,
+        "Seconds that --strategy=multi_worker waits for the other workers to start.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "logical_devices",
+        None,
+        "Devices into which the processor is divided, to try --strategy=mirrored without GPUs.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
 
 
 def from_flags(values, kind=Settings):

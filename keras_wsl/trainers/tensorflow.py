@@ -6,9 +6,9 @@ import keras
 import tensorflow as tf
 
 from keras_wsl.targets import unpack
-from keras_wsl.trainers.multi_worker import MultiWorker
 from keras_wsl.trainers.normalization import fused
 from keras_wsl.trainers.replicas import Replicas
+from keras_wsl.trainers.strategy_fixes import StrategyFixes
 
 _forward_steps = weakref.WeakKeyDictionary()
 
@@ -27,7 +27,7 @@ def forward_step(model):
     return _forward_steps[model]
 
 
-class TensorFlowStep(MultiWorker):
+class TensorFlowStep(StrategyFixes):
     r"""A mixin for `Distiller`.
 
     $$L = \frac{\sum_{\text{replicas}} \sum_i \ell_i}{\sum_{\text{replicas}} n} + R$$
