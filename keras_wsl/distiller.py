@@ -4,12 +4,20 @@ import contextlib
 import inspect
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_wsl import losses, regularization, weighting
 from keras_wsl.endpoints import Endpoints, check_network, explained, frozen, mask_of, symbolic_inputs
-from keras_wsl.ops import InputError, check_weight, labels_are_distributions, mean_over_positions
-from keras_wsl.targets import check_arrays
+from keras_wsl.ops import (
+    InputError,
+    check_weight,
+    label_classes,
+    labels_are_distributions,
+    mean_over_positions,
+    to_int32,
+)
+from keras_wsl.targets import check_arrays, class_weights, flat_weights, labels_of
 from keras_wsl.top_k import expand
 from keras_wsl.trainers import step
 
@@ -105,6 +113,7 @@ class Distiller(step(), keras.Model):
         self.ramp = self.add_weight(shape=(), initializer="ones", trainable=False, dtype="float32", name="ramp")
         self._comparable = True  # Whether logits of student and teacher are of the same classes.
         self._evaluating = False
+        self._class_weight = self._traced_class_weight = None  # Of each class, in the step and when it was traced.
         self._student_endpoints = Endpoints(
             student, {name for loss in self.distillation_losses for name in loss.student_endpoints}
         )
@@ -187,6 +196,7 @@ class Distiller(step(), keras.Model):
         self.__dict__["_teacher_endpoints"] = lambda: endpoints
         self.train_function = None  # A traced step keeps the teacher that it was traced with.
         self._meet(networks, heard)
+        self._check_shared_variables()
         # Everything is built, if only from a file: optimizers and backups may look for the variables.
         self.built = self.student.built and all(loss.built for loss in self.distillation_losses)
 
@@ -217,6 +227,31 @@ class Distiller(step(), keras.Model):
                 loss.meet(self.student, networks[only])
         first = next(iter(heard[0]), None)
         self._comparable = first is not None and student_shapes["logits"][-1] == shapes[first]["logits"][-1]
+
+    def _check_shared_variables(self):
+        """Raise `ValueError` if training would change a variable of a teacher, because student or losses have it too.
+
+        Training changes what is trainable; what the student's forward pass assigns; and, of layers in losses that are
+        not frozen, all state.
+        """
+        own = {id(variable) for variable in self.variables}
+        for model in self.running_teachers:
+            shared = [variable for variable in model.variables if id(variable) in own]
+            if not shared:
+                continue
+            changed = {id(variable) for variable in self.trainable_variables}
+            changed |= self._student_endpoints.updated_in_training()
+            for layer in self._flatten_layers():  # Symbolic layers on Torch draw nothing from their seeds.
+                changed |= {id(generator.state) for generator in layer._seed_generators}
+            for layer in (layer for loss in self.distillation_losses for layer in loss._flatten_layers()):
+                changed |= {id(variable) for variable in layer._non_trainable_variables if layer.trainable}
+            if names := [variable.path for variable in shared if id(variable) in changed]:
+                raise ValueError(
+                    f"The student or a loss shares {len(names)} variables with the teacher {model.name!r} that "
+                    f"training would change: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}. A teacher is "
+                    "never modified. Freeze their layers (`layer.trainable = False`), or clone them "
+                    "(`keras.models.clone_model`); the seeds of random layers change even if these are frozen."
+                )
 
     def _teaches_itself(self):
         """Whether no loss needs a teacher."""
@@ -291,7 +326,7 @@ class Distiller(step(), keras.Model):
                 "batches, such as those of data.train_batches(..., soft_labels=...)."
             )
         if isinstance(y[key], dict):
-            return keras.tree.map_structure(ops.stop_gradient, expand(y[key], _labels(y), self._classes))
+            return keras.tree.map_structure(ops.stop_gradient, expand(y[key], labels_of(y), self._classes))
         logits = ops.convert_to_tensor(y[key])
         if logits.shape[-1] != self._classes:
             raise ValueError(f"{key!r} has {logits.shape[-1]} logits an example, and the student {self._classes}.")
@@ -316,14 +351,12 @@ class Distiller(step(), keras.Model):
             y: A batch's targets, labels or a dict that has them.
             student: The student's endpoints, or its logits.
         """
-        labels, logits = _labels(y), _logits(student)
+        labels, logits = labels_of(y), _logits(student)
         if labels_are_distributions(labels, logits):
             return labels
-        if keras.backend.is_float_dtype(labels.dtype):  # No class is 0.5, and none is NaN: -1 is out of range.
-            labels = ops.where(ops.equal(labels, ops.floor(labels)), labels, -1.0)
-        labels, mask = ops.cast(labels, "int32"), self.position_mask(y, student)
+        labels, mask = to_int32(labels), self.position_mask(y, student)
         if mask is not None:  # What stands in padding, often -1 or -100, is no label.
-            labels = ops.where(ops.cast(mask, "bool"), ops.reshape(labels, ops.shape(mask)), 0)
+            labels = ops.where(mask, ops.reshape(labels, ops.shape(mask)), 0)
         return self._check_range("Labels", labels, logits.shape[-1])
 
     def loss_rows(self, y, labels, student, teacher, sample_weight=None):
@@ -353,8 +386,8 @@ class Distiller(step(), keras.Model):
             rows["distillation_loss"] = self.ramp * sum(distillation[1:], distillation[0])
             terms.append(rows["distillation_loss"])
         total = sum(terms[1:], terms[0]) if terms else 0.0 * rows["student_loss"]
-        if sample_weight is not None:
-            weight = _example_weights(sample_weight)
+        weight = self.example_weights(labels, student["logits"], sample_weight)
+        if weight is not None:
             rows, total = {name: weight * values for name, values in rows.items()}, weight * total
         return rows, total
 
@@ -373,7 +406,35 @@ class Distiller(step(), keras.Model):
             in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
             values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
         rows = mean_over_positions(values, mask if len(values.shape) > 1 else None)
-        return rows if sample_weight is None else rows * _example_weights(sample_weight)
+        return rows if sample_weight is None else rows * self.checked_weights(sample_weight)
+
+    def checked_weights(self, sample_weight):
+        """Return the weights of a batch as float32, shape `(batch,)`, checked as far as the backend can.
+
+        A weight that is negative or not finite becomes NaN, and so the loss.
+
+        Args:
+            sample_weight: Numbers, shape `(batch,)` or `(batch, 1)`, or a dict of such.
+        """
+        weights = self._check_range("`sample_weight`", flat_weights(sample_weight), float("inf"))
+        return ops.where(ops.logical_and(weights >= 0, weights < float("inf")), weights, float("nan"))
+
+    def example_weights(self, labels, logits, sample_weight=None):
+        """Return the weight of each example in training: its `sample_weight` times the class weight of its label.
+
+        Args:
+            labels: Integers, shape `(batch,)`, or distributions, whose likeliest class counts.
+            logits: The student's logits, shape `(batch, classes)`.
+            sample_weight: `None`, or as `checked_weights` takes it.
+
+        Returns:
+            `None` if all weights are 1, or float32, shape `(batch,)`.
+        """
+        weights = None if sample_weight is None else self.checked_weights(sample_weight)
+        if self._class_weight is None:
+            return weights
+        by_class = ops.take(ops.convert_to_tensor(self._class_weight), label_classes(labels, logits))
+        return by_class if weights is None else by_class * weights
 
     def position_mask(self, y, student):
         """Which positions of a sequence count: of the targets, or Keras's own of the logits.
@@ -383,14 +444,14 @@ class Distiller(step(), keras.Model):
             student: The student's endpoints, or its logits: `(batch, classes)` or `(batch, time, classes)`.
 
         Returns:
-            `None`, or a mask of shape `(batch, time)`.
+            `None`, or booleans of shape `(batch, time)`. In a mask of numbers, every number but 0 is true, as in NumPy.
         """
         logits = _logits(student)
         if len(logits.shape) < 3:
             return None
         for holder, key in ((y, "mask"), (student, MASK)):
             if isinstance(holder, dict) and holder.get(key) is not None:
-                return holder[key]
+                return ops.cast(holder[key], "bool")
         return mask_of(logits)
 
     def _index(self, y, loss):
@@ -398,7 +459,7 @@ class Distiller(step(), keras.Model):
         index = y.get("index") if isinstance(y, dict) else None
         if index is None or not loss.needs_index:
             return None
-        return self._check_range("The index of an example", ops.cast(ops.reshape(index, (-1,)), "int32"), loss.examples)
+        return self._check_range("The index of an example", to_int32(ops.reshape(index, (-1,))), loss.examples)
 
     def update_trackers(self, y, labels, student, teacher, rows):
         """Takes the rows of a step, and what it shows of regularization samples, into the epoch's means."""
@@ -429,12 +490,12 @@ class Distiller(step(), keras.Model):
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The compiled metrics, of labels and student's logits; weighted ones leave out masked positions."""
-        logits = _logits(y_pred)
-        mask = self.position_mask(y, y_pred)
+        labels, logits = labels_of(y), _logits(y_pred)
+        weight, mask = self.example_weights(labels, logits, sample_weight), self.position_mask(y, y_pred)
         if mask is not None:
-            weight = 1.0 if sample_weight is None else _example_weights(sample_weight)[:, None]
-            sample_weight = weight * ops.cast(mask, "float32")
-        return super().compute_metrics(x, _labels(y), logits, sample_weight)
+            mask = ops.cast(mask, "float32")
+            weight = mask if weight is None else weight[:, None] * mask
+        return super().compute_metrics(x, labels, logits, weight)
 
     # Evaluation is the student's alone: its logs have no entries of the training.
 
@@ -446,26 +507,57 @@ class Distiller(step(), keras.Model):
         return {name: value for name, value in super().get_metrics_result().items() if name not in hidden}
 
     def fit(self, x=None, y=None, *args, **kwargs):
-        """As `keras.Model.fit`; labels and weights that are arrays are first looked at."""
-        check_arrays(y, kwargs.get("sample_weight"), kwargs.get("class_weight"))
-        return super().fit(x, y, *args, **kwargs)
+        """Train as `keras.Model.fit` does.
+
+        Labels and weights that are arrays are checked first. `class_weight` multiplies `sample_weight`; it may come
+        with every kind of data and of labels, but not with sequences. Of a label that is a distribution, the likeliest
+        class counts. As in Keras, it does not count in validation.
+
+        Raises:
+            ValueError: If labels or weights are of the wrong type, or out of their range.
+        """
+        given = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
+        check_arrays(y, given.get("sample_weight"))
+        if isinstance(given.get("validation_data"), (list, tuple)):
+            check_arrays(*keras.utils.unpack_x_y_sample_weight(given["validation_data"])[1:])
+        with self._weighting_classes(given.pop("class_weight", None)):
+            return super().fit(**given)
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """Train on one batch as `keras.Model.train_on_batch` does; `class_weight` as in `fit`."""
+        check_arrays(y, sample_weight)
+        with self._weighting_classes(class_weight):
+            return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
+
+    def _weighting_classes(self, class_weight):
+        """A context in which every training step weights examples by their classes."""
+        weights = class_weight
+        if class_weight is not None:
+            weights = class_weights(class_weight, self._student_endpoints.shapes()["logits"])
+        return self._setting(_class_weight=weights)
 
     @contextlib.contextmanager
-    def _evaluation(self):
-        before, self._evaluating = self._evaluating, True
+    def _setting(self, **attributes):
+        """A context in which these attributes have other values."""
+        before = {name: getattr(self, name) for name in attributes}
         try:
+            for name, value in attributes.items():
+                setattr(self, name, value)
             yield
         finally:
-            self._evaluating = before
+            for name, value in before.items():
+                setattr(self, name, value)
 
     def evaluate(self, *args, **kwargs):
         """`student.evaluate` with the compiled loss and metrics; runs no teacher."""
-        with self._evaluation():
+        given = inspect.signature(super().evaluate).bind(*args, **kwargs).arguments
+        check_arrays(given.get("y"), given.get("sample_weight"))
+        with self._setting(_evaluating=True, _class_weight=None):
             return super().evaluate(*args, **kwargs)
 
     def test_on_batch(self, *args, **kwargs):
         """As `evaluate`, of one batch."""
-        with self._evaluation():
+        with self._setting(_evaluating=True, _class_weight=None):
             return super().test_on_batch(*args, **kwargs)
 
     def make_train_function(self, force=False):
@@ -474,7 +566,15 @@ class Distiller(step(), keras.Model):
             raise ValueError("The distiller has no teacher: files do not keep it. Set `distiller.teacher`, then fit.")
         if self.compiled and self.optimizer is None:
             raise ValueError("The distiller has no optimizer. Received: optimizer=None. Compile it with one, then fit.")
+        if self.student.built and not self.trainable_variables:
+            raise ValueError(
+                "There is nothing to train: the student has no trainable variables, and no loss has adapters. Set "
+                "`trainable = True` on the layers that are to learn, then fit."
+            )
+        self._check_shared_variables()  # Again, because a layer may have been thawed.
         self._compiled_loss()
+        if not np.array_equal(self._class_weight, self._traced_class_weight):
+            self._traced_class_weight, force = self._class_weight, True
         return super().make_train_function(force=force)
 
     def make_test_function(self, force=False):
@@ -563,17 +663,6 @@ class _Count(keras.metrics.Sum):
         return super().result() + 0
 
 
-def _labels(y):
-    labels = y.get("labels") if isinstance(y, dict) else y
-    if not hasattr(labels, "shape"):
-        came = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
-        raise InputError(
-            "A batch must bring labels: integers, distributions, or a dict that has them as 'labels'. Received: "
-            f"{came}. Give (inputs, labels)."
-        )
-    return labels
-
-
 def _checked_choice(name, choice):
     """What a network is given of the inputs; raises `ValueError` where it is none that `_selected` can take."""
     choices = choice.values() if isinstance(choice, dict) and name == "teacher_inputs" else [choice]
@@ -622,17 +711,6 @@ def _selected(choice, inputs):
 
 def _logits(outputs):
     return outputs["logits"] if isinstance(outputs, dict) else outputs
-
-
-def _example_weights(sample_weight):
-    """One weight an example, shape `(batch,)`, of `(batch,)` or `(batch, 1)`, or the dict that Keras makes of them."""
-    sample_weight = _labels(sample_weight)
-    if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
-        raise InputError(
-            f"`sample_weight` must be one number an example. Received shape: {tuple(sample_weight.shape)}. Give "
-            "shape (examples,)."
-        )
-    return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
 
 
 def _check_same_inputs(student, teacher):

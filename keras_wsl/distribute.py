@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
-import json
 import os
+
+from keras_wsl import workers
 
 NAMES = ("none", "mirrored", "multi_worker", "tpu")
 
@@ -24,14 +25,16 @@ def scope(name="none"):
     return contextlib.nullcontext() if chosen is None else chosen.scope()
 
 
-@functools.cache
-def strategy(name="none"):
+def strategy(name="none", *, worker_timeout=workers.TIMEOUT):
     """The strategy of that name, the same at every call; `None` for `"none"`.
+
+    With `"multi_worker"`, the first call waits until all workers have started, and prints which are missing.
 
     Args:
         name: `"none"`; `"mirrored"`, all local GPUs, or logical CPU devices; `"multi_worker"`, the processes that
             `TF_CONFIG` names, each of which runs the same program: ask for it before anything else of TensorFlow runs;
             `"tpu"`, found as the environment says, which was not tried on hardware.
+        worker_timeout: Seconds that `"multi_worker"` waits for the other workers to start, a positive float.
 
     Returns:
         On TensorFlow a `tf.distribute.Strategy`, on JAX a `keras.distribution.DataParallel`.
@@ -39,6 +42,8 @@ def strategy(name="none"):
     Raises:
         ValueError: If there is no strategy of that name, or none on this backend; there is no TPU; or `TF_CONFIG` is
             missing or does not name this process.
+        TimeoutError: If workers have not started within `worker_timeout`.
+        OSError: If the port of this worker is not free, or TensorFlow cannot connect the workers.
     """
     import keras
 
@@ -52,7 +57,43 @@ def strategy(name="none"):
             f"There is no strategy {name!r} on the {keras.backend.backend()} backend. Expected one of "
             f"{('none', *makers)}, or another KERAS_BACKEND: tensorflow has {NAMES[1:]}."
         )
-    return makers[name]()
+    if name not in _made:
+        _made[name] = makers[name](worker_timeout) if name == "multi_worker" else makers[name]()
+    return _made[name]
+
+
+_made = {}
+
+
+def set_cpu_devices(number):
+    """Divide the processor into logical devices, with which a strategy can be tried without GPUs.
+
+    Args:
+        number: Of devices, a positive integer.
+
+    Raises:
+        ValueError: If the backend has computed something before, or it is Torch, which has no strategy.
+    """
+    import keras
+
+    if keras.backend.backend() not in _MAKERS:
+        raise ValueError(f"There are no logical devices on the {keras.backend.backend()} backend.")
+    try:
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            [processor] = tf.config.list_physical_devices("CPU")
+            parts = [tf.config.LogicalDeviceConfiguration()] * number
+            tf.config.set_logical_device_configuration(processor, parts)
+        else:
+            import jax
+
+            jax.config.update("jax_num_cpu_devices", number)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The number of logical devices must be set before the backend computes anything. Received: {number}. Call "
+            f"distribute.set_cpu_devices first of all. The backend's error: {error}"
+        ) from error
 
 
 def _mirrored():
@@ -63,35 +104,27 @@ def _mirrored():
     return tf.distribute.MirroredStrategy(None if gpus else cpus)
 
 
-def _multi_worker():
+def _multi_worker(timeout):
     import tensorflow as tf
 
-    _check_config(os.environ.get("TF_CONFIG"))
+    if not timeout > 0:
+        raise ValueError(f"`worker_timeout` must be a positive number of seconds. Received: worker_timeout={timeout}.")
+    cluster = workers.read_cluster(os.environ.get("TF_CONFIG"))
     try:
-        return tf.distribute.MultiWorkerMirroredStrategy()
+        with workers.ended_by_signals():
+            workers.wait(cluster, timeout)
+            with workers.ended_after(timeout):
+                return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise ValueError(
             "MultiWorkerMirroredStrategy must be made before TensorFlow computes anything. Call "
             f"distribute.strategy('multi_worker') first of all. TensorFlow says: {error}"
         ) from error
-
-
-def _check_config(text):
-    """Raises `ValueError` unless `TF_CONFIG` names workers, and this process as one of them."""
-    example = '{"cluster": {"worker": ["host1:12345", "host2:12345"]}, "task": {"type": "worker", "index": 0}}'
-    try:
-        config = json.loads(text or "")
-        task = config["task"]
-        there = config["cluster"][task["type"]][int(task["index"])]
-    except (ValueError, LookupError, TypeError) as error:
-        raise ValueError(
-            f"TF_CONFIG must name all workers, and which of them this process is, such as {example}. Received: "
-            f"{text!r} ({type(error).__name__})."
+    except tf.errors.OpError as error:
+        raise ConnectionError(
+            f"TensorFlow cannot connect the workers {', '.join(cluster.addresses)}. They must reach each other at free "
+            f"ports. Start all workers again. TensorFlow's error: {str(error).splitlines()[0]}"
         ) from error
-    if task["type"] not in ("chief", "worker") or not isinstance(there, str):
-        raise ValueError(
-            f"TF_CONFIG makes this process the {task['type']!r} {there!r}. Expected a chief or a worker. Set its type."
-        )
 
 
 def _tpu():
@@ -152,7 +185,8 @@ def check_agreement(name, what, numbers):
         return
     import tensorflow as tf
 
-    everywhere = strategy(name).gather(tf.constant([list(numbers)], "int64"), axis=0).numpy().tolist()
+    with workers.ended_by_signals(), workers.reminder(f"waiting for all workers to compare their {what}"):
+        everywhere = strategy(name).gather(tf.constant([list(numbers)], "int64"), axis=0).numpy().tolist()
     if any(there != everywhere[0] for there in everywhere):
         raise ValueError(
             f"The workers have different {what}: {everywhere}, from the first worker to the last. They need the same "
@@ -179,9 +213,10 @@ def with_the_others(name):
         return
     import tensorflow as tf
 
+    lost = ("Unavailable", "Aborted", "Internal", "DeadlineExceeded", "Cancelled")
     try:
         yield
-    except (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.InternalError) as error:
+    except tuple(getattr(tf.errors, f"{kind}Error") for kind in lost) as error:
         raise WorkerLost(
             "Another worker has ended, or cannot be reached, so that this one stopped too. Its own log says why; start "
             f"all workers again to go on from the last backup. TensorFlow says: {str(error).splitlines()[0]}"

@@ -76,10 +76,35 @@ class Endpoints:
             for name, shape in short.items()
         }
 
+    def updated_in_training(self):
+        """Return the ids of the variables that a forward pass in training mode assigns, such as moving statistics.
+
+        Nothing is computed. A frozen batch normalization assigns none.
+
+        Raises:
+            ValueError: If the model is not built.
+        """
+        updated = set()
+
+        def call(inputs):
+            with keras.StatelessScope() as scope:
+                outputs = self(inputs, training=True)
+            updated.update(scope.state_mapping)
+            return outputs
+
+        inputs = symbolic_inputs(self.model)
+        _spec(call, inputs if keras.backend.backend() == "tensorflow" else _of_length(inputs, 8))
+        return updated
+
     def _shapes(self, inputs):
-        probe = keras.Operation()
-        probe.call = self
-        return {name: tuple(spec.shape) for name, spec in probe.compute_output_spec(inputs).items()}
+        return {name: tuple(spec.shape) for name, spec in _spec(self, inputs).items()}
+
+
+def _spec(call, inputs):
+    """What `call` returns for symbolic inputs, as a structure of `keras.KerasTensor`."""
+    probe = keras.Operation()
+    probe.call = call
+    return probe.compute_output_spec(inputs)
 
 
 def _is_of_any_length(tensor):

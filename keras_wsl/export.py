@@ -2,20 +2,23 @@
 
 import os
 import pathlib
-import shutil
-import tempfile
 
 import keras
 
 from keras_wsl import files
 from keras_wsl.endpoints import symbolic_inputs
 
+# What Keras writes beside `saved_model.pb`.
+SAVED_MODEL_PARTS = {"assets", "variables", "fingerprint.pb"}
+
 
 def saved_model(student, path, *, preprocessor=None, overwrite=False):
     """Writes the student as a TensorFlow SavedModel, for servers and for programs without Keras.
 
     Its signature `serving_default`, and its method `serve`, run the student in inference mode on batches of any size.
-    Floating outputs are float32, whatever the student's policy. The folder appears whole or not at all.
+    Floating outputs are float32, whatever the student's policy. The folder appears whole or not at all. Temporary files
+    are written beside it, and not into the system's temporary directory. A symbolic link at the path is replaced; the
+    folder that it points to is not changed.
 
     With a preprocessor there is `serve_raw` beside, a method and a signature too, which takes what that takes.
 
@@ -51,10 +54,8 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
     _check_free(path, overwrite)
     _check_packages()
     files.make_folder(path.parent)
-    # A sibling, because a rename is atomic only within one file system.
-    place = {"prefix": f"{path.name}.", "suffix": ".writing", "dir": path.parent}
-    with files.named_if_full(path), tempfile.TemporaryDirectory(**place) as folder:
-        written, before = pathlib.Path(folder, "new"), pathlib.Path(folder, "before")
+    with files.scratch_directory(path) as folder:
+        written = folder / "new"
         archive = keras.export.ExportArchive()
         if whole is not None:
             archive.track(preprocessor)  # Before any endpoint: on JAX each takes all that is tracked until then.
@@ -63,14 +64,7 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
             archive.add_endpoint("serve_raw", whole.__call__, _signature(whole))
         archive.write_out(str(written), verbose=False)
         _check_free(path, overwrite)
-        if path.exists():
-            os.replace(path, before)
-        try:
-            os.replace(written, path)
-        except OSError:
-            if before.exists():
-                os.replace(before, path)
-            raise
+        files.replace_directory(written, path)
 
 
 def keras_file(student, path, *, preprocessor=None):
@@ -147,11 +141,10 @@ def _write_file(path, suffix, write):
     if path.suffix != suffix:
         raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}. Rename it.")
     files.make_folder(path.parent)
-    with tempfile.TemporaryDirectory() as folder:
-        written = pathlib.Path(folder, f"student{suffix}")
+    with files.scratch_directory(path) as folder:
+        written = folder / f"student{suffix}"
         write(written)
-        with open(written, "rb") as source:
-            files.write_atomically(path, lambda file: shutil.copyfileobj(source, file))
+        files.rename_atomically(written, path)
 
 
 def _check_student(student):
@@ -168,14 +161,15 @@ def _check_student(student):
 
 def _check_free(path, overwrite):
     """Refuses a path where something is that may not be replaced."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
     if not overwrite:
         raise FileExistsError(
             f"{str(path)!r} exists and is not empty. Choose another path, or pass `overwrite=True` to replace the "
             "SavedModel there."
         )
-    if not (path / "saved_model.pb").is_file():
+    parts = {part.name for part in path.iterdir()} if path.is_dir() else set()
+    if "saved_model.pb" not in parts and not parts <= SAVED_MODEL_PARTS:  # The rest of a damaged one is replaced too.
         raise FileExistsError(
             f"{str(path)!r} holds no SavedModel, and `overwrite=True` replaces nothing else. Choose another path."
         )

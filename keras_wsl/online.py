@@ -38,8 +38,10 @@ class Checkpoints:
     def __init__(self, folder, unit="epochs"):
         check_unit(unit)
         self.folder, self.unit = pathlib.Path(folder), unit
-        matches = [_NAME.fullmatch(path.name) for path in self.folder.glob("*.weights.h5")]
+        matches = [_NAME.fullmatch(path.name) for path in self.folder.glob("*.weights.h5") if path.is_file()]
         counts = sorted(int(match[2]) for match in matches if match and f"{match[1]}s" == unit)
+        # A name with fewer zeros, or other digits than these, is not one that `callbacks.Checkpoints` wrote.
+        counts = [count for count in counts if (self.folder / file_name(count, unit)).is_file()]
         self.paths = {count: self.folder / file_name(count, unit) for count in counts}
         if not counts:
             raise FileNotFoundError(

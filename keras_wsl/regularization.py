@@ -2,7 +2,32 @@
 
 from keras import ops
 
-from keras_wsl.ops import expected_at_label, labels_are_distributions
+from keras_wsl.ops import expected_at_label, labels_are_distributions, log_softmax, softmax_difference
+
+
+def label_and_distillation_gradients(labels, student_logits, teacher_logits, temperature):
+    r"""Compute the gradients of the two losses with respect to the label's logit $z_y$.
+
+    $$a = \frac{\partial L_{ce}}{\partial z_y} = q_y - 1, \qquad
+      d = \frac{\partial L_{kd}}{\partial z_y} = \tau (q^\tau_y - p^\tau_y)$$
+
+    The symbols, distributions of labels and the arguments are those of `gradients`. Both keep their digits where the
+    networks are certain.
+
+    Args:
+        labels: Integers, shape `(...)`, or distributions, shape `(..., classes)`.
+        student_logits: Floats, shape `(..., classes)`.
+        teacher_logits: Floats, shape `(..., classes)`.
+        temperature: Positive float, $\tau$ of the distillation.
+
+    Returns:
+        `(a, d)`, floats, each of shape `(...)`.
+    """
+    to_label = ops.expm1(log_softmax(student_logits))  # q - 1
+    if labels_are_distributions(labels, student_logits):
+        to_label = to_label + (1 - ops.cast(labels, to_label.dtype))
+    to_teacher = softmax_difference(*(log_softmax(logits, temperature) for logits in (student_logits, teacher_logits)))
+    return expected_at_label(labels, to_label), temperature * expected_at_label(labels, to_teacher)
 
 
 def gradients(labels, student_logits, teacher_logits, temperature):
@@ -24,13 +49,8 @@ def gradients(labels, student_logits, teacher_logits, temperature):
     Returns:
         `(a, b)`, floats, each of shape `(...)`.
     """
-    difference = ops.softmax(student_logits / temperature) - ops.softmax(teacher_logits / temperature)
-    target = 1.0
-    if labels_are_distributions(labels, student_logits):
-        target = expected_at_label(labels, ops.cast(labels, student_logits.dtype))
-    a = expected_at_label(labels, ops.softmax(student_logits)) - target
-    b = temperature * expected_at_label(labels, difference) - a
-    return a, b
+    a, d = label_and_distillation_gradients(labels, student_logits, teacher_logits, temperature)
+    return a, d - a
 
 
 def mask(labels, student_logits, teacher_logits, temperature):
@@ -45,5 +65,6 @@ def mask(labels, student_logits, teacher_logits, temperature):
     Returns:
         Booleans, shape `(...)`.
     """
-    a, b = gradients(labels, student_logits, teacher_logits, temperature)
-    return ops.abs(b) > ops.abs(a)
+    a, d = label_and_distillation_gradients(labels, student_logits, teacher_logits, temperature)
+    # b**2 - a**2 = d * (d - 2 * a), without the rounding of b where d is small next to a.
+    return ops.sign(d) * ops.sign(d - 2 * a) > 0

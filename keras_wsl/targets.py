@@ -1,19 +1,110 @@
-"""Labels and weights that `fit` is given as arrays, looked at once: what a step would take for something else."""
+"""What a batch brings besides its inputs: labels and weights. Arrays are checked once, before the first step."""
 
+import keras
 import numpy as np
+from keras import ops
 
-from keras_wsl.ops import is_number
+from keras_wsl.ops import InputError, is_number
 
 _NUMBERS = "iufb"  # NumPy's kinds of dtypes.
 
 
-def check_arrays(y, sample_weight=None, class_weight=None):
-    """Raises `ValueError` unless arrays can be labels and weights; what is no NumPy array or list is left alone.
+def unpack(data):
+    """Split a batch into `(x, y, sample_weight)`.
+
+    Raises:
+        InputError: If the rank of a tensor is not known, as after `tf.py_function`.
+    """
+    batch = keras.utils.unpack_x_y_sample_weight(data)
+    for path, tensor in keras.tree.flatten_with_path(dict(zip(("inputs", "labels", "sample_weight"), batch))):
+        if getattr(getattr(tensor, "shape", None), "rank", 0) is None:  # TensorFlow alone has such shapes.
+            name = path[0] + "".join(f"[{key!r}]" for key in path[1:])
+            raise InputError(
+                f"`{name}` must have a known rank. Received: a tensor of unknown shape, such as tf.py_function "
+                "returns. Set its shape in `dataset.map` with tf.ensure_shape(tensor, [None, ...]); None stands for "
+                "the batch."
+            )
+    return batch
+
+
+def labels_of(y):
+    """Return the labels in a batch's targets: `y` itself, or its entry `"labels"` if it is a dict.
+
+    Raises:
+        InputError: If there are none.
+    """
+    labels = y.get("labels") if isinstance(y, dict) else y
+    if not hasattr(labels, "shape"):
+        came = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
+        raise InputError(
+            "A batch must bring labels: integers, distributions, or a dict that has them as 'labels'. Received: "
+            f"{came}. Give (inputs, labels)."
+        )
+    return labels
+
+
+def flat_weights(sample_weight):
+    """Return one float32 weight per example, shape `(batch,)`.
+
+    Args:
+        sample_weight: Numbers of shape `(batch,)` or `(batch, 1)`, or the dict of such that Keras makes for labels that
+            are a dict.
+
+    Raises:
+        InputError: If the shape is another.
+    """
+    sample_weight = labels_of(sample_weight)
+    if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
+        raise InputError(
+            f"`sample_weight` must be one number an example. Received shape: {tuple(sample_weight.shape)}. Give "
+            "shape (examples,)."
+        )
+    return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
+
+
+def class_weights(class_weight, logits_shape):
+    """Return the weight of every class, 1 where `class_weight` has none: float32 NumPy array, shape `(classes,)`.
+
+    Args:
+        class_weight: Dict of class numbers to finite weights that are not negative.
+        logits_shape: Shape of the student's logits.
+
+    Raises:
+        ValueError: If `class_weight` is not such a dict, or the logits are those of sequences.
+    """
+    classes = logits_shape[-1]
+    if not isinstance(class_weight, dict) or not all(map(is_number, class_weight.values())):
+        raise ValueError(
+            f"`class_weight` must be a dict of classes to numbers. Received: {type(class_weight).__name__}. Give "
+            "such as {0: 1.0, 1: 2.5}."
+        )
+    if wrong := [key for key in class_weight if not _is_class(key, classes)]:
+        raise ValueError(
+            f"The keys of `class_weight` must be integers in [0, {classes}), the numbers of the classes. Received: "
+            f"{wrong[0]!r}, a {type(wrong[0]).__name__}."
+        )
+    if len(logits_shape) > 2:
+        raise ValueError(
+            "`class_weight` must be None for sequences, because a weight belongs to an example and not to its "
+            f"positions. Received: class_weight={class_weight!r}. Pass `sample_weight` of shape (examples,)."
+        )
+    values = np.array(list(class_weight.values()), "float32")
+    _check_weights("class_weight", values)
+    weights = np.ones(classes, "float32")
+    weights[[int(key) for key in class_weight]] = values
+    return weights
+
+
+def _is_class(key, classes):
+    return isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < classes
+
+
+def check_arrays(y, sample_weight=None):
+    """Raise `ValueError` unless arrays can be labels and weights; what is no NumPy array or list is left alone.
 
     Args:
         y: Labels, or a dict that has them.
         sample_weight: `None`, or weights of the examples.
-        class_weight: `None`, or a dict of classes to weights.
     """
     labels = y.get("labels") if isinstance(y, dict) else y
     if isinstance(labels, (list, tuple)):
@@ -22,15 +113,20 @@ def check_arrays(y, sample_weight=None, class_weight=None):
         )
     if isinstance(labels, np.ndarray):
         _check_labels(labels)
+    if isinstance(y, dict) and isinstance(y.get("index"), np.ndarray):
+        _check_int32("The index of an example", y["index"])
     if isinstance(sample_weight, np.ndarray):
         _check_weights("sample_weight", sample_weight)
-    if class_weight is not None:
-        if not isinstance(class_weight, dict) or not all(map(is_number, class_weight.values())):
-            raise ValueError(
-                f"`class_weight` must be a dict of classes to numbers. Received: {type(class_weight).__name__}. Give "
-                "such as {0: 1.0, 1: 2.5}."
-            )
-        _check_weights("class_weight", np.array(list(class_weight.values())))
+
+
+def _check_int32(name, values):
+    """Refuse numbers beyond int32, to which JAX casts all integers before a step sees them."""
+    wrong = (values >= 2**31) | (values < -(2**31)) if values.dtype.kind in "iuf" else np.zeros(values.shape, bool)
+    if wrong.any():
+        raise ValueError(
+            f"{name} must be below 2**31. Received: {values[wrong][0]} in row {int(np.argwhere(wrong)[0, 0])}; "
+            f"{wrong.sum()} of {values.size} are too large."
+        )
 
 
 def _check_labels(labels):
@@ -42,6 +138,7 @@ def _check_labels(labels):
             f"{labels.flat[0]!r}. Number the classes: np.unique(labels, return_inverse=True)[1]."
         )
     if labels.dtype.kind != "f":
+        _check_int32("Labels", labels)
         return
     wrong, broken = ~np.isfinite(labels), labels != np.floor(labels)
     if labels.ndim == 1:
@@ -53,6 +150,7 @@ def _check_labels(labels):
             f"Labels must be {expected}. Received: {labels[wrong][0]} in row {int(np.argwhere(wrong)[0, 0])}; "
             f"{wrong.sum()} of {labels.size} are wrong. Mend the data."
         )
+    _check_int32("Labels", labels)
 
 
 def _check_weights(name, weights):

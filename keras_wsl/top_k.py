@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
-from keras_wsl.ops import label_classes
+from keras_wsl.ops import is_class, label_classes, log_softmax
 
 _NOTHING = -1e30  # The logarithm of no mass.
 
@@ -44,9 +44,8 @@ class Partial(NamedTuple):
                 f"These top-k soft labels have the mass of the rest at the temperatures {', '.join(self.rest)}, and it "
                 f"is needed at {key}. Write them again for that temperature, or dense."
             )
-        shares = ops.zeros_like(self.known) if student is None else ops.cast(student, "float32") / temperature
-        shares = ops.stop_gradient(ops.where(self.is_rest, shares, _NOTHING))
-        shares = ops.log_softmax(shares, axis=-1)
+        shares = ops.zeros_like(self.known) if student is None else ops.cast(student, "float32")
+        shares = ops.stop_gradient(log_softmax(ops.where(self.is_rest, shares, _NOTHING), temperature))
         return ops.where(self.is_rest, temperature * (self.rest[key][:, None] + shares), self.known)
 
 
@@ -78,7 +77,9 @@ def encode(logits, labels, k, temperatures):
     rows = np.arange(len(z))
     top = np.argsort(-z, axis=1, kind="stable")[:, :k]
     found = np.empty(len(z), row_type(k, z.shape[1], temperatures))
-    found["classes"], found["logits"], found["label"] = top, np.take_along_axis(z, top, axis=1), z[rows, labels]
+    found["classes"] = top
+    found["logits"] = np.maximum(np.take_along_axis(z, top, axis=1), np.finfo("float16").min)
+    found["label"] = np.maximum(z[rows, labels], np.finfo("float32").min)
     rest = z.copy()
     np.put_along_axis(rest, top, -np.inf, axis=1)
     rest[rows, labels] = -np.inf
@@ -114,7 +115,7 @@ def expand(kept, labels, classes):
     places = ops.reshape(ops.stack([rows, top], axis=-1), (-1, 2))
     known = ops.scatter_update(empty, places, ops.reshape(ops.cast(kept["logits"], "float32"), (-1,)))
     rest = ops.scatter_update(empty + 1.0, places, ops.reshape(ops.zeros_like(top, dtype="float32"), (-1,)))
-    is_label = ops.equal(ops.arange(classes, dtype="int32"), ops.cast(label_classes(labels, empty), "int32")[:, None])
+    is_label = is_class(label_classes(labels, empty), empty)
     return Partial(
         ops.where(is_label, label_logit[:, None], known),
         ops.logical_and(rest > 0, ops.logical_not(is_label)),

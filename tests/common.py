@@ -3,17 +3,52 @@
 import contextlib
 import dataclasses
 import functools
+import io
 import json
 import pathlib
 import resource
+import runpy
+import subprocess
+import sys
 
 import keras
 import numpy as np
+from absl import flags
 
-from keras_wsl import data, losses
+from keras_wsl import data, losses, models
 from keras_wsl.endpoints import Endpoints
 
-GOLDEN = pathlib.Path(__file__).parent / "golden"
+TESTS = pathlib.Path(__file__).parent
+GOLDEN = TESTS / "golden"
+TRAIN = TESTS.parent / "train"
+CHILD_SECONDS = 1200  # The time limit of a child process. It is generous, because other work may slow the machine.
+
+
+def run_child(command, **kwargs):
+    """Run a command in a process of its own, and return it once it has ended, with the text that it printed."""
+    return subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=CHILD_SECONDS, **kwargs)
+
+
+def run_script(name, *arguments):
+    """Run `python train/NAME ARGUMENTS` in this process, which saves the seconds in which a new one imports Keras.
+
+    Returns:
+        `subprocess.CompletedProcess`, with the exit status and the text that the script printed.
+    """
+    command, before = [str(TRAIN / name), *map(str, arguments)], set(flags.FLAGS)
+    output, errors, argv = io.StringIO(), io.StringIO(), sys.argv
+    sys.argv = command
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            runpy.run_path(command[0], run_name="__main__")
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    finally:
+        sys.argv = argv
+        for flag in set(flags.FLAGS) - before:
+            delattr(flags.FLAGS, flag)
+    return subprocess.CompletedProcess(command, status, output.getvalue(), errors.getvalue())
 
 
 def golden(name):
@@ -98,17 +133,23 @@ def arrays(model):
     return [np.array(keras.ops.convert_to_numpy(variable)) for variable in model.variables]
 
 
-def image_network(name, filters=(4, 4, 6, 8), classes=5, size=8):
-    """A small classifier of images, `(size, size, 3)`, with the endpoints of `keras_wsl.models`."""
-    x = inputs = keras.Input((size, size, 3))
+def image_network(name, filters=(4, 4, 6, 8), classes=5, input_shape=(8, 8, 3), dtype=None):
+    """A small classifier of images with the endpoints of `keras_wsl.models`."""
+    x = inputs = keras.Input(input_shape)
     for stage, channels in enumerate(filters):
         end = f"block{stage}" if stage else "stem"
         strides = 2 if stage > 1 else 1
-        x = keras.layers.Conv2D(channels, 3, strides=strides, padding="same", name=f"{end}_conv")(x)
-        x = keras.layers.BatchNormalization(name=f"{end}_preact")(x)
-        x = keras.layers.ReLU(name=end)(x)
-    x = keras.layers.GlobalAveragePooling2D(name="pooled")(x)
-    return keras.Model(inputs, keras.layers.Dense(classes, name="logits")(x), name=name)
+        x = keras.layers.Conv2D(channels, 3, strides, padding="same", dtype=dtype, name=f"{end}_conv")(x)
+        x = keras.layers.BatchNormalization(dtype=dtype, name=f"{end}_preact")(x)
+        x = keras.layers.ReLU(dtype=dtype, name=end)(x)
+    x = keras.layers.GlobalAveragePooling2D(dtype=dtype, name="pooled")(x)
+    return keras.Model(inputs, keras.layers.Dense(classes, dtype="float32", name="logits")(x), name=name)
+
+
+@models.register("tiny")
+def tiny(*, classes, input_shape, dtype=None, name):
+    """`image_network` for tests of scripts, most of whose time is that of tracing a network."""
+    return image_network(name, classes=classes, input_shape=input_shape, dtype=dtype)
 
 
 def text_network(name, depth, width=4, classes=5):
@@ -129,9 +170,14 @@ def networks(name):
 
 
 @functools.cache
+def _shared_networks(kind):
+    return networks(kind)
+
+
+@functools.cache
 def _known_networks(name):
     """The same two at every call, and the shapes of their endpoints: for tests that train neither."""
-    loss, models = make_loss(name), networks(name)
+    loss, models = make_loss(name), _shared_networks(name if name in ("pkd", "fsp") else "others")
     names = loss.student_endpoints, loss.teacher_endpoints
     return models, [Endpoints(model, wanted).shapes() for model, wanted in zip(models, names)]
 

@@ -1,5 +1,6 @@
 """Settings of every test: one backend a run (`KERAS_BACKEND`), seeds set, quiet TensorFlow."""
 
+import contextlib
 import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -9,6 +10,38 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import keras
 import pytest
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _eager(request):
+    """Run functions eagerly in a module with the mark `eager`: to trace a step takes longer than to take a few."""
+    if request.node.get_closest_marker("eager") and keras.backend.backend() == "tensorflow":
+        with _functions_run_eagerly(True):
+            yield
+    else:
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _traced(request, _eager):
+    """Trace functions in a test with the mark `traced`, in a module with the mark `eager`."""
+    if request.node.get_closest_marker("traced") and keras.backend.backend() == "tensorflow":
+        with _functions_run_eagerly(False):
+            yield
+    else:
+        yield
+
+
+@contextlib.contextmanager
+def _functions_run_eagerly(eagerly):
+    import tensorflow as tf
+
+    before = tf.config.functions_run_eagerly()
+    tf.config.run_functions_eagerly(eagerly)
+    try:
+        yield
+    finally:
+        tf.config.run_functions_eagerly(before)
 
 
 @pytest.fixture(autouse=True)

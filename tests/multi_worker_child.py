@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import re
 import sys
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -13,11 +14,18 @@ from keras_wsl import distribute
 from tests import mirrored_child
 
 
+def _caught_signals():
+    """The numbers of the signals for which this process has a handler, of Python or not."""
+    status = pathlib.Path("/proc/self/status").read_text()
+    mask = int(re.search(r"SigCgt:\s*(\w+)", status).group(1), 16)
+    return [number for number in range(1, 65) if mask >> (number - 1) & 1]
+
+
 def main(path, kind):
     """Trains a kind of `mirrored_child`, and disagrees once with the other workers."""
     strategy = distribute.strategy("multi_worker")
     distribute.check_agreement("multi_worker", "numbers", [1, 2])
-    result = {"chief": distribute.is_chief("multi_worker")}
+    result = {"chief": distribute.is_chief("multi_worker"), "caught": _caught_signals()}
     result |= mirrored_child.train(strategy, kind, afterwards=True)
     try:
         distribute.check_agreement("multi_worker", "places", [strategy.cluster_resolver.task_id])

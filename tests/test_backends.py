@@ -5,13 +5,13 @@ import importlib.util
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 
 from keras_wsl import losses
+from tests.common import run_child
 
 pytestmark = pytest.mark.tensorflow  # Once is enough: each process has a backend of its own.
 
@@ -30,13 +30,10 @@ def steps(tmp_path_factory):
     @functools.cache
     def run(backend, names):
         path = tmp_path_factory.mktemp("backends") / f"{backend}.json"
-        ran = subprocess.run(
+        ran = run_child(
             [sys.executable, "-m", "tests.backends_child", str(path), *names],
             cwd=pathlib.Path(__file__).parents[1],
             env={**os.environ, "KERAS_BACKEND": backend},
-            capture_output=True,
-            text=True,
-            timeout=1200,
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         return json.loads(path.read_text())

@@ -12,6 +12,9 @@ from tests.callbacks.test_backup import InterruptAfter, Interrupted
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import BACKEND, changed
 
+pytestmark = pytest.mark.eager
+
+
 COUNT, NEGATIVES, BATCH = 24, 6, 8
 STEPS = COUNT // BATCH
 

@@ -5,13 +5,13 @@ In processes of their own: the number of a processor's devices must be said befo
 
 import os
 import pathlib
-import subprocess
 import sys
 
 import keras
 import pytest
 
 from keras_wsl import distribute
+from tests.common import run_child
 
 if keras.backend.backend() == "tensorflow":
     pytest.skip("strategies of JAX, and none of Torch", allow_module_level=True)
@@ -34,13 +34,10 @@ original = distribution_lib.distribute_data_input
 
 def _run(code):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2"
-    return subprocess.run(
+    return run_child(
         [sys.executable, "-c", START + code],
         cwd=pathlib.Path(__file__).parents[1],
         env={**os.environ, "XLA_FLAGS": flags},
-        capture_output=True,
-        text=True,
-        timeout=300,
     )
 
 

@@ -2,15 +2,15 @@
 
 import json
 import pathlib
-import subprocess
 import sys
+import tempfile
 
 import keras
 import numpy as np
 import pytest
 
 from keras_wsl import export, models
-from tests.common import arrays
+from tests.common import arrays, largest_file, run_child
 
 # What a server does: no Keras, no code of ours.
 RELOAD = """
@@ -42,12 +42,9 @@ def images(count=7):
 def run_elsewhere(program, path, folder, inputs):
     """Runs a program on a file in a process of its own: what it says, and the logits of 1 and of 7 examples."""
     np.save(folder / "inputs.npy", inputs)
-    done = subprocess.run(
+    done = run_child(
         [sys.executable, "-c", program, str(path), str(folder / "inputs.npy")],
         cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     if done.returncode:
         raise RuntimeError(done.stderr)
@@ -204,6 +201,56 @@ def test_a_failed_keras_file_leaves_the_one_before(tmp_path, monkeypatch):
         export.keras_file(student(), path)
     assert path.read_bytes() == before
     assert names(tmp_path) == ["student.keras"]
+
+
+WRITERS = {
+    "student.keras": export.keras_file,
+    "student.tflite": export.litert,
+    "student": export.saved_model,
+    "student.weights.h5": lambda model, path: models.save_weights(model, path, "float32"),
+}
+
+
+@pytest.fixture(params=WRITERS)
+def writer(request):
+    """A file's name, and what writes it on this backend."""
+    if request.param in ("student.tflite", "student") and keras.backend.backend() != "tensorflow":
+        pytest.skip("needs TensorFlow")
+    return request.param, WRITERS[request.param]
+
+
+def test_exports_need_no_temporary_directory(tmp_path, monkeypatch, writer):
+    """All that is written on the way lies beside the file, where there is room for it."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError):
+        tempfile.mkdtemp()
+    name, write = writer
+    write(student(), tmp_path / "out" / name if name != "student.weights.h5" else tmp_path / name)
+    if name == "student.weights.h5":
+        models.load_weights(student(), tmp_path / name)
+    assert names(next(path for path in (tmp_path / "out", tmp_path) if path.exists())) == [name]
+
+
+def test_exports_name_the_file_that_does_not_fit(tmp_path, writer):
+    name, write = writer
+    model = student()
+    with largest_file(20_000), pytest.raises(OSError, match=rf"{name} does not fit; .* bytes are free there"):
+        write(model, tmp_path / name)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.tensorflow
+def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path):
+    export.saved_model(student(), tmp_path / "target")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "dangling").symlink_to("missing")
+    before = {file: file.read_bytes() for file in (tmp_path / "target").rglob("*") if file.is_file()}
+    with pytest.raises(FileExistsError, match="holds no SavedModel"):
+        export.saved_model(student(), tmp_path / "dangling", overwrite=True)
+    export.saved_model(student(), tmp_path / "link", overwrite=True)
+    assert not (tmp_path / "link").is_symlink() and (tmp_path / "link" / "saved_model.pb").is_file()
+    assert {file: file.read_bytes() for file in (tmp_path / "target").rglob("*") if file.is_file()} == before
 
 
 class Wrapper(keras.Model):

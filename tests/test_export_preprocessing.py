@@ -1,7 +1,6 @@
 """Raw inputs in exported files, and all formats where this package cannot be imported."""
 
 import pathlib
-import subprocess
 import sys
 
 import keras
@@ -10,7 +9,7 @@ import pytest
 
 from keras_wsl import data, export, models
 from keras_wsl.models import keras_nlp
-from tests.common import bert_preset, bright_splits, keras_cv_classifier
+from tests.common import bert_preset, bright_splits, keras_cv_classifier, run_child
 
 CHILD = pathlib.Path(__file__).with_name("export_child.py")
 FIRSTS = ["w1 w2 w3", "w0 w44 w7 w8 w9 w10 W11", "", "unknown, w5!", " ".join(f"w{i}" for i in range(30))]
@@ -24,9 +23,7 @@ def in_a_fresh_process(folder, *modules, **inputs):
         given = {f".{name}": array for name, array in given.items()} if isinstance(given, dict) else {"": given}
         named |= {endpoint + name: np.asarray(array) for name, array in given.items()}
     np.savez(folder / "inputs.npz", **named)
-    done = subprocess.run(
-        [sys.executable, str(CHILD), str(folder), *modules], capture_output=True, text=True, timeout=600
-    )
+    done = run_child([sys.executable, str(CHILD), str(folder), *modules])
     if done.returncode:
         raise RuntimeError(done.stderr)
     with np.load(folder / "outputs.npz") as outputs:

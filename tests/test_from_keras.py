@@ -7,6 +7,9 @@ import pytest
 from keras_wsl import Distiller, losses
 from tests.common import arrays, examples, hard_loss, network
 
+pytestmark = pytest.mark.eager
+
+
 KLD = keras.losses.KLDivergence
 
 

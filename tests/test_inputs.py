@@ -17,6 +17,8 @@ from tests.test_keras_defects import (
     logits,
 )
 
+pytestmark = pytest.mark.eager
+
 
 def network(name, size, width=8):
     """A classifier of images, with batch normalization."""

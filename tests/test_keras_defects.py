@@ -8,7 +8,6 @@ refuses, ours allows where a loss has a meaning for it, and refuses where not.
 import functools
 import json
 import pathlib
-import subprocess
 import sys
 import zipfile
 
@@ -20,7 +19,10 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from keras_wsl import Distiller, export, losses
-from tests.common import arrays, examples, hard_loss, network
+from tests.common import arrays, examples, hard_loss, network, run_child
+
+pytestmark = pytest.mark.eager
+
 
 BACKEND = keras.backend.backend()
 KerasDistiller = keras.distillation.Distiller
@@ -248,6 +250,7 @@ def test_k05_evaluation_runs_no_teacher(method):
     assert bool(teacher_calls) == (method == "evaluate")
 
 
+@pytest.mark.traced
 def test_k05_validation_runs_no_teacher():
     """Validation in `fit` traces and runs the student alone: as many teacher calls as without it."""
     x, y = examples(8)
@@ -401,7 +404,7 @@ def test_k10_two_replicas_are_one(tmp_path):
     root = pathlib.Path(__file__).parents[1]
     path = tmp_path / "result.json"
     command = [sys.executable, "-m", "tests.mirrored_child", str(path)]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=300)
+    ran = run_child(command, cwd=root)
     assert ran.returncode == 0, ran.stderr[-3000:]
     result = json.loads(path.read_text())
     assert {*result["kinds"]} == {"vectors", "given_logits", "maps"}
@@ -476,6 +479,7 @@ def test_k13_single_loss_keeps_its_weight():
     assert list(theirs.distillation_loss_weights) == [1.0]
 
 
+@pytest.mark.traced
 def test_k14_k15_adapter_between_different_widths_is_trained():
     """Keras's fails on features of 8 and 13, and never trains a projector; ours trains an adapter between them."""
     x, y = examples(32)

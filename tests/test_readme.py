@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import keras
@@ -11,7 +10,7 @@ import numpy as np
 
 import keras_wsl
 import settings
-from tests.common import hard_loss
+from tests.common import hard_loss, run_child
 
 ROOT = pathlib.Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -51,9 +50,7 @@ def test_a_script_of_ones_own_runs(tmp_path):
     np.savez(tmp_path / "mine.npz", **parts)
     command = [sys.executable, "mine.py", "--student=tiny", "--method=none", "--epochs=1", "--out=run"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "train")])
-    done = subprocess.run(
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=300
-    )
+    done = run_child(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr
     assert "test accuracy" in done.stdout
     assert {"run.flags", "epochs.csv", "result.json", "student.keras"} <= {p.name for p in (tmp_path / "run").iterdir()}

@@ -4,12 +4,13 @@ import functools
 import json
 import os
 import pathlib
-import subprocess
 import sys
 
 import keras
 import numpy as np
 import pytest
+
+from tests.common import run_child
 
 BACKEND = keras.backend.backend()
 if BACKEND == "torch":
@@ -27,13 +28,10 @@ def trained(tmp_path_factory):
     @functools.cache
     def run(devices, which):
         path = tmp_path_factory.mktemp("replicas") / "result.json"
-        ran = subprocess.run(
+        ran = run_child(
             [sys.executable, "-m", "tests.replicas_child", str(path), str(devices), which],
             cwd=pathlib.Path(__file__).parents[1],
             env={**os.environ, "KERAS_BACKEND": BACKEND},
-            capture_output=True,
-            text=True,
-            timeout=900,
         )
         assert ran.returncode == 0, ran.stderr[-3000:]
         return json.loads(path.read_text())

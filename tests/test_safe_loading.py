@@ -20,7 +20,7 @@ import jobs
 import students
 import trainer
 from keras_wsl import Distiller, callbacks, data, losses, models, soft_labels
-from keras_wsl.callbacks import backup
+from keras_wsl.callbacks import backup_file
 from keras_wsl.models import torchvision
 from keras_wsl.models.weights import read_network
 from settings import Settings, to_lines
@@ -75,17 +75,26 @@ def unknown_file(path, marker):
     network(Unknown()).save(path)
 
 
+def rewrite_config(path, change):
+    """Replace the text of a file's configuration by `change(text)`."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {**parts, "config.json": change(parts["config.json"].decode())}.items():
+            archive.writestr(name, content)
+
+
 def forged_file(change, path, marker):
     """A network whose file names another class or function for one of its layers."""
     network(Unknown()).save(path)
-    with zipfile.ZipFile(path) as archive:
-        parts = {name: archive.read(name) for name in archive.namelist()}
-    config = json.loads(parts["config.json"])
-    (layer,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Unknown")
-    layer.update(registered_name=None, **change(str(marker)))
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in {**parts, "config.json": json.dumps(config)}.items():
-            archive.writestr(name, content)
+
+    def rename(text):
+        config = json.loads(text)
+        (layer,) = (layer for layer in config["config"]["layers"] if layer["class_name"] == "Unknown")
+        layer.update(registered_name=None, **change(str(marker)))
+        return json.dumps(config)
+
+    rewrite_config(path, rename)
 
 
 def function(module, name):
@@ -168,15 +177,13 @@ def test_a_distiller_with_more_than_known_layers(tmp_path, marker):
         distiller.save(path)
 
     def forge(changes):
-        with zipfile.ZipFile(path) as archive:
-            parts = {name: archive.read(name) for name in archive.namelist()}
-        text = parts["config.json"].decode()
-        for old, new in changes.items():
-            assert old in text
-            text = text.replace(old, new)
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, content in {**parts, "config.json": text}.items():
-                archive.writestr(name, content)
+        def replace(text):
+            for old, new in changes.items():
+                assert old in text
+                text = text.replace(old, new)
+            return text
+
+        rewrite_config(path, replace)
 
     save(with_a_lambda(marker))
     marker.rmdir()  # Which a Distiller, too, has made by asking for the shapes of endpoints.
@@ -252,8 +259,8 @@ def test_backups_are_not_unpickled(tmp_path, marker):
         digest = hashlib.sha256(buffer.getvalue()).hexdigest().encode()
         path = tmp_path / "backups" / "epoch-00000.backup"
         path.parent.mkdir(exist_ok=True)
-        path.write_bytes(backup.MAGIC + b"\n" + digest + b"\n" + buffer.getvalue())
-        with pytest.warns(UserWarning, match="is damaged .it holds more than a backup's arrays"):
+        path.write_bytes(backup_file.MAGIC + b"\n" + digest + b"\n" + buffer.getvalue())
+        with pytest.warns(UserWarning, match="is damaged .it holds something else than a backup"):
             found = callbacks.Backup(path.parent, 4)
         assert found.position == [0, 0] and found.history == []
 
@@ -268,3 +275,60 @@ def test_harmful_objects_are_harmful(tmp_path, marker):
     keras.saving.load_model(tmp_path / "harmful.keras", safe_mode=False)
     assert marker.is_dir()
     marker.rmdir()
+
+
+INNER = keras.Sequential([keras.Input((5,)), keras.layers.Dense(4)], name="inner")
+ABSURD = {
+    "units": ([keras.Input((5,)), keras.layers.Dense(4)], '"units": 4', '"units": 1000000000'),
+    "units of a nested network": ([keras.Input((5,)), INNER], '"units": 4', '"units": 1000000000'),
+    "more than 64 bits": ([keras.Input((5,)), keras.layers.Dense(4)], '"units": 4', '"units": 1' + 30 * "0"),
+    "vocabulary": (
+        [keras.Input((5,), dtype="int32"), keras.layers.Embedding(7, 4)],
+        '"input_dim": 7',
+        '"input_dim": 10000000000',
+    ),
+    "kernel": (
+        [keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3, padding="same")],
+        '"kernel_size": [3, 3]',
+        '"kernel_size": [100000, 100000]',
+    ),
+    "recurrent units": ([keras.Input((5, 2)), keras.layers.LSTM(4)], '"units": 4', '"units": 1000000'),
+    "layers that fit one by one": (
+        [keras.Input((8, 8, 3)), *(keras.layers.Conv2D(3, 3, padding="same", name=f"conv_{i}") for i in range(4))],
+        '"kernel_size": [3, 3]',
+        '"kernel_size": [45, 45]',
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ABSURD)
+def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, tmp_path):
+    layers, old, new = ABSURD[kind]
+    path = tmp_path / "absurd.keras"
+    model = keras.Sequential(layers)
+    model.save(path)
+    assert [array.shape for array in read_network(path).get_weights()] == [w.shape for w in model.get_weights()]
+
+    def replace(text):
+        assert old in text
+        return text.replace(old, new)
+
+    rewrite_config(path, replace)
+    with pytest.raises(
+        ValueError, match=r"asks for too many parameters: more than \d+, with a variable '\w+' of"
+    ) as error:
+        read_network(path)
+    assert "\n" not in str(error.value)
+    assert keras.layers.Dense(10**5).compute_output_shape((1, 1)) == (1, 10**5)
+    keras.layers.Dense(10**5).build((1, 1))  # Outside of the reading nothing is limited.
+
+
+def test_limit_of_parameters_is_the_callers(tmp_path):
+    path = tmp_path / "network.keras"
+    network(keras.layers.ReLU()).save(path)
+    for limit, fits in ((578, False), (579, True)):
+        if fits:
+            assert read_network(path, max_parameters=limit).count_params() == 579
+        else:
+            with pytest.raises(ValueError, match="more than 578, with a variable 'bias' of shape"):
+                read_network(path, max_parameters=limit)

@@ -16,6 +16,9 @@ from keras_wsl.callbacks import FiniteLoss, NonFiniteLoss
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import Hint, Subclassed, changed, compiled, plain, saved_arrays
 
+pytestmark = pytest.mark.eager
+
+
 BACKEND = keras.backend.backend()
 
 
@@ -121,6 +124,7 @@ class Broken(losses.DistillationLoss):
         raise RuntimeError("broken on purpose")
 
 
+@pytest.mark.traced
 def test_an_error_while_tracing_loses_nothing():
     """Keras on JAX drops all values before it traces a step; after an error both networks are still there."""
     distiller = made(distillation_losses=[Broken()])
@@ -156,6 +160,7 @@ def test_evaluation_shows_no_terms_of_the_training():
 # The teacher: changed, missing, replaced.
 
 
+@pytest.mark.traced
 def test_a_new_teacher_is_obeyed():
     """A teacher set after `fit` teaches the next one: the traced step of the one before is dropped."""
     first, second = network("teacher", width=13), network("second", width=13)
@@ -286,6 +291,7 @@ if BACKEND != "torch":  # Keras has one step an execution there, and its XLA is 
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: next(iter(way)))
+@pytest.mark.traced
 def test_ways_to_run_a_step_agree(way):
     """However Keras runs the steps, the same weights come out, and the same logs."""
     expected, distiller = made(), made(**way)
@@ -343,6 +349,7 @@ def test_labels_out_of_range(label):
 
 
 @pytest.mark.tensorflow
+@pytest.mark.traced
 def test_labels_out_of_range_under_xla():
     """XLA drops the check of labels: the loss is NaN there."""
     x, y = examples(8)

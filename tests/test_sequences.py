@@ -357,3 +357,23 @@ def test_sample_weights_of_positions_are_refused():
     x, y, _ = sentences("keras")
     with pytest.raises(ValueError, match="`sample_weight` must be one number an example"):
         made("keras").fit(x, y, sample_weight=np.ones(y.shape, "float32"), verbose=0)
+
+
+def test_class_weights_of_positions_are_refused():
+    x, y, _ = sentences("keras")
+    with pytest.raises(ValueError, match="`class_weight` must be None for sequences"):
+        made("keras").fit(x, y, class_weight={0: 2.0}, verbose=0)
+
+
+@pytest.mark.parametrize("true", [-1, 0.5, 3])
+def test_every_number_but_zero_in_a_mask_is_true(true):
+    """In the loss, the counts and the metrics alike, as in NumPy."""
+    x, y, mask = sentences("explicit")
+
+    def logs(mask):
+        distiller = made("explicit", weighted_metrics=["accuracy"])
+        targets = {**y, "mask": mask}
+        evaluated = distiller.test_on_batch(x, targets, return_dict=True)
+        return distiller.train_on_batch(x, targets, return_dict=True), evaluated
+
+    assert logs(np.where(mask, true, 0)) == logs(mask)

@@ -25,6 +25,9 @@ from tests.test_keras_defects import (
 )
 from tests.test_saving import AtEpoch
 
+pytestmark = pytest.mark.eager
+
+
 SHARES = {"large": 2.0, "small": 1.0}
 
 
@@ -274,6 +277,7 @@ def test_teachers_that_share_layers():
     assert np.isfinite(fit(distiller, epochs=1)["loss"]).all()
 
 
+@pytest.mark.traced
 def test_a_teacher_more_or_another():
     """`teacher` may be replaced, by several too, and the traced step of the ones before is dropped."""
     distiller = made([losses.KD(name="soft")], learning_rate=0.0)
@@ -353,6 +357,7 @@ def test_the_probe_hears_what_the_loss_hears(tmp_path):
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras's XLA is torch.compile there, which takes minutes.")
+@pytest.mark.traced
 def test_under_xla():
     expected, distiller = made(run_eagerly=BACKEND == "tensorflow"), made(jit_compile=True)
     history = fit(expected)

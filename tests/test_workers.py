@@ -1,13 +1,18 @@
 """Two workers of MultiWorkerMirroredStrategy, in processes of their own, against one device."""
 
 import json
+import os
+import pathlib
+import signal
+import subprocess
 import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 
-from benchmarks.workers import WORKERS, start
+from benchmarks.workers import ROOT, WORKERS, start
 from keras_wsl import distribute
 
 if keras.backend.backend() != "tensorflow":
@@ -16,6 +21,8 @@ if keras.backend.backend() != "tensorflow":
 import tensorflow as tf
 
 from tests import mirrored_child
+from tests.common import CHILD_SECONDS
+from tests.test_waiting import free_addresses
 
 
 @pytest.fixture(
@@ -31,7 +38,7 @@ def results(request, tmp_path_factory):
         lambda index: folder / f"{index}.log",
     )
     for index, process in enumerate(processes):
-        assert process.wait(timeout=300) == 0, (folder / f"{index}.log").read_text()[-3000:]
+        assert process.wait(CHILD_SECONDS) == 0, (folder / f"{index}.log").read_text()[-3000:]
     return request.param, [json.loads(path.read_text()) for path in paths]
 
 
@@ -53,6 +60,12 @@ def test_two_workers_are_one(results):
 def test_one_worker_is_the_chief(results):
     assert [result["chief"] for result in results[1]] == [True, False]
     assert distribute.is_chief("none") and distribute.is_chief("mirrored")
+
+
+def test_strategy_leaves_sigterm_to_python(results):
+    """TensorFlow catches SIGTERM when it connects the workers, and does nothing then."""
+    for result in results[1]:
+        assert signal.SIGTERM not in result["caught"] and signal.SIGINT in result["caught"]
 
 
 def test_workers_that_disagree_are_refused(results):
@@ -84,3 +97,87 @@ def test_it_must_come_first(monkeypatch):
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(ValueError, match="before TensorFlow computes anything"):
         distribute.strategy("multi_worker")
+
+
+@pytest.fixture
+def start_worker(tmp_path):
+    """A function that starts the worker at a place of a cluster of two: `(process, the path of what it prints)`."""
+    addresses, started = free_addresses(2), []
+
+    def start_one(index, *command):
+        config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        path = tmp_path / f"{index}.log"
+        with open(path, "w") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                env={**os.environ, "TF_CONFIG": json.dumps(config)},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        started.append(process)
+        return process, path
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def _wait_for_line(process, path, text):
+    end = time.monotonic() + CHILD_SECONDS
+    while text not in path.read_text():
+        assert process.poll() is None and time.monotonic() < end, path.read_text()[-3000:]
+        time.sleep(0.1)
+
+
+def _script(tmp_path, timeout):
+    flags = ["--method=none", "--student=resnet8", "--strategy=multi_worker", f"--worker_timeout={timeout}"]
+    return [str(pathlib.Path("train", "cifar100.py")), *flags, f"--out={tmp_path / 'run'}"]
+
+
+def test_script_ends_with_one_line_if_workers_are_missing(start_worker, tmp_path):
+    process, path = start_worker(0, *_script(tmp_path, 1))
+    assert process.wait(CHILD_SECONDS) == 2
+    *_, waiting, error = path.read_text().splitlines()
+    assert waiting.startswith("waiting for workers localhost:") and waiting.endswith(", at most 1 s")
+    assert error.startswith("TimeoutError: Workers are missing after 1 s: localhost:")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2))])
+def test_signals_end_a_script_that_waits_for_workers(number, start_worker, tmp_path):
+    process, path = start_worker(1, *_script(tmp_path, 600))
+    _wait_for_line(process, path, "waiting for workers localhost:")
+    process.send_signal(number)
+    assert process.wait(30) == -number
+    assert "Traceback" not in path.read_text()
+
+
+IN_TENSORFLOW = """
+import sys, time
+from keras_wsl import distribute, workers
+if sys.argv[1] == "alone":
+    workers.wait = lambda *args: None
+distribute.strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
+if sys.argv[1] == "late":
+    time.sleep(1200)
+distribute.check_agreement("multi_worker", "numbers", [1])
+"""
+
+
+@pytest.mark.slow
+def test_timeout_ends_a_worker_inside_tensorflow(start_worker):
+    """The other worker has ended after both had found each other."""
+    process, _ = start_worker(0, "-c", IN_TENSORFLOW, "alone")
+    assert process.wait(CHILD_SECONDS) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_end_a_worker_that_compares_numbers(number, start_worker):
+    start_worker(1, "-c", IN_TENSORFLOW, "late")
+    process, path = start_worker(0, "-c", IN_TENSORFLOW, "early")
+    _wait_for_line(process, path, "waiting for all workers to compare their numbers")
+    process.send_signal(number)
+    assert process.wait(30) == -number

@@ -12,7 +12,6 @@ are kept. `bias_variance.npz` in --out has the log-probabilities; `bias_variance
 """
 
 import dataclasses
-import json
 import pathlib
 
 import keras
@@ -21,12 +20,13 @@ import numpy as np
 from absl import flags
 from scipy.special import log_softmax
 
+import curves
 import jobs
 import record
 import report
 import scripts
 import settings
-from keras_wsl import data
+from keras_wsl import data, untrusted
 from keras_wsl.analysis.bias_variance import TERMS, bias_variance, compare, intervals, standard_errors
 from keras_wsl.files import make_folder, write_atomically
 from keras_wsl.models.weights import read_network
@@ -35,6 +35,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+RESULT = ("student", "teacher", "train_examples", "seconds", "device")  # What is read of members' results.
 METHODS = {"labels": "none", "KD": "kd", "WSL": "wsl"}
 PAIRS = (("labels", "KD"), ("labels", "WSL"), ("KD", "WSL"))
 
@@ -56,7 +57,7 @@ def prepare(out, data_dir, teacher_examples):
     path, wanted = out / "data.json", {"data": pathlib.Path(data_dir).name, "teacher_examples": teacher_examples}
     files = out / "pool.npz", out / "teacher.npz"
     if path.exists():
-        if (there := json.loads(path.read_text())) != wanted:
+        if (there := untrusted.read_json(path)) != wanted:
             raise ValueError(f"{out} holds ensembles of {there}, and {wanted} is asked for. Choose another --out.")
         return data.load_npz(files[0])
     splits = jobs.splits_of(data_dir)
@@ -223,7 +224,7 @@ def plot(rows, differences, path):
     changes.axvline(0, color="0.5", lw=1)
     changes.set(xlabel="nats an example", title="differences, 95 % over test examples")
     changes.grid(axis="x", alpha=0.3)
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 
@@ -254,7 +255,7 @@ def run(wanted, values):
     said, found, rows = {}, {}, []
     for name, runs in ensembles.items():
         said[name] = np.stack([log_probs(folder / "student.keras", test, wanted.judged_at_once) for folder in runs])
-        finished = [json.loads((folder / "result.json").read_text()) for folder in runs]
+        finished = [record.read_result(folder, *RESULT) for folder in runs]
         found[name], row = row_of(name, said[name], test.labels, finished)
         rows.append(row)
     write_atomically(out / "bias_variance.npz", lambda file: np.savez_compressed(file, test_labels=test.labels, **said))

@@ -23,7 +23,9 @@ def splits(wanted, values):
 
 def train(wanted):
     """One run, and what is said of it at the end."""
-    return trainer.run(wanted, splits(wanted, flags.FLAGS), flags.FLAGS.out, resume=flags.FLAGS.resume)
+    values = flags.FLAGS
+    source = values.data_dir or "cifar100 of TFDS"
+    return trainer.run(wanted, splits(wanted, values), values.out, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ import matplotlib
 import numpy as np
 from absl import flags
 
+import curves
 import jobs
 import record
 import report
@@ -191,7 +192,7 @@ def plot_promises(rows, path, title):
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 
@@ -204,7 +205,7 @@ def plot_curve(rows, path, title):
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

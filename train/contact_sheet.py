@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from absl import flags
 
+import curves
 import jobs
 import record
 import scripts
@@ -80,7 +81,7 @@ def plot(rows, images, title, path):
                 f"{row['teacher_cross_entropy']:.2g}",
                 fontsize=7,
             )
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

@@ -6,6 +6,8 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
+from keras_wsl.files import write_atomically
+
 PANELS = (
     ("accuracy", "accuracy", ("val_accuracy", "accuracy")),
     ("loss an example", "nats", ("val_loss", "student_loss", "kd", "wsl")),
@@ -58,5 +60,16 @@ def plot(runs, path, title=""):
         axis.legend(fontsize="x-small", **below)
     if title:
         figure.suptitle(title)
-    figure.savefig(path, dpi=110, bbox_inches="tight")
+    save(figure, path, bbox_inches="tight")
     plt.close(figure)
+
+
+def save(figure, path, **kwargs):
+    """Write a figure as a PNG file, whole or not at all.
+
+    Args:
+        figure: Matplotlib's `Figure`.
+        path: Path of the file; its folder exists.
+        **kwargs: For `Figure.savefig`.
+    """
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110, **kwargs))

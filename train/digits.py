@@ -49,7 +49,7 @@ def run_all(out, seed=0, *, resume=False):
     rows, histories = [], {}
     for name, wanted in runs.items():
         print(f"\n{name}: {wanted.student}", flush=True)
-        result = trainer.run(wanted, splits, out / name, resume=resume, verbose=2)
+        result = trainer.run(wanted, splits, out / name, resume=resume, verbose=2, source="digits of scikit-learn")
         histories[name] = record.read_csv(out / name / "epochs.csv")
         found = {**histories[name][-1], **result, "run": name, "network": wanted.student}
         rows.append({column: found.get(column, "") for column in COLUMNS})

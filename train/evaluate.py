@@ -255,4 +255,4 @@ def main(argv):
 
 if __name__ == "__main__":
     define_flags()
-    app.run(main)
+    scripts.run(main)

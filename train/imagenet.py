@@ -30,9 +30,10 @@ def splits(wanted, values):
 
 def train(wanted):
     """One run, and what is said of it at the end."""
-    images = splits(wanted, flags.FLAGS)
+    values = flags.FLAGS
+    images, source = splits(wanted, values), values.data_dir or "imagenet2012 of TFDS"
     top_5 = len(images.train.classes) > 5
-    return trainer.run(wanted, images, flags.FLAGS.out, top_5=top_5, resume=flags.FLAGS.resume)
+    return trainer.run(wanted, images, values.out, top_5=top_5, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":

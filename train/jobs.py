@@ -5,7 +5,6 @@ Finished runs are kept, others start or go on.
 
 import concurrent.futures
 import contextlib
-import json
 import os
 import pathlib
 import queue
@@ -25,6 +24,7 @@ import settings
 import trainer
 from keras_wsl import data, models
 from keras_wsl.callbacks import Terminated, Termination
+from keras_wsl.files import make_folder
 from keras_wsl.models.weights import read_network
 
 HERE = pathlib.Path(__file__).parent
@@ -91,7 +91,8 @@ def train(runs, data_dir, *, jobs=1, after=None):
 
     Raises:
         ValueError: A folder holds a run of other settings; before anything starts.
-        Terminated: SIGTERM came; the runs have saved their states and ended.
+        Terminated: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states and ended.
+        KeyboardInterrupt: SIGINT was received twice; the runs were killed.
     """
     runs = {pathlib.Path(out): wanted for out, wanted in runs.items()}
     for out, wanted in runs.items():
@@ -112,11 +113,13 @@ def train(runs, data_dir, *, jobs=1, after=None):
         started = [pool.submit(train_one, *run) for run in runs.items()]
         try:
             done = [one.result() for one in started]
-        except BaseException:  # Such as the user's interrupt.
+        except BaseException:  # Such as a second Ctrl-C.
             termination.asked = True  # What has not started does not start any more.
             raise
     if termination.asked:
-        raise Terminated("The runs that were training have saved their states.")
+        raise Terminated(
+            f"{termination.name} was received. The runs that were training have saved their states.", termination.number
+        )
     return [out.name for out, one in zip(runs, done) if not one]
 
 
@@ -137,32 +140,48 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
     if termination.asked or (out / "result.json").exists():
         return False
     arguments = command(out, wanted, data_dir)
+    make_folder(out.parent)
     cores = shares.get()
     try:
-        status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination, cores)
+        status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination, cores, out.parent)
     finally:
         shares.put(cores)
     if status:
         if not termination.asked:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
         return False
-    result = json.loads((out / "result.json").read_text())
+    result = record.read_result(out, "test_accuracy", "seconds")
     print(f"{out.name}: {result['test_accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
     return True
 
 
-def call(arguments, environment, termination, cores=None):
-    """Runs a command, which is sent SIGTERM when this process is: its status, and what it printed of errors."""
-    with tempfile.TemporaryFile("w+") as errors:
+def call(arguments, environment, termination, cores=None, directory=None):
+    """Run a command, and end it when this process is asked to end: SIGTERM, or SIGKILL after a second SIGINT.
+
+    Args:
+        arguments: List of strings.
+        environment: Dict of environment variables.
+        termination: `Termination` of this process.
+        cores: Set of the cores that it may use, or `None` for all.
+        directory: Path of a directory that has room for what it prints; by default the system's temporary one.
+
+    Returns:
+        Its exit status, and what it printed to standard error.
+    """
+    with tempfile.TemporaryFile("w+", dir=directory) as errors:
         process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=errors)
-        if cores:
-            with contextlib.suppress(ProcessLookupError):  # It has ended already.
-                os.sched_setaffinity(process.pid, cores)
-        while process.poll() is None:
-            if termination.asked:
-                process.terminate()  # Again, where it had not got as far as to hear it.
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(1.0)
+        try:
+            if cores:
+                with contextlib.suppress(ProcessLookupError):  # It has ended already.
+                    os.sched_setaffinity(process.pid, cores)
+            while process.poll() is None and not termination.repeated:
+                if termination.asked:
+                    process.terminate()  # Again, as it may not have been ready for the first one.
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1.0)
+        finally:
+            process.kill()  # Does nothing if it has ended.
+            process.wait()
         errors.seek(0)
         return process.returncode, errors.read()
 

@@ -8,6 +8,7 @@ import pathlib
 import matplotlib
 from absl import flags
 
+import curves
 import recipes
 import record
 import report
@@ -85,7 +86,7 @@ def plot(lines, path):
     axis.set_xlabel("test accuracy, %")
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize="small", loc="lower right")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

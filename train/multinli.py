@@ -45,9 +45,10 @@ def train(wanted):
         check(wanted, model)
         return model
 
-    pairs = splits(wanted, flags.FLAGS)
+    values = flags.FLAGS
+    pairs, source = splits(wanted, values), values.data_dir or "multi_nli or glue/mnli of TFDS"
     also = {"mismatched": pairs.mismatched}
-    return trainer.run(wanted, pairs, flags.FLAGS.out, build=build, also=also, resume=flags.FLAGS.resume)
+    return trainer.run(wanted, pairs, values.out, build=build, also=also, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import matplotlib
 import numpy as np
 from absl import flags
 
+import curves
 import jobs
 import record
 import report
@@ -94,7 +95,7 @@ def plot(histories, path, title, judged_on):
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

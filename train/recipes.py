@@ -10,6 +10,9 @@ import settings as kinds
 from keras_wsl import losses, weighting
 from keras_wsl.ops import suggestion
 
+LONGEST = 200  # Characters of a value of --loss_settings.
+LARGEST = 2**53  # Numbers there.
+
 
 class Stage(NamedTuple):
     """What is trained before the main stage, on one loss alone, at a learning rate that does not decay.
@@ -299,7 +302,13 @@ def _loss(name, settings, chosen):
         chosen = {**chosen, **{key: value for key, value in given.items() if value is not None}}
     if unknown := sorted(set(chosen) - takes):
         raise ValueError(f"--method={name} has no settings {unknown}. It takes {sorted(takes)}.")
-    return losses.NAMES[name](**chosen)
+    try:
+        return losses.NAMES[name](**chosen)
+    except (TypeError, AttributeError, OverflowError) as error:
+        if settings is None or not settings.loss_settings:
+            raise
+        given = ",".join(settings.loss_settings)
+        raise ValueError(f"--loss_settings={given} must fit --method={name}. Received an error: {error}.") from error
 
 
 def _weighting(settings):
@@ -330,7 +339,30 @@ def _parsed(item):
     name, equals, value = item.partition("=")
     if not equals or not name:
         raise ValueError(f"--loss_settings={item} must be name=value, or several with commas between them.")
+    if len(value) > LONGEST:
+        raise ValueError(
+            f"--loss_settings={name}=... must have at most {LONGEST} characters. Received: {len(value):,} characters."
+        )
     try:
-        return name, ast.literal_eval(value)
+        parsed = ast.literal_eval(value)
     except (ValueError, SyntaxError):
         return name, value
+    except (TypeError, MemoryError, RecursionError):  # Such as `{[]}`, and thousands of brackets.
+        parsed = ...
+    if not _is_setting(parsed):
+        raise ValueError(
+            f"--loss_settings={name} must be a number up to 2**53, True, False, None, text, or a list of these. "
+            f"Received: {name}={value}."
+        )
+    return name, parsed
+
+
+def _is_setting(value):
+    """Whether a literal is what a loss may take: no infinite, no huge and no complex number."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_setting, value))
+    if isinstance(value, dict):
+        return all(map(_is_setting, [*value, *value.values()]))
+    if isinstance(value, (int, float)):
+        return abs(value) <= LARGEST
+    return value is None or isinstance(value, str)

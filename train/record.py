@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import time
 from importlib import metadata
@@ -15,44 +16,49 @@ import keras
 from absl import flags
 
 import settings as settings_file
-from keras_wsl.files import exclusive, make_folder, write_atomically
+from identity import identity
+from keras_wsl import untrusted
+from keras_wsl.callbacks.backup import differences
+from keras_wsl.files import exclusive, is_temporary, make_folder, remove_orphans, write_atomically
 
+FLAGS = "run.flags"
 LOCK = "run.lock"  # In the folder of a run, while a process writes there.
 PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
 
 
-def open_run(out, settings, *, resume):
-    """The folder of a run, with its `run.flags` written.
+def open_run(out, settings, *, resume, contents=None, source=None):
+    """Return the folder of a run, which holds its `run.flags`.
 
     Args:
         out: Path of the folder, made if it is missing.
         settings: `Settings`.
         resume: Whether to go on with what is there.
+        contents: Dict of `identity.contents`, in which a file stands for its path; `None` if it is not known yet.
+        source: Name or path of the data, a string, for `run.flags`.
 
     Raises:
         NotADirectoryError: If it, or a folder above it, is a file.
         ValueError: If the folder holds this run and `resume` is not asked for, or another run, or other files; or it
-            cannot be written to.
+            cannot be written to; or its `run.flags` is damaged.
     """
     if not out:
         raise ValueError("--out is missing: name a folder for the results, such as --out=runs/wsl.")
     out = pathlib.Path(out)
-    path, lines = out / "run.flags", settings_file.to_lines(settings)
-    if path.exists():
-        there = _lines_of(path, type(settings))
-        if differing := sorted(set(there) ^ set(lines)):
+    path = out / FLAGS
+    if os.path.lexists(path):
+        if differing := differences(*_compared(path, settings, contents), "run.flags"):
             raise ValueError(
-                f"--out={out} holds another run; these settings differ: {' '.join(differing)}. Choose another --out, "
-                f"or go on with that run: --flagfile={path} --resume."
+                f"--out={out} holds another run. {'; '.join(differing)}. Choose another --out, or go on with that run "
+                f"and its data: --flagfile={path} --resume."
             )
         if not resume:
             raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")
-    elif out.is_dir() and any(there.name != LOCK for there in out.iterdir()):
+    elif out.is_dir() and any(there.name != LOCK and not is_temporary(there.name) for there in out.iterdir()):
         raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
     else:
         try:
             make_folder(out)
-            write_text(path, "\n".join(lines) + "\n")
+            write_text(path, _flags_text(settings, contents or {}, source))
         except NotADirectoryError:  # It says which file is in the way.
             raise
         except OSError as error:
@@ -62,12 +68,48 @@ def open_run(out, settings, *, resume):
     return out
 
 
-def _lines_of(path, kind):
-    """The lines of a `run.flags`, and those of settings that are newer than it."""
+def update_flags(out, settings, contents, source):
+    """Write where data and files are now into `run.flags`, if it records the same contents at other places."""
+    path = out / FLAGS
+    text = _flags_text(settings, contents, source)
+    if _recorded_contents(path) == contents and settings_file.read_text(path) != text:
+        write_text(path, text)
+
+
+def _compared(path, settings, contents):
+    """The identities of the run in a `run.flags` and of this one, as far as both are known: two dicts."""
+    lines, recorded = settings_file.read_lines(path), _recorded_contents(path)
     try:
-        return settings_file.to_lines(settings_file.read(path, kind))
+        there = settings_file.parse(lines, type(settings))
     except flags.Error:  # A run of another kind.
-        return path.read_text().splitlines()
+        pair = lines, settings_file.to_lines(settings)
+        return [dict(line.partition("=")[::2] for line in one) for one in pair]
+    known = recorded.keys() & (contents or {}).keys()
+    pair = [
+        identity(run, {name: described[name] for name in known})
+        for run, described in ((there, recorded), (settings, contents))
+    ]
+    unknown = {f"--{name}" for name in recorded} if contents is None else set()
+    return [{name: value for name, value in one.items() if name not in unknown} for one in pair]
+
+
+def _flags_text(settings, contents, source):
+    """The content of a `run.flags`: flags, and as comments what `--resume` compares in addition."""
+    noted = {"data": source, **contents} if source else contents
+    head = ["# --resume compares the contents of data and files with those below; --flagfile ignores these lines."]
+    comments = [f"# {name}: {json.dumps(value)}" for name, value in noted.items()]
+    return "\n".join([*settings_file.to_lines(settings), *(head if comments else []), *comments]) + "\n"
+
+
+def _recorded_contents(path):
+    """The contents that a `run.flags` records: those of `_flags_text`, without the name of the data."""
+    found = {}
+    for line in settings_file.read_text(path).splitlines():
+        if match := re.fullmatch(r"# ([\w.]+): (.+)", line):
+            with contextlib.suppress(ValueError, RecursionError):  # A comment of a user's.
+                found[match[1]] = json.loads(match[2])
+    found.pop("data", None)
+    return found
 
 
 @contextlib.contextmanager
@@ -80,6 +122,8 @@ def alone_in(out):
     with exclusive(out / LOCK) as mine:
         if not mine:
             raise ValueError(f"Another process is writing to --out={out}. Wait for its end, or choose another --out.")
+        for directory in (out, out / "tensorboard"):  # The callbacks do the same in their own directories.
+            remove_orphans(directory)
         yield
 
 
@@ -92,6 +136,44 @@ def write_text(path, text):
 def write_json(path, values):
     """Writes a JSON file that a person can read."""
     write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def read_result(folder, *needed):
+    """Return the content of a finished run's `result.json`.
+
+    Args:
+        folder: Path of the run's folder.
+        needed: Names of the fields in `_RESULT` that must be there. The others are checked if they are there.
+
+    Returns:
+        Dict.
+
+    Raises:
+        FileNotFoundError: If the run is not finished.
+        ValueError: In one line with the path, if the file is damaged, or has fields of other types.
+    """
+    path = pathlib.Path(folder) / "result.json"
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
+    values = untrusted.read_json(path)
+    try:
+        untrusted.check_fields(values, {}, others=True)
+        untrusted.check_fields(
+            values, {name: field for name, field in _RESULT.items() if name in (*needed, *values)}, others=True
+        )
+    except ValueError as error:
+        raise ValueError(f"{path} is no result of a run. {error} Train it again in another folder.") from error
+    return values
+
+
+_RESULT = {
+    **{name: untrusted.TEXT for name in ("method", "student", "device", "backend")},
+    **{name: untrusted.optional(untrusted.TEXT) for name in ("teacher", "weighting", "teacher_sha256", "commit")},
+    **{name: untrusted.integer(1) for name in ("train_examples", "test_examples", "epochs")},
+    **{name: untrusted.NUMBER for name in ("seconds", "test_accuracy", "last_accuracy", "best_accuracy")},
+    "seed": untrusted.integer(0),
+    "last_epoch": untrusted.OBJECT,
+}
 
 
 def write_csv(path, rows):
@@ -125,18 +207,27 @@ class Epochs(keras.callbacks.Callback):
 
     The last of the callbacks, so that it sees what the others add; watched by the backup for its `seconds`. They
     include every judging, and neither the time between two processes nor the steps that a killed one did not save.
+
+    Args:
+        path: Path of `epochs.csv`.
+        tables: `EpochTable`s of other callbacks. Their rows are kept in the backup too, so that a resumed run writes
+            them again, whatever became of their files.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, tables=()):
         super().__init__()
         self.path = path
         self.backup = None
         self.seconds = 0.0
+        self.rows = {}
+        self._tables = {table.path.name: table for table in tables}
         self._clock = _Laps()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Starts the clock."""
+        """Starts the clock, and hands over the rows that the backup has restored."""
         self._clock = _Laps()
+        for name, rows in self.rows.items():
+            self._tables[name].rows = rows
 
     def on_train_batch_end(self, batch, logs=None):
         """Adds the step's seconds: the backup may end this process before the next one."""
@@ -145,8 +236,16 @@ class Epochs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         """Writes the rows of all epochs so far."""
         self.seconds += self._clock.lap()
+        self.rows = {name: table.rows for name, table in self._tables.items()}
         rows = [row for row in self.backup.history if row["epoch"] < epoch]
         write_csv(self.path, history_rows([*rows, {"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}}]))
+
+    def on_train_end(self, logs=None):
+        """Writes all tables again: a resumed run that is finished trains no epoch, and its files may be damaged."""
+        if self.backup.history:
+            write_csv(self.path, history_rows(self.backup.history))
+        for name, rows in self.rows.items():
+            self._tables[name].write(rows)
 
 
 class _Laps:
@@ -161,21 +260,47 @@ class _Laps:
         return self._last - before
 
 
+def conditions():
+    """Return what may change the last bits of a run's numbers and does not belong to it: cores, device, versions."""
+    used = ("keras-wsl", "keras", "numpy", keras.backend.backend())
+    versions = {name: version for name, version in _versions().items() if name in used}
+    return {"threads": _threads(), "device": _device(), **versions}
+
+
+def _threads():
+    """The threads in which one operation is computed."""
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.get_num_threads()
+    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        asked = tf.config.threading.get_intra_op_parallelism_threads() or asked
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(asked or 0) or cores
+
+
 def environment():
     """What the numbers depend on beside the settings: versions, device, commit."""
+    return {
+        "backend": keras.backend.backend(),
+        "device": _device(),
+        "python": platform.python_version(),
+        "versions": _versions(),
+        "commit": _commit(),
+    }
+
+
+def _versions():
     versions = {}
     for package in PACKAGES:
         try:
             versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return {
-        "backend": keras.backend.backend(),
-        "device": _device(),
-        "python": platform.python_version(),
-        "versions": versions,
-        "commit": _commit(),
-    }
+    return versions
 
 
 def _device():

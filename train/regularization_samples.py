@@ -16,6 +16,7 @@ import pathlib
 import matplotlib
 from absl import flags
 
+import curves
 import jobs
 import record
 import report
@@ -164,7 +165,7 @@ def plot(rows, path):
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="x-small", loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

@@ -3,6 +3,8 @@
 import matplotlib
 import numpy as np
 
+import curves
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
@@ -39,7 +41,7 @@ def plot(diagrams, path):
         lower.set_ylabel("examples")
     (bars, names), (marks, others) = (axis.get_legend_handles_labels() for axis in axes[:2, 0])
     figure.legend(bars + marks, names + others, loc="outside lower center", ncols=min(5, 2 * columns), fontsize="small")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

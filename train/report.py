@@ -5,15 +5,15 @@
 writes `NAME.csv` (a row a run), `NAME_epochs.csv` (a row an epoch), `NAME.md` and `NAME.png`.
 """
 
-import json
 import pathlib
 import re
-import sys
 
-from absl import app, flags
+from absl import flags
 
 import curves
 import record
+import scripts
+import settings
 
 COLUMNS = (
     "run",
@@ -60,20 +60,22 @@ HIDDEN = (
 SHOWN = tuple(name for name in COLUMNS[: COLUMNS.index("device")] if name not in HIDDEN)
 
 
-def read(folder):
+def read(folder, *needed):
     """A run's row and its epochs.
+
+    Args:
+        folder: Path of the run's folder.
+        needed: Names of fields that its `result.json` must have, as of `record.read_result`.
 
     Raises:
         FileNotFoundError: If the run is not finished.
+        ValueError: If its `result.json` is damaged.
     """
     folder = pathlib.Path(folder)
-    path = folder / "result.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
-    result = json.loads(path.read_text())
-    lines = (folder / "run.flags").read_text().splitlines()
-    settings = {name.removeprefix("--"): value for name, _, value in (line.partition("=") for line in lines)}
-    found = {**settings, **result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(lines)}
+    result = record.read_result(folder, *needed)
+    lines = settings.read_lines(folder / record.FLAGS)
+    given = {name.removeprefix("--"): value for name, _, value in (line.partition("=") for line in lines)}
+    found = {**given, **result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(lines)}
     row = {column: _without_folders(found.get(column)) for column in COLUMNS}
     return row, record.read_csv(folder / "epochs.csv")
 
@@ -97,14 +99,20 @@ def markdown(rows, columns=None):
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main(argv):
-    """Writes the four files; an error of the user's is one line, and exit status 2."""
-    name, folder = flags.FLAGS.name, pathlib.Path(flags.FLAGS.results)
-    try:
-        runs = {pathlib.Path(path).name: read(path) for path in argv[1:]}
-    except FileNotFoundError as error:
-        print(error, file=sys.stderr)
-        return 2
+def write(folders, name, folder):
+    """Write the four files.
+
+    Args:
+        folders: Folders of finished runs.
+        name: Name of the files.
+        folder: Where they go.
+
+    Raises:
+        FileNotFoundError: If a run is not finished.
+        ValueError: If a `result.json` is damaged.
+    """
+    folder = pathlib.Path(folder)
+    runs = {pathlib.Path(path).name: read(path) for path in folders}
     rows = [row for row, _ in runs.values()]
     record.write_csv(folder / f"{name}.csv", rows)
     histories = {run: history for run, (_, history) in runs.items()}
@@ -112,10 +120,9 @@ def main(argv):
     record.write_csv(folder / f"{name}_epochs.csv", epochs)
     record.write_text(folder / f"{name}.md", markdown(rows))
     curves.plot(histories, folder / f"{name}.png", name)
-    return 0
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("name", None, "Name of the files.", required=True)
     flags.DEFINE_string("results", str(pathlib.Path(__file__).parent / "results"), "Folder of the files.")
-    app.run(main)
+    scripts.run(lambda argv: scripts.status(lambda: write(argv[1:], flags.FLAGS.name, flags.FLAGS.results)))

@@ -14,6 +14,7 @@ import matplotlib
 import numpy as np
 from absl import flags
 
+import curves
 import jobs
 import recipes
 import record
@@ -96,7 +97,7 @@ def plot(matrix, classes, order, title, path):
     axis.set_yticks(range(len(names)), names, fontsize=size)
     axis.set(xlabel="logit", ylabel="class of the examples", title=title)
     figure.colorbar(image, ax=axis, label="mean gradient; red: drawn together", shrink=0.8)
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

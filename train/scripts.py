@@ -1,19 +1,25 @@
 """The frame of the scripts: errors that a user can mend, and, of those that train one network, flags and last line."""
 
 import pathlib
+import signal
 import sys
 
 from absl import app, flags, logging
 
-import environment  # noqa: F401
+import environment
 import settings
 from keras_wsl import callbacks, distribute
 
 
 def status(work):
-    """The exit status of a script, and a line on what ended it.
+    """Run a script, and print one line if an error or a signal ended it.
 
-    That of `work()`, 0 if it returns nothing; 2 after an error of a user's; 143 after SIGTERM, with the state saved.
+    Args:
+        work: Function without arguments.
+
+    Returns:
+        The exit status: what `work()` returns, 0 for `None`; 2 after an error that a user can correct; 128 plus the
+        number of the signal that ended it, such as 130 after Ctrl-C.
     """
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
     try:
@@ -23,7 +29,10 @@ def status(work):
         return 2
     except callbacks.Terminated as end:
         print(f"{end} Pass --resume.", file=sys.stderr)
-        return callbacks.Termination.status
+        return end.status
+    except KeyboardInterrupt:
+        print(environment.INTERRUPTED, file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def start(work, *names):
@@ -40,7 +49,27 @@ def start(work, *names):
         return status(lambda: work(*argv[1:]))
 
     tell_of_all_flags(flags.FLAGS)
-    app.run(main)
+    run(main)
+
+
+def run(main):
+    """Run a function of the arguments that are no flags, after a look at the flagfiles, and end the process."""
+
+    def parse(arguments):
+        parsed = []
+        if code := status(lambda: parsed.extend(_parse(arguments))):
+            sys.exit(code)
+        return parsed
+
+    app.run(main, flags_parser=parse)
+
+
+def _parse(arguments):
+    for argument, following in zip(arguments, [*arguments[1:], ""]):
+        name, equals, path = argument.partition("=")
+        if name.lstrip("-") == "flagfile" and (path := path if equals else following):
+            settings.read_text(path)
+    return app.parse_flags_with_usage(arguments)
 
 
 def tell_of_all_flags(values):
@@ -63,9 +92,12 @@ def main(train, kind):
     Ends the process with status 2 and one line after an error of the user's.
     """
 
-    def run():
+    def train_one():
         wanted = settings.from_flags(flags.FLAGS, kind)
-        distribute.strategy(wanted.strategy)  # Several workers have to find each other before data are read.
+        if flags.FLAGS.logical_devices:
+            distribute.set_cpu_devices(flags.FLAGS.logical_devices)
+        # Several workers have to find each other before data are read.
+        distribute.strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
         result = train(wanted)
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"
@@ -75,4 +107,4 @@ def main(train, kind):
         print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.out}/result.json")
 
     settings.define_flags(kind=kind)
-    start(run)
+    start(train_one)

@@ -1,8 +1,14 @@
 """What a run is: one list of settings, from which come the flags, `run.flags` and what is compared on resume."""
 
 import dataclasses
+import math
 
 from absl import flags
+
+from keras_wsl import workers
+from keras_wsl.files import check_regular
+
+LARGEST_FILE = 2**20  # Bytes of a flagfile.
 
 
 def _field(default, text, **kwargs):
@@ -137,7 +143,7 @@ ALONE = {
 
 
 def define_flags(flag_values=flags.FLAGS, kind=Settings):
-    """Defines a flag for each setting of a kind of `Settings`, and for where the results are."""
+    """Defines a flag for each setting of a kind of `Settings`, and for where and how a run is started."""
     for field in dataclasses.fields(kind):
         text, default = field.metadata["help"], field.default
         options = {key: value for key, value in field.metadata.items() if key != "help"}
@@ -154,6 +160,19 @@ def define_flags(flag_values=flags.FLAGS, kind=Settings):
             flags.DEFINE_float(field.name, default, text, **options)
     flags.DEFINE_string("out", "", "Folder of the run's results; made if it is missing.", flag_values=flag_values)
     flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.", flag_values=flag_values)
+    flags.DEFINE_float(
+        "worker_timeout",
+        workers.TIMEOUT,
+        "Seconds that --strategy=multi_worker waits for the other workers to start.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_integer(
+        "logical_devices",
+        None,
+        "Devices into which the processor is divided, to try --strategy=mirrored without GPUs.",
+        lower_bound=1,
+        flag_values=flag_values,
+    )
 
 
 def from_flags(values, kind=Settings):
@@ -172,27 +191,83 @@ def from_flags(values, kind=Settings):
 
 
 def read(path, kind=Settings):
-    """The settings of a kind in a `run.flags`; those that are newer than the file have their defaults.
+    """Read the settings of a kind from a `run.flags`; settings that are newer than the file get their defaults.
 
     Raises:
-        absl.flags.Error: If it is of another kind.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged or of another kind.
+    """
+    lines = read_lines(path)
+    try:
+        return parse(lines, kind)
+    except flags.Error as error:
+        raise ValueError(f"{path} must hold the settings of {kind.__name__}. Received: {error}") from error
+
+
+def parse(lines, kind=Settings):
+    """Return the settings of a kind from the lines of a `run.flags`.
+
+    Raises:
+        absl.flags.Error: If they are of another kind.
+        ValueError: If an epoch of --decay_epochs is no number.
     """
     values = flags.FlagValues()
     define_flags(values, kind)
-    values(["run", *path.read_text().splitlines()])
+    values(["run", *lines])
     return from_flags(values, kind)
+
+
+def read_lines(path):
+    """Return the lines of a `run.flags` that are flags, without its comments.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged: not a small text file with a flag on each line.
+    """
+    lines = [line.strip() for line in read_text(path).split("\n")]
+    lines = [line for line in lines if line and not line.startswith("#")]
+    wrong = [line for line in lines if not line.startswith("--") or line.startswith(("--flagfile", "--undefok"))]
+    if wrong or not lines:
+        received = f"the line {wrong[0][:60]!r}" if wrong else "no flags"
+        raise ValueError(
+            f"{path} must have a flag of the run on each line. Received: {received}. The file is damaged: restore it "
+            'from "settings" in result.json, or choose another --out.'
+        )
+    return lines
+
+
+def read_text(path):
+    """Return the text of a flagfile.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a regular file, too large, or not text.
+    """
+    with open(check_regular(path), "rb") as file:
+        content = file.read(LARGEST_FILE + 1)
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        text = "\0"
+    if len(content) > LARGEST_FILE or "\0" in text:
+        received = f"more than {LARGEST_FILE:,} bytes" if len(content) > LARGEST_FILE else "bytes that are not text"
+        raise ValueError(f"{path} must be a text file of flags. Received: {received}.")
+    return text
 
 
 def numbers(name, items):
     """The floats that a flag of this name lists.
 
     Raises:
-        ValueError: If one is no number.
+        ValueError: If one is no finite number.
     """
     try:
-        return [float(item) for item in items]
+        found = [float(item) for item in items]
     except ValueError as error:
         raise ValueError(f"--{name}={','.join(items)} must be numbers, such as --{name}=1,4.") from error
+    if not all(map(math.isfinite, found)):
+        raise ValueError(f"--{name}={','.join(items)} must be finite numbers, such as --{name}=1,4.")
+    return found
 
 
 def to_lines(settings):

@@ -2,7 +2,6 @@
 
 import collections.abc
 import dataclasses
-import json
 import pathlib
 
 from absl import flags
@@ -10,6 +9,7 @@ from absl import flags
 import cifar100
 import imagenet
 import multinli
+import record
 import report
 import settings
 from keras_wsl import data, models
@@ -137,7 +137,7 @@ def read(path, values):
 
 def _read_run(folder, values):
     row, _ = report.read(folder)
-    result = json.loads((folder / "result.json").read_text())
+    result = record.read_result(folder, "test_examples")
     wanted = with_flags(_run_settings(folder), values, FLAGS[2:])
     path = folder / "student.keras"
     name = values.data or _data_of(wanted, path)
@@ -159,17 +159,11 @@ def _read_run(folder, values):
 def _run_settings(folder):
     """The settings of a run, of the kind that has all of them."""
     path = folder / "run.flags"
-    lines = path.read_text().splitlines()
+    lines = settings.read_lines(path)
     names = {line.removeprefix("--").partition("=")[0] for line in lines}
     kind = settings.ImageNet if "image_size" in names else settings.Settings
     kind = settings.MultiNLI if "sequence_length" in names else kind
-    found = flags.FlagValues()
-    settings.define_flags(found, kind)
-    try:
-        found([str(path), *lines])
-    except flags.Error as error:
-        raise ValueError(f"{path} is of another version of these scripts: {error}") from error
-    return settings.from_flags(found, kind)
+    return settings.read(path, kind)
 
 
 def _data_of(wanted, path):

@@ -20,7 +20,6 @@ kept there too.
 
 import dataclasses
 import pathlib
-import shutil
 import types
 
 from absl import flags
@@ -35,7 +34,7 @@ from evidence import page, paper, picture
 from evidence.budgets import BUDGETS, SEEDS, cuts, plan
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import models, soft_labels
-from keras_wsl.files import make_folder
+from keras_wsl.files import copy_atomically, make_folder
 from keras_wsl.models.weights import read_network, save_weights
 
 NAMES = (*paper.STUDIES, *paper.FIGURES)
@@ -101,7 +100,7 @@ class Work:
 
         Raises:
             ValueError: A teacher's run failed, or a folder holds a run of other settings.
-            Terminated: SIGTERM came; what ran has saved its state.
+            Terminated: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states.
         """
         teachers, students = self.left()
         data_dir = jobs.file_of(data_dir, self.out)
@@ -125,7 +124,7 @@ class Work:
         save_weights(read_network(self.out / run.name / "student.keras"), path)
         if self.study.data == paper.CIFAR100 and self.results != self.out:
             make_folder(self.results / "weights")
-            shutil.copyfile(path, self.results / "weights" / path.name)
+            copy_atomically(path, self.results / "weights" / path.name)
 
     def _write_soft_labels(self, students, data_dir):
         """One view an epoch of what a seed's students will see; what is written already stays."""

@@ -4,27 +4,29 @@ import contextlib
 import dataclasses
 import itertools
 import math
+import os
 import pathlib
 import shutil
 import sys
-import tempfile
 
 import keras
 import numpy as np
 
 import curves
+import identity
 import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
-from keras_wsl.files import sha256
+from keras_wsl.files import check_regular, make_folder, sha256, temporary_directory
 from keras_wsl.trainers import forward
 from memory import peak_mib
 from settings import to_lines
 
+LARGEST = {"seed": 2**32 - 1}  # Integers of a setting; others are at most 2**31 - 1, and numbers of epochs a million.
 GIVEN = "teacher_logits"  # The key of the targets that has the logits of --soft_labels.
 
 
-def run(settings, splits, out, *, build=models.build, also=None, top_5=False, resume=False, verbose=None):
+def run(settings, splits, out, *, build=models.build, also=None, top_5=False, resume=False, verbose=None, source=None):
     """Trains a student as the settings say, and leaves everything in `out`.
 
     Args:
@@ -38,18 +40,22 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
         top_5: Whether it counts too if the label is among the five classes with the highest logits.
         resume: Whether to go on with the run that is there, which then ends in the same bits.
         verbose: As of `fit`; a progress bar on a terminal, a line an epoch elsewhere.
+        source: Name or path of the data, a string that `run.flags` and `result.json` keep. The data themselves are
+            known by their contents: a run goes on with the same data at another place, and not with others.
 
     Returns:
         Dict, the content of `result.json`.
 
     Raises:
-        ValueError: If a setting does not fit, or `out` holds something else or cannot be written to; before anything is
-            written.
+        ValueError: If a setting does not fit, or `out` holds something else or cannot be written to; or a run is
+            resumed with other settings, data or files than it began with, or without its backups. Nothing is written
+            then.
         ImportError: If the package `tensorboard` is not installed; likewise.
         OSError: If the disk is full; what was written before stays.
         UnreadableImages: If more images cannot be read than may be left out.
         NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
-        Terminated: If SIGTERM came while it trained; the state is saved.
+        Terminated: If SIGINT, SIGTERM or SIGHUP was received while it trained; the state is saved.
+        KeyboardInterrupt: If SIGINT was received at another time, or a second time.
         WorkerLost: If another worker ended while it trained.
 
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
@@ -58,15 +64,18 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
     callbacks.events.event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
         if not distribute.is_chief(settings.strategy):
-            folder = held.enter_context(tempfile.TemporaryDirectory())
-            out, verbose = _followed(out, pathlib.Path(folder, "run"), resume), 0
-        return _run(settings, splits, out, held, build=build, also=also, top_5=top_5, resume=resume, verbose=verbose)
+            make_folder(out)
+            folder = held.enter_context(temporary_directory(pathlib.Path(out, "worker")))
+            out, verbose = _followed(out, folder / "run", resume), 0
+        options = {"build": build, "also": also or {}, "top_5": top_5, "resume": resume, "verbose": verbose}
+        return _run(settings, splits, out, held, source=source, **options)
 
 
 def _followed(out, own, resume):
     """A folder for what a worker that is not the chief writes; with the chief's state in it where it is to go on."""
-    backups = sorted(pathlib.Path(out).rglob("backups/**/*.backup")) if resume else []
-    for path in [*backups, pathlib.Path(out, "run.flags")] if backups else ():
+    out = pathlib.Path(out)
+    kept = (record.FLAGS, "*.csv", "backups/**/*.backup") if resume else ()
+    for path in [path for pattern in kept for path in sorted(out.glob(pattern))]:
         target = own / path.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):  # The chief keeps the newest ones.
@@ -74,7 +83,7 @@ def _followed(out, own, resume):
     return own
 
 
-def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
+def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose, source):
     """What `run` says, in a folder that is `held`, an `ExitStack`, until the end."""
     keras.utils.set_random_seed(settings.seed)
     if settings.deterministic:
@@ -94,16 +103,21 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
         if recipe.stage:
             stage_loss = recipes.stage_loss(settings, teacher, student)
             before = first_stage(settings, recipe, teacher, student, stage_loss, train)
-        out = record.open_run(out, settings, resume=resume)
+        read = {"train": train, "validation": validation, "test": test, **also}
+        contents = identity.contents(settings, read, store=store, checkpoints=checkpoints)
+        begun = os.path.lexists(pathlib.Path(out, record.FLAGS))
+        out = record.open_run(out, settings, resume=resume, contents=contents, source=source)
         held.enter_context(record.alone_in(out))
-        teacher_hash = sha256(settings.teacher_weights) if settings.teacher_weights else None
-        identity = {"teacher": teacher_hash}
-        if store:
-            identity["soft_labels"] = store.manifest.sha256
-        if checkpoints:
-            identity["checkpoints"] = [sha256(path) for path in checkpoints.paths.values()]
+        if begun:
+            _check_backups(out, recipe)
+        record.update_flags(out, settings, contents, source)
+        kept = {
+            "identity": identity.identity(settings, contents),
+            "defaults": identity.identity(type(settings)(), {}),
+            "conditions": record.conditions() if settings.deterministic else None,
+        }
         if before:
-            _train_first_stage(before, losses, settings, train, out, identity=identity, verbose=verbose)
+            _train_first_stage(before, losses, settings, train, out, kept=kept, verbose=verbose)
         one_hot = settings.label_smoothing > 0
         epochs, backup = _fit(
             main_stage,
@@ -111,19 +125,19 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
             train,
             out / "epochs.csv",
             out / "backups",
-            identity=identity,
+            kept=kept,
             epochs=settings.epochs,
             verbose=verbose,
             observers=_observers(settings, recipe, checkpoints, store, train, out),
             soft_labels=store,
             validation_data=data.eval_batches(validation or test, settings.judged_at_once, one_hot=one_hot),
-            validation_freq=[*range(settings.judged_every, settings.epochs, settings.judged_every), settings.epochs],
+            validation_freq=_evaluated_epochs(settings),
         )
         result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
-        result["teacher_sha256"] = store.manifest.file_sha256 if store else teacher_hash
+        result["teacher_sha256"] = store.manifest.file_sha256 if store else contents.get("teacher_weights")
         if store:
             result["teacher"] = store.manifest.teacher
-        others = {f"{name}_accuracy": examples for name, examples in (also or {}).items()}
+        others = {f"{name}_accuracy": examples for name, examples in also.items()}
         result |= {name: _accuracy(student, examples, settings) for name, examples in others.items()}
         if teacher is not None:
             if checkpoints:  # The student's last epoch may be an earlier one of the teacher.
@@ -131,6 +145,7 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose):
             judged = {"accuracy": test, **others}
             result |= {f"teacher_{name}": _accuracy(teacher, part, settings) for name, part in judged.items()}
         result["data"] = {"train": train.report, "test": test.report}
+        result |= {"data_source": source, "contents": contents}
     export.keras_file(student, out / "student.keras")
     try:
         export.saved_model(student, out / "saved_model", preprocessor=_preprocessor(train), overwrite=True)
@@ -152,6 +167,23 @@ def _reading(examples):
         if isinstance(examples, data.Jpegs):
             examples.unreadable.check()
         raise
+
+
+def _check_backups(out, recipe):
+    """Raise `ValueError` if a run in a folder has trained and has no backups; print a line if it has not trained."""
+    stages = {"epochs.csv": out / "backups"}
+    if recipe.stage:
+        stages = {"first_stage.csv": out / "backups" / "first_stage", **stages}
+    for table, backups in stages.items():
+        results = ("student.keras", "result.json") if table == "epochs.csv" else ()
+        written = [out / name for name in (table, *results) if os.path.lexists(out / name)]
+        if written and not any(backups.glob("*.backup")):
+            raise ValueError(
+                f"{backups} must hold the backups of this run, as it has written {written[0]}. Received: no backup. "
+                f"Restore {backups} to resume the run, or remove {out} to start it again."
+            )
+    if not any(out.glob("backups/**/*.backup")):
+        print(f"{out} holds no backup: the run starts from its first step.")
 
 
 def _train_first_stage(model, losses, settings, train, out, **kwargs):
@@ -185,20 +217,18 @@ def _frozen(student, loss, stage):
     return [layer for layer in student.layers if layer.trainable and layer not in learning]
 
 
-def _fit(
-    distiller, settings, train, table, backups, *, identity, epochs, verbose, observers, soft_labels=None, **kwargs
-):
+def _fit(distiller, settings, train, table, backups, *, kept, epochs, verbose, observers, soft_labels=None, **kwargs):
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
     steps = train.steps_per_epoch(settings.batch_size)
-    rows = record.Epochs(table)
+    rows = record.Epochs(table, [observer.table for observer in observers if hasattr(observer, "table")])
     termination = callbacks.Termination()
     backup = rows.backup = callbacks.Backup(
         backups,
         steps,
         every=settings.backup_steps or None,
         watch=[rows],
-        identity=identity,
         termination=termination,
+        **kept,
     )
     with termination, distribute.with_the_others(settings.strategy), _numbering(train, settings):
         distribute.check_agreement(settings.strategy, "backups", backup.position)
@@ -221,6 +251,12 @@ def _fit(
             callbacks=[backup, *observers, rows],
             verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
             **kwargs,
+        )
+    if termination.asked:  # After the last step: `fit` had nothing left to stop.
+        raise callbacks.Terminated(
+            f"{termination.name} was received in the last step. All epochs are saved in {backups}; the results are not "
+            "written yet.",
+            termination.number,
         )
     return rows, backup
 
@@ -318,6 +354,12 @@ def _check_numbers(settings):
     for name, value in dataclasses.asdict(settings).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{name}={value} must be a finite number. Leave it out for its default.")
+        largest = LARGEST.get(name, 10**6 if name.endswith("epochs") else 2**31 - 1)
+        integers = [one for one in (value if isinstance(value, tuple) else [value]) if isinstance(one, int)]
+        if max(integers, default=0) > largest:
+            raise ValueError(f"--{name} must be at most {largest:,}. Received: --{name}={max(integers):.6g}.")
+        if isinstance(value, str) and len(value.splitlines()) > 1:
+            raise ValueError(f"--{name} must be one line. Received: --{name}={value!r}.")
     epochs = settings.decay_epochs
     if any(epoch < 1 for epoch in epochs) or any(one >= other for one, other in itertools.pairwise(epochs)):
         raise ValueError(
@@ -384,19 +426,22 @@ def _checkpoints(settings):
 
 
 def _store(settings):
-    """The soft labels that teach, each file of which is whole; or `None`.
+    """The soft labels that teach, or `None`.
 
     Raises:
         FileNotFoundError: If there are none.
-        ValueError: If a file is missing or damaged, or they are of another teacher than the settings'.
+        ValueError: If a file is missing or not whole, or they are of another teacher than the settings'.
     """
     if not settings.soft_labels:
         return None
     store = soft_labels.SoftLabels(settings.soft_labels)
-    store.verify()
     for name, here, wanted in (
         ("teacher", store.manifest.teacher, settings.teacher),
-        ("teacher_weights", store.manifest.file_sha256, settings.teacher_weights and sha256(settings.teacher_weights)),
+        (
+            "teacher_weights",
+            store.manifest.file_sha256,
+            settings.teacher_weights and sha256(check_regular(settings.teacher_weights)),
+        ),
     ):
         if wanted and here != wanted:
             raise ValueError(
@@ -482,6 +527,13 @@ def _learning_rate(settings, steps, epochs):
     boundaries = [epoch * steps - 1 for epoch in settings.decay_epochs]  # Keras: the last step of the old value.
     values = [settings.learning_rate / 10**i for i in range(len(boundaries) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
+
+
+def _evaluated_epochs(settings):
+    """What `fit` takes as `validation_freq`: a period, or a list of epochs."""
+    if settings.epochs % settings.judged_every == 0:
+        return settings.judged_every
+    return [*range(settings.judged_every, settings.epochs, settings.judged_every), settings.epochs]
 
 
 def _observers(settings, recipe, checkpoints, store, train, out):

@@ -78,7 +78,6 @@ def fit_temperature(labels, logits):
 
     z = checked_logits("logits", logits)
     labels = checked_labels(labels, z.shape)
-    z = z - z.max(axis=-1, keepdims=True)
     scale = -z.min() or 1.0
     z /= scale
     at_label = np.take_along_axis(z, labels[:, None], axis=-1)[:, 0]

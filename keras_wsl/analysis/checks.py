@@ -4,7 +4,9 @@ import numpy as np
 
 
 def checked_logits(name, logits):
-    """Logits as float64, shape `(n, classes)`.
+    """Return logits as float64, less each row's highest: shape `(n, classes)`.
+
+    No softmax changes by that, and after a division by a temperature the differences keep their digits.
 
     Raises:
         ValueError: If the shape is another, there is no example or only one class, a value is not finite, or every row
@@ -27,11 +29,11 @@ def checked_logits(name, logits):
             f"`{name}` must be logits. Received: rows that are not negative and add up to 1, as probabilities do. Pass "
             "the network's outputs before the softmax, or the logarithms of the probabilities."
         )
-    return logits
+    return logits - logits.max(axis=-1, keepdims=True)
 
 
 def checked_pair(teacher_logits, student_logits):
-    """Logits of two networks as float64, each of shape `(n, classes)`.
+    """Return `checked_logits` of two networks, each of shape `(n, classes)`.
 
     Raises:
         ValueError: As of `checked_logits`; if the shapes differ.

@@ -33,13 +33,13 @@ def regularization_shares(teacher_logits, student_logits, labels, temperature):
     """
     teacher_logits, student_logits = checked_pair(teacher_logits, student_logits)
     labels = checked_labels(labels, teacher_logits.shape)
-    gradients = regularization.gradients(labels, student_logits, teacher_logits, check_temperature(temperature))
-    a, b = map(ops.convert_to_numpy, gradients)
-    chosen = abs(b) > abs(a)
+    inputs = labels, student_logits, teacher_logits, check_temperature(temperature)
+    chosen = ops.convert_to_numpy(regularization.mask(*inputs))
+    held_back = ops.convert_to_numpy(regularization.label_and_distillation_gradients(*inputs)[1] > 0)
     right = teacher_logits.argmax(axis=-1) == labels
     return {
         "regularization_share": float(chosen.mean()),
-        "regularization_share_held_back": float((chosen & (a + b > 0)).mean()),
+        "regularization_share_held_back": float((chosen & held_back).mean()),
         "regularization_share_where_teacher_right": mean_of(chosen[right]),
         "regularization_share_where_teacher_wrong": mean_of(chosen[~right]),
     }

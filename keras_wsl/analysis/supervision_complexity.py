@@ -156,6 +156,8 @@ def targets(logits, kind="prob_centred", temperature=1.0):
         if values.ndim == 2 and values.shape[1] != 2:
             raise ValueError(f"kind='pm1' is for two classes. Received logits of {values.shape[1]}.")
         return np.where((values if values.ndim == 1 else values[:, 1] - values[:, 0]) > 0, 1.0, -1.0)
+    if kind != "raw" and values.ndim == 2:  # The result is the same, and differences of large logits keep their digits.
+        values = values - values.max(axis=1, keepdims=True)
     values = values / temperature
     if kind == "raw":
         return values

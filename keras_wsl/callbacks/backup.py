@@ -1,22 +1,18 @@
 """Exact resume: a run that is killed and started again ends in the same bits as one that was not."""
 
-import hashlib
 import inspect
-import io
 import json
 import pathlib
 import re
 import warnings
-import zipfile
 
 import keras
 import numpy as np
 
 from keras_wsl import files
+from keras_wsl.callbacks.backup_file import Damaged, decode, encode, pack, unpack
 from keras_wsl.callbacks.finite import NonFiniteLoss
 from keras_wsl.callbacks.termination import Terminated
-
-MAGIC = b"keras_wsl backup 1"
 
 
 class _CutShort:
@@ -57,6 +53,9 @@ class Backup(keras.callbacks.Callback):
         keep: Positive integer, files kept. With 2 or more a damaged file costs only the steps since the one before.
         identity: Dict that JSON can hold, of what makes this run this run: flags, the teacher's SHA-256. A backup
             with another identity is refused.
+        defaults: Dict: the value of an entry of `identity` in backups that were written before there was such an entry.
+        conditions: Dict that JSON can hold, of what may change the last bits of the result, such as the number of
+            threads. Other conditions than the backup's are warned about.
         termination: A `Termination`, or `None`: whether to save and raise `Terminated` before the next step.
 
     Attributes:
@@ -77,13 +76,25 @@ class Backup(keras.callbacks.Callback):
     # Keras may then call on_train_batch_end from its own threads and need not wait for each step's logs.
     async_safe = True
 
-    def __init__(self, directory, steps_per_epoch, *, every=None, watch=(), keep=2, identity=None, termination=None):
+    def __init__(
+        self,
+        directory,
+        steps_per_epoch,
+        *,
+        every=None,
+        watch=(),
+        keep=2,
+        identity=None,
+        defaults=None,
+        conditions=None,
+        termination=None,
+    ):
         super().__init__()
         for name, value in {"steps_per_epoch": steps_per_epoch, "every": every, "keep": keep}.items():
             if not (name == "every" and value is None) and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"Backup: {name}={value!r} came, a positive integer was expected. Give at least 1.")
         try:
-            identity = json.loads(json.dumps(identity or {}))
+            identity, defaults, conditions = json.loads(json.dumps([identity or {}, defaults or {}, conditions or {}]))
         except TypeError as error:
             raise ValueError(
                 f"Backup: identity={identity!r} is not JSON ({error}). Pass text, numbers and lists."
@@ -91,6 +102,7 @@ class Backup(keras.callbacks.Callback):
         self.directory = pathlib.Path(directory)
         self.steps_per_epoch, self.every, self.watch, self.keep = steps_per_epoch, every, tuple(watch), keep
         self.identity, self.termination = identity, termination
+        self.defaults, self.conditions = defaults, conditions
         self._used = False
         self._begin()
 
@@ -101,6 +113,12 @@ class Backup(keras.callbacks.Callback):
         run = self._found or {"position": [0, 0], "history": [], "finished": False}
         self.position, self.history, self.finished = run["position"], run["history"], run["finished"]
         self._logs, self._epoch, self._first_step, self._ended = None, None, 0, []
+        different = differences(run.get("conditions", self.conditions), self.conditions)
+        if different and self.position != [0, 0] and not self.finished:
+            warnings.warn(
+                f"Backup: {'; '.join(different)}. The run may not end in the same bits as without an interruption.",
+                stacklevel=3,
+            )
 
     def on_train_begin(self, logs=None):
         """Refuses, before the first step, what could not be resumed."""
@@ -112,6 +130,7 @@ class Backup(keras.callbacks.Callback):
                 f"Backup: fit takes steps_per_epoch={self.params.get('steps')}, Backup has {self.steps_per_epoch}. "
                 "Pass the same number to both."
             )
+        files.remove_orphans(self.directory)
         together = self._together = self.model.steps_per_execution
         for name, value in {"steps_per_epoch": self.steps_per_epoch, "every": self.every}.items():
             if value is not None and value % together:
@@ -153,8 +172,9 @@ class Backup(keras.callbacks.Callback):
         if ending:
             epoch, done = self.position
             raise Terminated(
-                f"Backup: SIGTERM came in epoch {epoch + 1}. The state after its step {done} of {self.steps_per_epoch} "
-                f"is in {self.directory}; go on from there."
+                f"Backup: {self.termination.name} was received in epoch {epoch + 1}. The state after step {done} of "
+                f"{self.steps_per_epoch} of the epoch is saved in {self.directory}.",
+                self.termination.number,
             )
         # Reading self.model brings a JAX model up to date, which costs time: only in the last step.
         if self._first_step and step + self._together >= self.steps_per_epoch:
@@ -199,28 +219,32 @@ class Backup(keras.callbacks.Callback):
             "finished": finished,
             "history": history,
             "identity": self.identity,
+            "conditions": self.conditions,
             "setting": self._setting(),
             "variables": _describe(variables),
             "metrics": _describe(metrics),
             "watched": [[type(callback).__name__, _state(callback, arrays)] for callback in self.watch],
         }
         path = self.directory / f"{epoch:06d}-{step:08d}.backup"
-        content = _pack(run, arrays)
+        content = pack(run, arrays)
         files.write_atomically(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
         self._damaged.discard(path)
-        whole = sorted(set(self.directory.glob("*.backup")) - self._damaged)
-        for old in [*whole[: -self.keep], *self._damaged, *self.directory.glob("*.backup.*.writing")]:
+        whole = sorted(set(self._files()) - self._damaged)
+        for old in [*whole[: -self.keep], *self._damaged]:
             old.unlink(missing_ok=True)
         self._damaged.clear()
         self._logs = None
         self.position, self.history, self.finished = [epoch, step], history, finished
 
+    def _files(self):
+        return [path for path in self.directory.glob("*.backup") if path.is_file()]
+
     def _newest(self):
         """The newest whole backup, or None; refuses one of another run."""
-        for path in sorted(self.directory.glob("*.backup"), reverse=True):
+        for path in sorted(self._files(), reverse=True):
             try:
-                run = _unpack(path.read_bytes())
-            except _Damaged as damage:
+                run = unpack(path.read_bytes())
+            except Damaged as damage:
                 self._damaged.add(path)
                 warnings.warn(
                     f"Backup: {path} is damaged ({damage}). The one before it is used, where there is one; the file "
@@ -228,7 +252,9 @@ class Backup(keras.callbacks.Callback):
                     stacklevel=4,
                 )
                 continue
-            different = _differences(run["setting"], self._setting()) + _differences(run["identity"], self.identity)
+            known = {name: value for name, value in self.defaults.items() if name in self.identity}
+            different = differences(run["setting"], self._setting())
+            different += differences({**known, **run["identity"]}, self.identity)
             if different:
                 raise ValueError(
                     f"Backup: {path} is of another run. {'; '.join(different)}. Use the settings of the backup to "
@@ -236,6 +262,9 @@ class Backup(keras.callbacks.Callback):
                 )
             return run
         return None
+
+    def _files(self):
+        return [path for path in self.directory.glob("*.backup") if path.is_file()]
 
     def _setting(self):
         # A position means nothing in epochs of another length, and backends draw different random numbers.
@@ -263,7 +292,7 @@ class Backup(keras.callbacks.Callback):
         for variable, array in zip(variables, found["arrays"]):
             variable.assign(array)
         for callback, (_, state) in zip(self.watch, found["watched"]):
-            vars(callback).update({name: _decode(value, found["arrays"]) for name, value in state.items()})
+            vars(callback).update({name: decode(value, found["arrays"]) for name, value in state.items()})
 
     def _restore_inside_epoch(self):
         model = self.model
@@ -317,42 +346,11 @@ class Backup(keras.callbacks.Callback):
     def _check_writable(self):
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            probe = self.directory / "writable"
-            files.write_atomically(probe, lambda file: None)
-            probe.unlink()
+            files.check_writable(self.directory)
         except OSError as error:
             raise ValueError(
                 f"Backup: {self.directory} cannot be written to ({error}). Pass a directory that can."
             ) from error
-
-
-class _Damaged(Exception):
-    """A file's bytes are not those that were written."""
-
-
-def _pack(run, arrays):
-    """`[header, NumPy's zip file]`; the header's digest covers every byte of the rest."""
-    buffer = io.BytesIO()
-    run = np.frombuffer(json.dumps(run).encode(), dtype="uint8")
-    np.savez(buffer, run=run, **{str(i): array for i, array in enumerate(arrays)})
-    content = buffer.getbuffer()
-    return [MAGIC + b"\n" + hashlib.sha256(content).hexdigest().encode() + b"\n", content]
-
-
-def _unpack(content):
-    """The `run` dict of `_pack`, with its arrays in `"arrays"`."""
-    size = len(MAGIC) + 66
-    if content[: len(MAGIC) + 1] != MAGIC + b"\n" or content[size - 1 : size] != b"\n":
-        raise _Damaged(f"{len(content)} bytes without a backup's header")
-    payload = memoryview(content)[size:]
-    if hashlib.sha256(payload).hexdigest().encode() != content[len(MAGIC) + 1 : size - 1]:
-        raise _Damaged("its SHA-256 is not the recorded one")
-    try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as arrays:
-            run = json.loads(arrays["run"].tobytes())
-            return {**run, "arrays": [arrays[str(i)] for i in range(len(arrays.files) - 1)]}
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Somebody else's, digest and all.
-        raise _Damaged(f"it holds more than a backup's arrays: {error}") from error
 
 
 def _array(variable):
@@ -376,16 +374,26 @@ def _show(described):
     return f"{path} {tuple(shape)} {dtype}"
 
 
-def _differences(theirs, ours):
+def differences(theirs, ours, where="the backup"):
+    """List the entries in which two dicts differ, as text with both values.
+
+    Args:
+        theirs: Dict of what was saved.
+        ours: Dict of what is asked for now.
+        where: What `theirs` is from.
+
+    Returns:
+        List of strings, sorted by the entries' names.
+    """
     return [
-        f"{name}: {_value(theirs, name)} in the backup, {_value(ours, name)} now"
+        f"{name}: {_value(theirs, name)} in {where}, {_value(ours, name)} now"
         for name in sorted(theirs.keys() | ours.keys())
         if _value(theirs, name) != _value(ours, name)
     ]
 
 
-def _value(identity, name):
-    return repr(identity[name]) if name in identity else "absent"
+def _value(values, name):
+    return repr(values[name]) if name in values else "absent"
 
 
 def _floats(logs):
@@ -402,7 +410,7 @@ def _state(callback, arrays):
     state = {}
     for name, value in vars(callback).items():
         if name not in settings and _is_plain(value):
-            state[name] = _encode(value, arrays)
+            state[name] = encode(value, arrays)
     return state
 
 
@@ -415,26 +423,3 @@ def _is_plain(value):
     if type(value) is dict:
         return all(type(name) is str and _is_plain(item) for name, item in value.items())
     return value is None or type(value) in (bool, int, float, str)
-
-
-def _encode(value, arrays):
-    if isinstance(value, (np.ndarray, np.generic)):
-        arrays.append(np.asarray(value))
-        return {"array": len(arrays) - 1}
-    if type(value) in (list, tuple):
-        return {type(value).__name__: [_encode(item, arrays) for item in value]}
-    if type(value) is dict:
-        return {"dict": {name: _encode(item, arrays) for name, item in value.items()}}
-    return value
-
-
-def _decode(value, arrays):
-    if not isinstance(value, dict):
-        return value
-    ((kind, content),) = value.items()
-    if kind == "array":
-        return arrays[content][()]  # A NumPy scalar where the shape is ().
-    if kind == "dict":
-        return {name: _decode(item, arrays) for name, item in content.items()}
-    items = [_decode(item, arrays) for item in content]
-    return tuple(items) if kind == "tuple" else items

@@ -5,7 +5,7 @@ import pathlib
 import keras
 
 from keras_wsl import online
-from keras_wsl.files import make_folder
+from keras_wsl.files import make_folder, remove_orphans
 from keras_wsl.models.weights import save_weights
 from keras_wsl.ops import check_count
 
@@ -34,8 +34,9 @@ class Checkpoints(keras.callbacks.Callback):
         self._epoch = 0
 
     def on_train_begin(self, logs=None):
-        """Makes the folder."""
+        """Make the folder, and remove what killed processes left in it."""
         make_folder(self.folder)
+        remove_orphans(self.folder)
         if self.unit == "steps":
             steps_of(self)
 

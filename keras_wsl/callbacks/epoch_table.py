@@ -2,9 +2,11 @@
 
 import csv
 import io
+import os
 import pathlib
+import warnings
 
-from keras_wsl.files import make_folder, write_atomically
+from keras_wsl.files import check_regular, make_folder, write_atomically
 
 
 class EpochTable:
@@ -20,14 +22,23 @@ class EpochTable:
         self.rows = []
 
     def read(self):
-        """Reads the rows that are there."""
-        if self.path.exists():
-            with open(self.path, newline="") as file:
+        """Read the rows that are there; of a damaged file none, with a warning."""
+        if not os.path.lexists(self.path):
+            return
+        try:
+            with open(check_regular(self.path), newline="") as file:
                 self.rows = [{**row, "epoch": int(row["epoch"])} for row in csv.DictReader(file)]
+        except (ValueError, KeyError, TypeError, FileNotFoundError, csv.Error) as error:
+            self.rows = []
+            warnings.warn(f"{self.path} is damaged ({error}) and is written again.", stacklevel=3)
 
     def put(self, epoch, row):
-        """Sets the row of an epoch, drops later ones, and writes the file; columns are those of this row."""
-        self.rows = [old for old in self.rows if old["epoch"] < epoch] + [{"epoch": epoch, **row}]
+        """Set the row of an epoch, drop later ones, and write the file; columns are those of this row."""
+        self.write([old for old in self.rows if old["epoch"] < epoch] + [{"epoch": epoch, **row}])
+
+    def write(self, rows):
+        """Set all rows, and write the file."""
+        self.rows = rows
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(self.rows[-1]), restval="", extrasaction="ignore")
         table.writeheader()

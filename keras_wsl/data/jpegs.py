@@ -13,6 +13,7 @@ from keras_wsl.data.labelled import Labelled, Normalized, fingerprint
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SUFFIXES = (".jpeg", ".jpg", ".png")
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information", "__pycache__")
 
 
 class UnreadableImages(ValueError):
@@ -262,6 +263,9 @@ class TfdsImages(Jpegs):
 def image_folder(folder, *, classes=None, **settings):
     """The images of a tree `folder/CLASS/*.jpg` (or .jpeg, .png, in whatever case), labelled by their folder's name.
 
+    Hidden files and folders, such as `.thumbs` and `._1.jpg`, are ignored. What has an image's name and is no regular
+    file, such as a named pipe or a link without a target, is counted among the files that cannot be read.
+
     Args:
         folder: Path.
         classes: The classes' names that are expected; by default those found, in alphabetical order.
@@ -273,13 +277,14 @@ def image_folder(folder, *, classes=None, **settings):
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It has no folders, one of them has no image, or the classes are others than those expected.
+        UnreadableImages: More than `unreadable.limit` are no regular files.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"There is no folder {str(folder)!r}; expected one with a folder for each class. Name another."
         )
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name))
     if not found:
         raise ValueError(f"{str(folder)!r} has no folders; expected one for each class, with its images.")
     if classes is not None and set(found) != set(classes):
@@ -288,9 +293,12 @@ def image_folder(folder, *, classes=None, **settings):
             f"{sorted(set(found) - set(classes))} are not known. Training and test images must have the same ones."
         )
     classes = tuple(found if classes is None else classes)
-    paths, labels = [], []
+    paths, labels, left_out = [], [], []
     for label, name in enumerate(classes):
-        files = sorted(e.path for e in os.scandir(folder / name) if e.name.lower().endswith(SUFFIXES))
+        images = [entry for entry in os.scandir(folder / name) if _is_image(entry.name)]
+        # To read a named pipe or a device would take forever.
+        left_out += sorted(entry.path for entry in images if not entry.is_file())
+        files = sorted(entry.path for entry in images if entry.is_file())
         if not files:
             raise ValueError(
                 f"{str(folder / name)!r} has no images; expected files that end in {', '.join(SUFFIXES)}. Put some "
@@ -298,4 +306,17 @@ def image_folder(folder, *, classes=None, **settings):
             )
         paths += files
         labels += [label] * len(files)
-    return ImageFolder(paths, np.array(labels), classes, **settings)
+    examples = ImageFolder(paths, np.array(labels), classes, **settings)
+    for path in left_out:
+        examples.unreadable.note(path)
+    examples.unreadable.check()
+    return examples
+
+
+def _is_hidden(name):
+    """Whether a file or folder is hidden, or made by an operating system or a file manager."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
+def _is_image(name):
+    return name.lower().endswith(SUFFIXES) and not _is_hidden(name)

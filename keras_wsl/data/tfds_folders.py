@@ -38,6 +38,6 @@ def builder(name, data_dir=None, *, advice, download=False):
 
 def _prepared(folder):
     """The folder of the newest version, or None."""
-    folders = [file.parent for file in folder.glob("*.*.*/dataset_info.json")]
+    folders = [file.parent for file in folder.glob("*.*.*/dataset_info.json") if file.is_file()]
     numbered = [folder for folder in folders if all(part.isdigit() for part in folder.name.split("."))]
     return max(numbered, key=lambda folder: [int(part) for part in folder.name.split(".")], default=None)

@@ -193,6 +193,8 @@ def _load(model, path, classes, dropout, dtype):
 
 def _depth(path):
     """How many transformer layers a weight file holds; 0 for one that `load_weights` will refuse."""
+    if not os.path.isfile(path):
+        return 0
     try:
         if str(path).endswith(".keras"):
             with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:

@@ -1,9 +1,11 @@
 """Weight files: written whole or not at all, and read only into the network that they are of."""
 
+import contextlib
 import hashlib
 import io
+import math
 import pathlib
-import tempfile
+import threading
 import zipfile
 
 import h5py
@@ -13,6 +15,8 @@ import numpy as np
 from keras_wsl import files
 
 _DTYPES = ("float16", "float32")
+_limits = threading.local()  # Of the thread that reads a file: how many parameters may still be made.
+_lock, _users, _init = threading.Lock(), 0, keras.Variable.__init__
 
 
 def save_weights(model, path, dtype="float16"):
@@ -42,12 +46,23 @@ def save_weights(model, path, dtype="float16"):
     for variable in model.variables:
         _check_range(variable, dtype)
     buffer = io.BytesIO()
-    with tempfile.TemporaryDirectory() as folder:
-        written = pathlib.Path(folder, "model.weights.h5")
-        model.save_weights(written)
-        with h5py.File(written, "r") as source, h5py.File(buffer, "w") as target:
-            _copy(source, target, np.dtype(dtype))
+    with _written(model) as source, h5py.File(buffer, "w") as target:
+        _copy(source, target, np.dtype(dtype))
     files.write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+
+
+class _Memory(io.BytesIO):
+    """A file in memory with the ending of the name that Keras asks of weight files."""
+
+    def __str__(self):
+        return "memory.weights.h5"
+
+
+def _written(model):
+    """Return what Keras writes for a model as an open `h5py.File`, in memory: the temporary disk may be small."""
+    file = _Memory()
+    model.save_weights(file)
+    return h5py.File(file, "r")
 
 
 def weights_sha256(model):
@@ -93,29 +108,29 @@ def _load_hdf5(model, path):
             "again."
         ) from error
     # Keras tells where each array belongs, so what the file should hold is what Keras writes for this model.
-    with tempfile.TemporaryDirectory() as folder:
-        written = pathlib.Path(folder, "model.weights.h5")
-        model.save_weights(written)
-        with h5py.File(written, "r") as file:
-            expected = _contents(file)
+    with _written(model) as file:
+        expected = _contents(file)
     _check_same(model, path, owner, found, expected)
     model.load_weights(path)
 
 
-def read_network(path):
+def read_network(path, max_parameters=None):
     """The network of a `.keras` file, whoever wrote it: layers that are known here, and no code of the file's own.
 
     Keras's safe mode, with its long errors in a line.
 
     Args:
         path: Path of a `.keras` file.
+        max_parameters: Integer, the most parameters that the file's configuration may ask for. By default as many as
+            the unpacked file has bytes, because each parameter takes at least one. What exceeds it is not allocated.
 
     Returns:
         `keras.Model`, not compiled.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, has a layer that is code, or one of a class that is not known here.
+        ValueError: If it is damaged, has a layer that is code, or one of a class that is not known here; or if it asks
+            for more than `max_parameters`.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -124,10 +139,19 @@ def read_network(path):
     if not zipfile.is_zipfile(path):
         raise ValueError(damaged)
     try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        if max_parameters is None:
+            with zipfile.ZipFile(path) as archive:
+                max_parameters = sum(member.file_size for member in archive.infolist())
+        with _at_most(max_parameters):
+            return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except _TooLarge as error:
+        raise ValueError(
+            f"{str(path)!r} asks for too many parameters: more than {max_parameters}, with {error}. Expected at most "
+            "as many as the file has bytes. Pass a larger `max_parameters` to `read_network` if you trust the file."
+        ) from error
     except (OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(damaged) from error
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, AttributeError, RecursionError, MemoryError, OverflowError) as error:
         # The innermost of Keras's nested errors, without its advice to turn the safe mode off.
         said = str(error).rpartition("Exception encountered: ")[2].strip().partition("\n")[0].partition(". ")[0]
         raise ValueError(
@@ -135,6 +159,37 @@ def read_network(path):
             "and those whose modules are imported and registered, are read; code in a file is never run. Give its "
             "weights as a '.weights.h5' file."
         ) from error
+
+
+class _TooLarge(Exception):
+    """More parameters than a file may ask for; names the variable. No ValueError: Keras would add to the message."""
+
+
+@contextlib.contextmanager
+def _at_most(parameters):
+    """A context in which variables that this thread makes have at most so many elements, counted before allocation."""
+    global _users
+    with _lock:
+        _users += 1
+        keras.Variable.__init__ = _limited_init
+    _limits.left = parameters
+    try:
+        yield
+    finally:
+        del _limits.left
+        with _lock:
+            _users -= 1
+            if not _users:
+                keras.Variable.__init__ = _init
+
+
+def _limited_init(self, initializer, shape=None, *args, **kwargs):
+    if shape is not None and hasattr(_limits, "left"):
+        sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+        _limits.left -= math.prod(sizes)
+        if _limits.left < 0:
+            raise _TooLarge(f"a variable {kwargs.get('name')!r} of shape {sizes}")
+    _init(self, initializer, shape, *args, **kwargs)
 
 
 def _load_keras(model, path):

@@ -1,15 +1,20 @@
 """The reader of soft labels: the rows of whatever examples, in whatever order, through memory maps."""
 
 import collections
+import contextlib
 import hashlib
+import json
+import os
 import pathlib
+import re
 import threading
 
+import keras
 import numpy as np
 
-from keras_wsl import top_k
-from keras_wsl.files import sha256
-from keras_wsl.soft_labels.manifest import Manifest, table_of
+from keras_wsl import top_k, untrusted
+from keras_wsl.files import sha256, write_atomically
+from keras_wsl.soft_labels.manifest import EXAMPLE, Manifest, table_of
 
 _KEPT = 2  # Views whose files stay open: an epoch's, and the one before, while a pipeline reads ahead.
 
@@ -24,15 +29,20 @@ class SoftLabels:
     ```
 
     The batches have the crops and flips that the teacher saw, so that its logits are those of these very pixels; no
-    teacher is built. `views` of them come in turns, one an epoch. Whether a file is whole is checked at once, and its
-    SHA-256 when it is first read.
+    teacher is built. `views` of them come in turns, one an epoch.
+
+    The shape, dtype and size of every file are checked at once, and its SHA-256 when it is first used. The size, time
+    of change and inode of a file with the right SHA-256 are noted beside it, in `NAME.npy.verified`, so that the next
+    process need not read all of it again; a store that cannot be written to has no such notes. A file with another
+    size, time or inode is read again. Only `verify` notices a change that leaves all three as they were.
 
     Args:
         folder: Path.
 
     Raises:
         FileNotFoundError: If there are no soft labels.
-        ValueError: If they are of another version, not finished, or a file is not whole.
+        ValueError: In one line with the file's name, if they are of another version, not finished, the manifest has
+            values out of their ranges, or a file is not whole.
     """
 
     def __init__(self, folder):
@@ -41,17 +51,17 @@ class SoftLabels:
         self.examples = self._examples()
         self._by_index = np.argsort(self.examples["index"])
         self._sorted = self.examples["index"][self._by_index]
-        self._open, self._verified, self._lock = collections.OrderedDict(), set(), threading.Lock()
-        missing = missing_parts(self.folder, self.manifest)
-        if missing:
-            everything = sum(len(self.manifest.parts(view)) for view in self.manifest.all_views)
+        self._open, self._verified, self._lock = collections.OrderedDict(), {}, threading.Lock()
+        there = present_parts(self.folder, self.manifest)
+        everything = self.manifest.view_count * self.manifest.parts_a_view
+        if len(there) < everything:
+            _, first, _, _ = next(missing_parts(self.folder, self.manifest))
             raise ValueError(
-                f"{self.folder} lacks {len(missing)} of {everything} files, the first is {missing[0][1]}. Write the "
+                f"{self.folder} lacks {everything - len(there)} of {everything} files, the first is {first}. Write the "
                 "soft labels again with the same settings: what is there is kept."
             )
-        for view in self.manifest.all_views:
-            for name, low, high in self.manifest.parts(view):
-                self._array(name, high - low)
+        for name, low, high in sorted(there):
+            self._array(name, high - low)
 
     @property
     def seed(self):
@@ -78,20 +88,39 @@ class SoftLabels:
                 teacher saw it.
         """
         positions = self._positions(index)
-        parts = self._view(None if not self.manifest.views else view)
+        view = view if self.manifest.views else None
+        if not self.manifest.has_view(view):
+            raise ValueError(
+                f"{self.folder} has no view {view}; it has {self.manifest.views}, and clean={self.manifest.clean}."
+            )
         size = self.manifest.part_examples
         found = np.empty(*self.manifest.shape_and_dtype(len(positions)))
         for part in np.unique(positions // size):
             here = positions // size == part
-            found[here] = parts[part][positions[here] - part * size]
-        values = found["logits"] if self.manifest.k else found
-        if (unread := np.isnan(values).any(axis=-1)).any():
-            raise ValueError(
-                f"Example {index[unread.argmax()]} has no soft label in {self.folder}: it could not be read when they "
-                "were written. Write them again in another folder."
-            )
+            found[here] = self._part(view, int(part))[positions[here] - part * size]
+        self._check_rows(found, index)
         return (
             top_k.decode(found, self.manifest.temperatures) if self.manifest.k else found.astype("float32", copy=False)
+        )
+
+    def _check_rows(self, rows, index):
+        """Raise `ValueError` for an example that had no row, or whose row no teacher gives."""
+        values = rows["logits"] if self.manifest.k else rows
+        good = np.isfinite(values).all(axis=-1)
+        if self.manifest.k:
+            good &= (rows["classes"] < self.manifest.classes).all(axis=-1)
+            good &= np.isfinite(rows["label"]) & np.isfinite(rows["rest"]).all(axis=-1)
+        if good.all():
+            return
+        example = index[good.argmin()]
+        if np.isnan(values[good.argmin()]).all():
+            raise ValueError(
+                f"Example {example} has no soft label in {self.folder}: it could not be read when they were written. "
+                "Write them again in another folder."
+            )
+        raise ValueError(
+            f"The soft label of example {example} in {self.folder} has values that are not finite, or classes that do "
+            "not exist. Write the soft labels again in another folder."
         )
 
     def check(self, examples, augmentation=None):
@@ -124,15 +153,23 @@ class SoftLabels:
                 f"another label, the first is number {table['index'][other.argmax()]}. Write soft labels of these data."
             )
 
-    def verify(self):
-        """Compares every file with its SHA-256.
+    def verify(self, verbose=1):
+        """Read every file and compare it with its SHA-256, also if it was compared before.
+
+        Args:
+            verbose: 0; 1 for a progress bar; 2 for one line at the end.
 
         Raises:
             ValueError: If a file is damaged, with its name.
         """
+        self._examples()
+        bar = keras.utils.Progbar(
+            self.manifest.view_count * self.manifest.parts_a_view, verbose=verbose, unit_name="file"
+        )
         for view in self.manifest.all_views:
             for name, _, _ in self.manifest.parts(view):
-                self._verify(name)
+                self._verify(name, again=True)
+                bar.add(1)
 
     def _positions(self, index):
         index = np.asarray(index)
@@ -146,52 +183,73 @@ class SoftLabels:
             )
         return self._by_index[places]
 
-    def _view(self, view):
-        if view not in self.manifest.all_views:
-            raise ValueError(
-                f"{self.folder} has no view {view}; it has {self.manifest.views}, and clean={self.manifest.clean}."
-            )
+    def _part(self, view, i):
+        """A file's array, compared with its SHA-256 when it is opened."""
         with self._lock:
-            if view not in self._open:
-                parts = self.manifest.parts(view)
-                for name, _, _ in parts:
-                    self._verify(name)
-                self._open[view] = [self._array(name, high - low) for name, low, high in parts]
+            parts = self._open.setdefault(view, {})
+            if i not in parts:
+                name, low, high = self.manifest.part(view, i)
+                self._verify(name)
+                parts[i] = self._array(name, high - low)
                 while len(self._open) > _KEPT:
                     self._open.popitem(last=False)
-            return self._open[view]
+            return parts[i]
 
     def _array(self, name, rows):
         """A file's array, mapped."""
-        path = self.folder / name
-        shape, dtype = self.manifest.shape_and_dtype(rows)
         try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} is not whole: {error}. {_REPAIR}") from error
-        if array.shape != shape or array.dtype != dtype:
-            raise ValueError(
-                f"{path} holds {array.dtype} of shape {array.shape}; expected {dtype} of {shape}. {_REPAIR}"
-            )
-        return array
+            return untrusted.map_array(self.folder / name, *self.manifest.shape_and_dtype(rows))
+        except ValueError as error:
+            raise ValueError(f"{error} {_REPAIR}") from error
 
-    def _verify(self, name):
-        if name in self._verified:
-            return
+    def _verify(self, name, *, again=False):
+        """Compare a file with its SHA-256, unless it is as it was when it was last compared."""
         path = self.folder / name
-        if sha256(path) != digest_path(path).read_text().strip():
+        digest, now = self._digest(path), os.stat(path)
+        # Before the file is read, so that a change in the meantime counts as one.
+        state = {"sha256": digest, "size": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
+        state = json.dumps(state).encode()
+        note = path.with_name(f"{name}.verified")
+        if not again and state in (self._verified.get(name), _read_note(note)):
+            return
+        if sha256(path) != digest:
+            with contextlib.suppress(OSError):  # The store may be one that cannot be written to.
+                note.unlink(missing_ok=True)
             raise ValueError(f"{path} is damaged: its SHA-256 is another than when it was written. {_REPAIR}")
-        self._verified.add(name)
+        self._verified[name] = state
+        with contextlib.suppress(OSError):
+            write_atomically(note, lambda file: file.write(state))
+
+    def _digest(self, path):
+        """The SHA-256 that a file had when it was written."""
+        try:
+            digest = untrusted.read_bytes(digest_path(path), 100).decode("ascii").strip()
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{digest_path(path)} cannot be read: {error}. {_REPAIR}") from error
+        if not re.fullmatch("[0-9a-f]{64}", digest):
+            raise ValueError(f"{digest_path(path)} holds no SHA-256. {_REPAIR}")
+        return digest
 
     def _examples(self):
         path = self.folder / "examples.npy"
         try:
-            table = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{path} cannot be read: {error}. Write the soft labels again.") from error
+            table = np.array(untrusted.map_array(path, (self.manifest.examples,), EXAMPLE))
+        except ValueError as error:
+            raise ValueError(f"{error} Write the soft labels again.") from error
         if hashlib.sha256(table.tobytes()).hexdigest() != self.manifest.examples_sha256:
             raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's. Write the soft labels again.")
+        index = np.sort(table["index"])
+        if index[0] < 0 or (index[1:] == index[:-1]).any():
+            raise ValueError(f"{path} has a negative or repeated example number. Write the soft labels again.")
         return table
+
+
+def _read_note(path):
+    """What was noted when a file was last compared with its SHA-256; `None` if there is no note that can be read."""
+    try:
+        return untrusted.read_bytes(path, 1000)
+    except (OSError, ValueError):
+        return None
 
 
 _REPAIR = "Remove it with its .sha256, and write the soft labels again with the same settings: the rest is kept."
@@ -213,14 +271,17 @@ def read_manifest(folder):
     return Manifest.read(path)
 
 
+def present_parts(folder, manifest):
+    """Return the files that are finished: `[(name, first row, the row after the last)]`."""
+    names = set(os.listdir(folder))
+    found = [manifest.find(name) for name in names if digest_path(pathlib.Path(name)).name in names]
+    return [part for part in found if part]
+
+
 def missing_parts(folder, manifest):
-    """The files that are still to be written: `[(view, name, first row, the row after the last)]`."""
-    return [
-        (view, *part)
-        for view in manifest.all_views
-        for part in manifest.parts(view)
-        if not (digest_path(folder / part[0]).exists() and (folder / part[0]).exists())
-    ]
+    """Return an iterator over the files that are to be written: `(view, name, first row, the row after the last)`."""
+    there = {name for name, _, _ in present_parts(folder, manifest)}
+    return ((view, *part) for view in manifest.all_views for part in manifest.parts(view) if part[0] not in there)
 
 
 def digest_path(path):

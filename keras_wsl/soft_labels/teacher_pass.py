@@ -12,16 +12,15 @@ import numpy as np
 from keras_wsl import data, top_k
 from keras_wsl.data.arrays import check_settings
 from keras_wsl.endpoints import check_network, explained
-from keras_wsl.files import exclusive, make_folder, sha256, write_atomically
+from keras_wsl.files import exclusive, make_folder, remove_orphans, sha256, write_atomically
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_count, check_temperature
-from keras_wsl.soft_labels.manifest import Manifest, table_of
-from keras_wsl.soft_labels.store import SoftLabels, as_json, digest_path, missing_parts, read_manifest
+from keras_wsl.soft_labels.manifest import DTYPES, Manifest, table_of
+from keras_wsl.soft_labels.store import SoftLabels, as_json, digest_path, missing_parts, present_parts, read_manifest
 from keras_wsl.trainers import forward
 
 _WAIT = 0.5  # Seconds between looks at what other writers have still to do.
 _OWN = ("examples.npy", "manifest.json")  # What stands in a folder before its manifest does.
-DTYPES = ("float32", "float16")
 
 
 def write(
@@ -90,13 +89,12 @@ def write(
         part_examples=0,
     )
     manifest = manifest.with_parts(check_count(rows_a_file, "rows_a_file") if rows_a_file else None)
+    Manifest.parse(manifest.text.encode())  # What is written can be read again.
     _start(folder, manifest, table)
-    todo = missing_parts(folder, manifest)
-    _check_room(folder, manifest, todo, verbose)
-    count = sum(high - low for _, _, low, high in todo)
+    count = _check_room(folder, manifest, verbose)
     bar = keras.utils.Progbar(count, verbose=verbose if count else 0, unit_name="example")
     writer = _Writer(teacher, examples, folder, manifest, augmentation, batch_size, bar)
-    while todo := missing_parts(folder, manifest):
+    while todo := list(missing_parts(folder, manifest)):
         if not any([writer.take(*part) for part in todo]):
             time.sleep(_WAIT)  # Others write what is left.
     if writer.done < count:  # Else the bar has ended by itself.
@@ -115,7 +113,7 @@ class _Writer:
         """Whether the file is there in the end; not if another process is writing it."""
         path = self.folder / name
         with exclusive(path.with_name(f"{name}.lock")) as mine:
-            if mine and not digest_path(path).exists():
+            if mine and not (digest_path(path).exists() and path.exists()):
                 rows = self._rows(view, low, high)
                 try:
                     write_atomically(path, lambda file: np.save(file, rows))
@@ -162,7 +160,8 @@ class _Writer:
                 f"{self.teacher.name} gives logits of shape {logits.shape} for {len(numbers)} examples; expected "
                 f"({len(numbers)}, {self.manifest.classes}), as the data have {self.manifest.classes} classes."
             )
-        finite = np.isfinite(logits).all(axis=1)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(logits.astype("float32")).all(axis=1)
         if not finite.all():
             raise ValueError(
                 f"{self.teacher.name} gives logits that are not finite, for example number {numbers[finite.argmin()]}. "
@@ -175,7 +174,8 @@ class _Writer:
         if manifest.k:
             return top_k.encode(logits, labels, manifest.k, manifest.temperatures)
         if manifest.dtype == "float16":
-            logits = np.maximum(logits - logits.max(axis=1, keepdims=True), np.finfo("float16").min)
+            with np.errstate(over="ignore"):
+                logits = np.maximum(logits - logits.max(axis=1, keepdims=True), np.finfo("float16").min)
         return logits.astype(manifest.dtype)
 
 
@@ -201,6 +201,7 @@ def _storage(dtype, k, temperatures, classes):
 def _start(folder, manifest, table):
     """Makes the folder, or checks that it is of the same."""
     make_folder(folder)
+    remove_orphans(folder)
     path = folder / "manifest.json"
     if path.exists():
         there = read_manifest(folder)
@@ -218,16 +219,19 @@ def _start(folder, manifest, table):
     write_atomically(path, lambda file: file.write(manifest.text.encode()))
 
 
-def _check_room(folder, manifest, todo, verbose):
-    """Says how much is to be written. Raises OSError if there is too little room for it."""
-    needed = sum(high - low for _, _, low, high in todo) * manifest.row_type.itemsize
+def _check_room(folder, manifest, verbose):
+    """Print how much is to be written, and return the number of rows. Raise OSError if there is too little room."""
+    there = present_parts(folder, manifest)
+    files = manifest.view_count * manifest.parts_a_view - len(there)
+    rows = manifest.view_count * manifest.examples - sum(high - low for _, low, high in there)
+    needed = rows * manifest.row_type.itemsize
     free = shutil.disk_usage(folder).free
     if verbose:
         every = f"{manifest.classes} logits in {manifest.dtype}"
         kind = f"the {manifest.k} highest of {manifest.classes} logits" if manifest.k else every
         print(
-            f"{folder}: {len(manifest.all_views)} views of {manifest.examples:,} examples, {kind}: "
-            f"{manifest.bytes_of_a_view / 2**20:,.1f} MiB a view; {len(todo)} files, {needed / 2**20:,.1f} MiB, to "
+            f"{folder}: {manifest.view_count} views of {manifest.examples:,} examples, {kind}: "
+            f"{manifest.bytes_of_a_view / 2**20:,.1f} MiB a view; {files} files, {needed / 2**20:,.1f} MiB, to "
             f"write; {free / 2**30:,.1f} GiB free."
         )
     if needed > free:
@@ -237,3 +241,4 @@ def _check_room(folder, manifest, todo, verbose):
             "the top k, or fewer views",
             str(folder),
         )
+    return rows

@@ -5,9 +5,10 @@ import weakref
 import keras
 import tensorflow as tf
 
-from keras_wsl.trainers.multi_worker import MultiWorker
+from keras_wsl.targets import unpack
 from keras_wsl.trainers.normalization import fused
 from keras_wsl.trainers.replicas import Replicas
+from keras_wsl.trainers.strategy_fixes import StrategyFixes
 
 _forward_steps = weakref.WeakKeyDictionary()
 
@@ -26,7 +27,7 @@ def forward_step(model):
     return _forward_steps[model]
 
 
-class TensorFlowStep(MultiWorker):
+class TensorFlowStep(StrategyFixes):
     r"""A mixin for `Distiller`.
 
     $$L = \frac{\sum_{\text{replicas}} \sum_i \ell_i}{\sum_{\text{replicas}} n} + R$$
@@ -39,7 +40,7 @@ class TensorFlowStep(MultiWorker):
 
     def train_step(self, data):
         """One update of student and adapters on a batch `(x, y)` or `(x, y, sample_weight)`; returns the logs."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = unpack(data)
         with fused():
             teacher = self.teacher_outputs(x, y)
         replicas = Replicas(self._flatten_layers())
@@ -63,7 +64,7 @@ class TensorFlowStep(MultiWorker):
 
     def test_step(self, data):
         """The student's loss and metrics on a batch; returns the logs."""
-        x, y, sample_weight = keras.utils.unpack_x_y_sample_weight(data)
+        x, y, sample_weight = unpack(data)
         with fused():
             logits = self(x, training=False)
         rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)

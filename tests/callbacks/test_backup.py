@@ -2,25 +2,30 @@
 
 import contextlib
 import errno
+import hashlib
+import io
 import json
 import os
 import pathlib
+import pty
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 
 import keras
 import numpy as np
 import pytest
 
-from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination
+from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination, backup_file
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
-from tests.common import largest_file
+from tests.common import CHILD_SECONDS, largest_file
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -185,30 +190,84 @@ def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
     assert backup.position == [0, 4] and not backup.finished
 
 
-class TerminateAfter(InterruptAfter):
-    """Sends SIGTERM when this process has trained so many steps."""
+class SignalAfter(InterruptAfter):
+    """Sends a signal when this process has trained so many steps."""
+
+    def __init__(self, steps, number=signal.SIGTERM):
+        super().__init__(steps)
+        self.number = number
 
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
         if not self.left:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.number)
 
 
 @pytest.mark.parametrize("steps", [1, STEPS + 3, 2 * STEPS])
 def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterrupted, steps):
     before = signal.getsignal(signal.SIGTERM)
     with Termination() as termination:
-        with pytest.raises(Terminated, match=f"SIGTERM came in epoch {1 + steps // STEPS}. The state after its step"):
-            train(tmp_path, callbacks=[TerminateAfter(steps)], every=None, termination=termination)
+        with pytest.raises(Terminated, match=f"SIGTERM was received in epoch {1 + steps // STEPS}. The state after"):
+            train(tmp_path, callbacks=[SignalAfter(steps)], every=None, termination=termination)
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
     assert Backup(tmp_path, STEPS).position == list(divmod(steps, STEPS))
     assert train(tmp_path, every=None) == uninterrupted
 
 
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
+def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
+    with Termination() as termination, pytest.raises(Terminated, match=f"{name} was received in epoch 1") as ended:
+        train(tmp_path, callbacks=[SignalAfter(3, signal.Signals[name])], every=None, termination=termination)
+    assert ended.value.status == status and Backup(tmp_path, STEPS).position == [0, 3]
+
+
+def test_termination_ends_at_once_at_the_second_sigint(tmp_path):
+    before = signal.getsignal(signal.SIGINT)
+    with Termination() as termination:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # As `jobs` sends it, until the process ends.
+    assert not termination.repeated
+    with Termination() as termination, pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+        assert termination.asked and termination.name == "SIGINT"
+        signal.raise_signal(signal.SIGINT)
+    assert termination.repeated and signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_termination_leaves_an_ignored_signal_ignored(number):
+    before = signal.signal(number, signal.SIG_IGN)
+    try:
+        with Termination() as termination:
+            signal.raise_signal(number)
+            assert not termination.asked
+        assert signal.getsignal(number) == signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+def test_termination_survives_the_end_of_the_terminal():
+    """A closed terminal fails every write, such as that of a progress bar before the next backup."""
+    process, terminal = pty.fork()
+    if not process:
+        status = 1
+        with contextlib.suppress(BaseException):
+            with Termination() as termination:
+                os.write(1, b"ready")
+                while not termination.asked:
+                    time.sleep(0.01)
+                os.write(1, b"progress")
+                status = 0 if termination.name == "SIGHUP" else 2
+        os._exit(status)
+    assert os.read(terminal, 100) == b"ready"
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+
+
 def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
     with Termination() as termination:
-        ended = train(tmp_path, callbacks=[TerminateAfter(EPOCHS * STEPS)], termination=termination)
+        ended = train(tmp_path, callbacks=[SignalAfter(EPOCHS * STEPS)], termination=termination)
     assert termination.asked and ended == uninterrupted
 
 
@@ -291,10 +350,11 @@ def test_keep(tmp_path, keep):
 
 
 def test_unfinished_writes_are_cleared(tmp_path):
-    left = tmp_path / "000000-00000002.backup.1.writing"
+    left = tmp_path / "000000-00000002.backup.0123456789abcdef.writing"
     left.write_bytes(b"half")
+    (tmp_path / "writable").write_text("not ours")
     interrupt(tmp_path, 1)
-    assert not left.exists()
+    assert not left.exists() and (tmp_path / "writable").read_text() == "not ours"
 
 
 def test_another_identity_is_refused_in_the_constructor(tmp_path):
@@ -312,6 +372,28 @@ def test_another_identity_is_refused_in_the_constructor(tmp_path):
     with pytest.raises(ValueError, match=rf"steps_per_epoch: {STEPS} in the backup, 8 now"):
         Backup(tmp_path, 8, identity=identity)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_backup_knows_the_default_of_a_newer_entry_of_the_identity(tmp_path):
+    interrupt(tmp_path, 3, identity={"seed": 1})
+    Backup(tmp_path, STEPS, identity={"seed": 1, "new": 0}, defaults={"new": 0, "unused": 2})
+    with pytest.raises(ValueError, match="another run. new: 0 in the backup, 1 now"):
+        Backup(tmp_path, STEPS, identity={"seed": 1, "new": 1}, defaults={"new": 0})
+
+
+def test_backup_warns_of_other_conditions_and_goes_on(tmp_path, recwarn):
+    interrupt(tmp_path, 3, conditions={"threads": 2})
+    Backup(tmp_path, STEPS, conditions={"threads": 2})
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match="threads: 2 in the backup, 1 now. The run may not end in the same bits"):
+        assert Backup(tmp_path, STEPS, conditions={"threads": 1}).position == [0, 2]
+
+
+def test_backup_reads_regular_files_only(tmp_path):
+    interrupt(tmp_path, 3)
+    os.mkfifo(tmp_path / "000009-00000000.backup")
+    (tmp_path / "000008-00000000.backup").mkdir()
+    assert Backup(tmp_path, STEPS).position == [0, 2]
 
 
 def test_the_constructor_makes_nothing(tmp_path):
@@ -574,7 +656,7 @@ def start_child(directory, result, epochs, kill=()):
 
 
 def finish(child, expected):
-    errors = child.communicate(timeout=600)[1].decode()
+    errors = child.communicate(timeout=CHILD_SECONDS)[1].decode()
     assert child.returncode == expected, errors[-3000:]
 
 
@@ -622,3 +704,107 @@ def test_twenty_kills(tmp_path):
     killed, kills = killed_run(tmp_path, 40, in_write, at_random=14)
     assert kills == 20
     assert killed == train(tmp_path / "whole", epochs=40, patience=40)
+
+
+def _unchanged(run, arrays):
+    pass
+
+
+def _forged(path, change=_unchanged, write=np.savez):
+    """A backup's file with another content, and the digest of that."""
+    content = backup_file.unpack(path.read_bytes())
+    arrays, run = content.pop("arrays"), content
+    arrays = dict(enumerate(arrays))
+    change(run, arrays)
+    text = run if isinstance(run, bytes) else json.dumps(run).encode()
+    buffer = io.BytesIO()
+    write(buffer, run=np.frombuffer(text, "uint8"), **{str(i): array for i, array in arrays.items()})
+    payload = buffer.getvalue()
+    digest = hashlib.sha256(payload).hexdigest().encode()
+    path.write_bytes(backup_file.MAGIC + b"\n" + digest + b"\n" + payload)
+
+
+def _set(name, value):
+    return lambda run, arrays: run.update({name: value})
+
+
+def _nested(depth):
+    value = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda run, arrays: run.pop("finished"),
+        _set("more", 1),
+        _set("position", 3),
+        _set("position", [1]),
+        _set("position", [1.0, 0]),
+        _set("position", [-1, 0]),
+        _set("finished", 0),
+        _set("history", {}),
+        _set("history", [{"loss": 1.0}]),
+        _set("history", [{"epoch": 0, "loss": "low"}]),
+        _set("identity", None),
+        _set("setting", [_nested(200)]),
+        _set("variables", [[1, 2, 3]]),
+        _set("variables", 7),
+        _set("metrics", [["a", [10**12], "float32"]]),
+        _set("watched", [["Callback", {"best": {"array": 10**6}}]]),
+        _set("watched", [["Callback", {"best": {"other": []}}]]),
+        _set("watched", [["Callback", {"best": {"list": 3}}]]),
+        _set("watched", [["Callback", {"best": {"array": 0, "dict": {}}}]]),
+        lambda run, arrays: arrays.pop(1),
+        lambda run, arrays: arrays.update({1: np.zeros(7)}),
+        lambda run, arrays: arrays.update({1: arrays[1].astype(str)}),
+        lambda run, arrays: arrays.clear(),
+    ],
+    ids=range(23),
+)
+def test_a_backup_of_other_content_is_damaged(one_backup, tmp_path, change):
+    """Though its digest is right."""
+    (older, newer) = backups(shutil.copytree(one_backup, tmp_path / "copy"))
+    _forged(newer)
+    assert Backup(newer.parent, STEPS).position == [1, 0]
+    _forged(newer, change)
+    with pytest.warns(UserWarning, match="is damaged .it holds something else than a backup: .*") as warned:
+        assert Backup(newer.parent, STEPS).position == [0, 0]
+    assert "\n" not in str(warned[0].message)
+    assert older.exists()
+
+
+@pytest.fixture(scope="module")
+def one_backup(tmp_path_factory):
+    """The folder of a run of an epoch, with two backups."""
+    folder = tmp_path_factory.mktemp("one")
+    backup = Backup(folder, STEPS)
+    build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
+    return folder
+
+
+def test_a_backup_takes_no_more_memory_than_its_file(one_backup, tmp_path):
+    newer = backups(shutil.copytree(one_backup, tmp_path / "copy"))[-1]
+
+    def bomb(run, arrays):
+        arrays[len(arrays)] = np.zeros(2**27, "uint8")
+
+    _forged(newer, bomb, write=np.savez_compressed)
+    assert newer.stat().st_size < 2**20
+    tracemalloc.start()
+    try:
+        with pytest.warns(UserWarning, match="its parts are compressed"):
+            assert Backup(newer.parent, STEPS).position == [0, 0]
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_no_file_is_no_backup(one_backup, tmp_path):
+    folder = shutil.copytree(one_backup, tmp_path / "copy")
+    os.mkfifo(folder / "000009-00000000.backup")
+    (folder / "000008-00000000.backup").mkdir()
+    (folder / "000007-00000000.backup").symlink_to("missing")
+    assert Backup(folder, STEPS).position == [1, 0]

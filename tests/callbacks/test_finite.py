@@ -9,6 +9,8 @@ from keras_wsl.callbacks import Backup, FiniteLoss, NonFiniteLoss
 from tests.callbacks.backup_child import STEPS, arrays, batch, batches, build_model
 from tests.common import examples, hard_loss, network
 
+pytestmark = pytest.mark.eager
+
 
 def poisoned(epoch, step, value=np.nan):
     """Batches, of which one has an image with a value that is not finite."""
@@ -165,6 +167,7 @@ def test_the_examples_of_one_term_alone():
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no steps_per_execution on Torch.")
+@pytest.mark.traced
 def test_several_steps_in_one_execution():
     model = build_model()
     model.compile(model.optimizer, model.loss, steps_per_execution=2)

@@ -9,6 +9,8 @@ import pytest
 from keras_wsl import Distiller, callbacks, losses
 from tests.common import arrays, examples, hard_loss, network
 
+pytestmark = pytest.mark.eager
+
 
 def _train(observers=(), epochs=2, start=0, distiller=None):
     keras.utils.set_random_seed(3)

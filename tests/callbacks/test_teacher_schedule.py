@@ -1,5 +1,7 @@
 """Online distillation: which checkpoint teaches when, that it does, and that lockstep training is the same."""
 
+import os
+
 import keras
 import numpy as np
 import pytest
@@ -70,6 +72,23 @@ def test_checkpoints_that_are_missing_are_passed_over(tmp_path):
     checkpoints = online.Checkpoints(written(tmp_path, [0, 2, 5]))
     assert [int(checkpoints.teaching(done).name[6:12]) for done in range(6)] == [2, 2, 5, 5, 5, 5]
     assert checkpoints.last.name == "epoch-000005.weights.h5"
+
+
+def test_checkpoints_takes_files_of_its_own_names_alone(tmp_path):
+    folder = written(tmp_path, [1, 2])
+    for name in ("epoch-7.weights.h5", "epoch-0000٨9.weights.h5", "epoch-000009.weights.h5~"):
+        (folder / name).write_bytes(b"")
+    (folder / "epoch-000011.weights.h5").mkdir()
+    (folder / "epoch-000012.weights.h5").symlink_to("missing")
+    os.mkfifo(folder / "epoch-000013.weights.h5")
+    assert list(online.Checkpoints(folder).paths) == [1, 2]
+
+
+def test_checkpoints_removes_what_a_killed_process_left(tmp_path):
+    left = tmp_path / "epoch-000001.weights.h5.0123456789abcdef.writing"
+    left.write_bytes(b"half")
+    fit(Distiller(constant_teacher(), network("student"), TeacherSays()), 1, callbacks.Checkpoints(tmp_path))
+    assert not left.exists() and len(online.Checkpoints(tmp_path).paths) == 2
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])

@@ -12,6 +12,9 @@ from tests.callbacks.test_backup import InterruptAfter, Interrupted
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import BACKEND, changed, log_softmax, logits
 
+pytestmark = pytest.mark.eager
+
+
 STEPS, BATCH = 3, 8
 
 
@@ -52,6 +55,7 @@ def fit(distiller, observers=(), epochs=5, **settings):
         pytest.param(20, [0.05, 0.1, 0.15, 0.2, 0.25], marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.traced
 def test_the_ramp_of_each_epoch(epochs, expected):
     """It counts in the sum of the distillation losses, and not in their own entries nor in the student's loss."""
     ramps = Ramps()

@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import subprocess
 import sys
 import textwrap
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from keras_wsl.data import Examples, arrays, eval_batches, seeded, train_batches, view_batches
+from tests.common import run_child
 
 FRAMEWORKS = ["numpy", "tensorflow"]
 # "tensorflow" would be taken for the marker of tests that need that backend; tf.data runs beside any.
@@ -280,7 +280,7 @@ def test_without_tensorflow(tmp_path):
     """
     command = [sys.executable, "-c", textwrap.dedent(script), str(tmp_path / "examples.npz")]
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = run_child(command, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[-2] == "(64, 8, 6, 3) ['index', 'labels'] 3"
 
@@ -289,7 +289,7 @@ def test_import_is_light():
     script = "import sys, keras; before = set(sys.modules); import keras_wsl.data; print(*(set(sys.modules) - before))"
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
     pytest.importorskip("jax")
-    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    done = run_child([sys.executable, "-c", script], env=environment, check=True)
     heavy = {"tensorflow", "tensorflow_datasets", "sklearn", "scipy", "matplotlib", "pandas"}
     assert "keras_wsl.data" in done.stdout.split()
     assert not heavy & {name.split(".")[0] for name in done.stdout.split()}

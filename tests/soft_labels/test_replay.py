@@ -9,6 +9,9 @@ import pytest
 from keras_wsl import Distiller, callbacks, data, losses, optimizers, soft_labels
 from tests.common import bright_splits, hard_loss, image_network
 
+pytestmark = pytest.mark.eager
+
+
 BACKEND = keras.backend.backend()
 STEPS, BATCH = 3, 16
 

@@ -2,10 +2,14 @@
 
 import dataclasses
 import errno
+import hashlib
 import itertools
 import json
+import os
+import pathlib
 import shutil
 import threading
+import tracemalloc
 
 import keras
 import numpy as np
@@ -172,8 +176,10 @@ def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
 def test_a_folder_in_which_another_writer_has_just_begun(made, tmp_path):
     """Or was killed before its manifest stood there."""
     shutil.copy(made[1].folder / "examples.npy", tmp_path)
-    (tmp_path / "manifest.json.123.writing").write_text("{")
+    for name in ("manifest.json.123.writing", "view-00000.npy.0123456789abcdef.writing"):
+        (tmp_path / name).write_text("{")
     soft_labels.write(made[0], _train(), tmp_path, **SETTINGS).verify()
+    assert not list(tmp_path.glob("*.writing"))
 
 
 def test_a_lock_is_of_one_at_a_time(tmp_path):
@@ -281,9 +287,9 @@ def test_a_damaged_file_is_found_when_it_is_read(made, tmp_path):
         (lambda f: (f / "view-00000.npy").unlink(), "lacks 1 of 3 files, the first is view-00000.npy"),
         (lambda f: (f / "view-00001.npy.sha256").unlink(), "lacks 1 of 3 files, the first is view-00001.npy"),
         (lambda f: _flip(f / "examples.npy"), "examples.npy is damaged"),
-        (lambda f: (f / "examples.npy").unlink(), "examples.npy cannot be read"),
-        (lambda f: (f / "manifest.json").write_text("{"), "is no manifest"),
-        (lambda f: (f / "manifest.json").write_text(json.dumps({"format": "other/2"})), "of another version"),
+        (lambda f: (f / "examples.npy").unlink(), "examples.npy is not whole"),
+        (lambda f: (f / "manifest.json").write_text("{"), "is no manifest .*JSON"),
+        (lambda f: (f / "manifest.json").write_text(json.dumps({"format": "other/2"})), "`format` must be one of"),
     ],
     ids=["truncated", "shape", "missing", "no_digest", "examples_flipped", "no_examples", "manifest", "version"],
 )
@@ -366,3 +372,316 @@ def test_a_teacher_that_gives_a_dict(tmp_path):
     teacher = keras.Model(x, {"logits": plain(keras.layers.Flatten()(x))})
     store = soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
     assert store.rows(0, [0]).shape == (1, 3)
+
+
+ABSENT = object()
+
+
+def _manifest(folder, **changes):
+    """Changes fields of a store's manifest; `ABSENT` removes one."""
+    path = folder / "manifest.json"
+    values = {**json.loads(path.read_text()), **changes}
+    path.write_text(json.dumps({name: value for name, value in values.items() if value is not ABSENT}))
+
+
+def _nested(depth):
+    value = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"views": ABSENT}, "`views` is missing"),
+        ({"teacher": ABSENT}, "`teacher` is missing"),
+        ({"more": 1}, "field 'more' is unknown"),
+        ({"teacher": 3}, "`teacher` must be text"),
+        ({"weights_sha256": "ab"}, "`weights_sha256` must be a SHA-256"),
+        ({"file_sha256": False}, "`file_sha256` must be a SHA-256 .*, or null"),
+        ({"examples": True}, "`examples` must be an integer"),
+        ({"examples": 40.0}, "`examples` must be an integer"),
+        ({"examples": "40"}, "`examples` must be an integer"),
+        ({"examples": 0}, "`examples` must be an integer"),
+        ({"examples": 10**12}, "`examples` must be an integer"),
+        ({"examples": 10**9}, "examples.npy holds .*expected .* of .1000000000,."),
+        ({"examples": 10**9, "part_examples": 1}, "examples.npy holds"),
+        ({"classes": -3}, "`classes` must be an integer"),
+        ({"classes": 10**30}, "`classes` must be an integer"),
+        ({"classes": 10**7}, "of shape .40, 3.; expected"),
+        ({"preprocessing": [1]}, "`preprocessing` must be an object"),
+        ({"preprocessing": {"mean": float("nan")}}, "a number that is not finite"),
+        ({"preprocessing": _nested(500)}, "at most 100 deep"),
+        ({"augmentation": "flip"}, "`augmentation` must be an object"),
+        ({"augmentation": {}}, "`views` must be positive if there is an augmentation"),
+        ({"seed": 2**32}, "`seed` must be an integer"),
+        ({"views": -1}, "`views` must be an integer"),
+        ({"views": 2**31}, "lacks 2147483646 of 2147483649 files, the first is view-00002.npy"),
+        ({"views": 2**31, "part_examples": 1}, "lacks 85899345960 of 85899345960 files, the first is clean.part-00000"),
+        ({"views": 0, "clean": False, "augmentation": {}}, "and else 0 with clean=true"),
+        ({"clean": 1}, "`clean` must be true or false"),
+        ({"dtype": "object"}, "`dtype` must be one of"),
+        ({"dtype": ["float32"]}, "`dtype` must be one of"),
+        ({"dtype": ""}, "`dtype` must be empty and"),
+        ({"dtype": "float16"}, "holds float32 .*expected float16"),
+        ({"k": 2}, "`dtype` must be empty and"),
+        ({"k": 4, "dtype": "", "temperatures": [1.0]}, "`k` must be at most the number of classes, 3"),
+        ({"k": 2, "dtype": "", "temperatures": [4.0]}, "`temperatures` must be a list"),
+        ({"k": 2, "dtype": "", "temperatures": [4.0, 1.0]}, "`temperatures` must be a list"),
+        ({"k": 2, "dtype": "", "temperatures": [1.0, 1.0000000001]}, "`temperatures` must be a list"),
+        ({"k": 2, "dtype": "", "temperatures": [0, 1.0]}, "`temperatures` must be a list"),
+        ({"k": 2, "dtype": "", "temperatures": [1.0, "4"]}, "`temperatures` must be a list"),
+        ({"k": 2, "dtype": "", "temperatures": [float("inf"), 1.0]}, "a number that is not finite"),
+        ({"k": 2, "dtype": "", "temperatures": [1.0]}, "holds float32 .*expected "),
+        ({"temperatures": 4.0}, "`temperatures` must be a list"),
+        ({"temperatures": [1.0]}, "`dtype` must be empty and"),
+        ({"part_examples": 0}, "`part_examples` must be an integer"),
+        ({"part_examples": 41}, "`part_examples` must be at most the number of examples, 40"),
+        ({"part_examples": 39}, "lacks 6 of 6 files, the first is clean.part-00000.npy"),
+        ({"format": "keras_wsl.soft_labels/2"}, "`format` must be one of"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_a_manifest_is_checked_in_one_line(made, tmp_path, changes, message):
+    """Before memory is taken for what it claims, and by the writer too."""
+    folder = _copy(made[1], tmp_path)
+    _manifest(folder, **changes)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match=message) as caught:
+            soft_labels.SoftLabels(folder)
+        assert tracemalloc.get_traced_memory()[1] < 2**24
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(caught.value) and str(folder) in str(caught.value) and len(str(caught.value)) < 1000
+    with pytest.raises((ValueError, OSError)):
+        soft_labels.write(made[0], _train(), folder, **SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (b"[" * 10_000 + b"]" * 10_000, "at most 100 deep"),
+        (b'{"a":' * 10_000 + b"{}" + b"}" * 10_000, "at most 100 deep"),
+        (b"\xff\xfe\x00", "JSON in UTF-8"),
+        (b"\xef\xbb\xbf{}", "JSON in UTF-8"),
+        (b"[]", "must be an object"),
+        (b'{"format": 1, "format": 2}', "twice in one object"),
+        (b" " * 2**21, "at most 1,048,576 bytes"),
+    ],
+    ids=range(7),
+)
+def test_a_manifest_of_other_content(made, tmp_path, content, message):
+    folder = _copy(made[1], tmp_path)
+    (folder / "manifest.json").write_bytes(content)
+    with pytest.raises(ValueError, match=message) as caught:
+        soft_labels.SoftLabels(folder)
+    assert "\n" not in str(caught.value) and "manifest.json" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "examples.npy", "view-00001.npy", "view-00001.npy.sha256"])
+@pytest.mark.parametrize(
+    "make",
+    [os.mkfifo, pathlib.Path.mkdir, lambda path: path.symlink_to("missing")],
+    ids=["fifo", "directory", "dangling_link"],
+)
+def test_what_is_no_file_is_refused(made, tmp_path, name, make):
+    folder = _copy(made[1], tmp_path)
+    (folder / name).unlink()
+    make(folder / name)
+    with pytest.raises((ValueError, FileNotFoundError), match=name) as caught:
+        soft_labels.SoftLabels(folder).rows(1, [0])
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "digest", [b"", b"0" * 64, b"\xff" * 64, b"a" * 10**6], ids=["empty", "other", "bytes", "long"]
+)
+def test_a_digest_that_is_none_is_refused(made, tmp_path, digest):
+    folder = _copy(made[1], tmp_path)
+    (folder / "view-00001.npy.sha256").write_bytes(digest)
+    with pytest.raises(ValueError, match="view-00001.npy.*Remove it with its .sha256"):
+        soft_labels.SoftLabels(folder).rows(1, [0])
+
+
+@pytest.mark.parametrize("change", ["negative", "repeated"])
+def test_example_numbers_are_unique_and_not_negative(made, tmp_path, change):
+    folder = _copy(made[1], tmp_path)
+    table = np.load(folder / "examples.npy")
+    table["index"][3] = -1 if change == "negative" else 7
+    np.save(folder / "examples.npy", table)
+    _manifest(folder, examples_sha256=hashlib.sha256(table.tobytes()).hexdigest())
+    with pytest.raises(ValueError, match="examples.npy has a negative or repeated example number"):
+        soft_labels.SoftLabels(folder)
+
+
+def test_views_that_do_not_fit_on_the_disk_take_no_memory(made, tmp_path):
+    with pytest.raises(OSError, match="do not fit"):
+        soft_labels.write(made[0], _train(), tmp_path, **{**SETTINGS, "views": 2**31 - 1})
+
+
+def test_a_file_without_its_digest_or_the_reverse_is_written_again(made, tmp_path):
+    folder = _copy(made[1], tmp_path)
+    (folder / "view-00000.npy").unlink()
+    (folder / "view-00001.npy.sha256").unlink()
+    store = soft_labels.write(made[0], _train(), folder, **SETTINGS)
+    np.testing.assert_array_equal(store.rows(0, np.arange(40)), made[1].rows(0, np.arange(40)))
+
+
+# What is hashed when.
+
+
+@pytest.fixture
+def hashed(made, tmp_path, monkeypatch):
+    """A copy of the store's folder, and the names of the files that are hashed."""
+    names, sha256 = [], store_module.sha256
+    monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
+    folder = _copy(made[1], tmp_path)
+    for note in folder.glob("*.verified"):
+        note.unlink()
+    return folder, names
+
+
+def test_a_file_is_hashed_at_its_first_use_alone(hashed):
+    folder, names = hashed
+    store = soft_labels.SoftLabels(folder)
+    assert names == []
+    for view in (0, 1, None, 0, 1, None):  # Of which two stay open.
+        store.rows(view, [0])
+    assert names == ["view-00000.npy", "view-00001.npy", "clean.npy"]
+    soft_labels.SoftLabels(folder).rows(0, [0])  # As a new process.
+    assert len(names) == 3
+
+
+def test_files_of_a_view_are_hashed_one_by_one(made, tmp_path, monkeypatch):
+    store = soft_labels.write(made[0], _train(), tmp_path, rows_a_file=7, **SETTINGS)
+    names, sha256 = [], store_module.sha256
+    monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
+    store.rows(0, [15, 20])
+    assert names == ["view-00000.part-00002.npy"]
+    _flip(tmp_path / "view-00000.part-00003.npy")
+    store.rows(0, [15, 0])
+    assert names[1:] == ["view-00000.part-00000.npy"]
+    with pytest.raises(ValueError, match="view-00000.part-00003.npy is damaged"):
+        store.rows(0, [15, 25])
+
+
+def test_verify_reads_all_every_time(hashed, capsys):
+    folder, names = hashed
+    store = soft_labels.SoftLabels(folder)
+    store.verify(verbose=0)
+    store.verify(verbose=0)
+    assert len(names) == 6 and not capsys.readouterr().out
+    store.verify()
+    assert "3/3" in capsys.readouterr().out
+    store.rows(0, [0])
+    assert len(names) == 9
+
+
+@pytest.mark.parametrize("change", ["time", "inode", "note", "long_note", "note_of_a_link"])
+def test_a_file_that_is_not_as_noted_is_hashed_again(hashed, change):
+    folder, names = hashed
+    path, note = folder / "view-00000.npy", folder / "view-00000.npy.verified"
+    soft_labels.SoftLabels(folder).rows(0, [0])
+    if change == "time":
+        os.utime(path, ns=(0, 12345))
+    elif change == "inode":
+        shutil.copy2(path, folder / "other")
+        os.replace(folder / "other", path)
+    elif change == "note":
+        note.write_bytes(b"\xff{")
+    elif change == "long_note":
+        note.write_bytes(note.read_bytes() + b" " * 10_000)
+    else:
+        note.unlink()
+        note.symlink_to("/dev/zero")
+    soft_labels.SoftLabels(folder).rows(0, [0])
+    assert names == ["view-00000.npy"] * 2
+    soft_labels.SoftLabels(folder).rows(0, [0])
+    assert len(names) == 2 and not note.is_symlink()
+
+
+def test_a_changed_byte_is_found_by_size_or_time_and_else_by_verify(hashed):
+    folder, _ = hashed
+    path = folder / "view-00000.npy"
+    store = soft_labels.SoftLabels(folder)
+    store.rows(0, [0])
+    before = path.stat()
+    _flip(path)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    soft_labels.SoftLabels(folder).rows(0, [0])  # As documented.
+    with pytest.raises(ValueError, match="view-00000.npy is damaged"):
+        store.verify(verbose=0)
+    with pytest.raises(ValueError, match="view-00000.npy is damaged"):  # The note is gone.
+        soft_labels.SoftLabels(folder).rows(0, [0])
+
+
+def test_a_store_that_cannot_be_written_to_is_read(hashed, monkeypatch):
+    folder, names = hashed
+
+    def read_only(*args, **kwargs):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(store_module, "write_atomically", read_only)
+    store = soft_labels.SoftLabels(folder)
+    for view in (0, 1, None, 0):
+        store.rows(view, [0])
+    assert len(names) == 3 and not list(folder.glob("*.verified"))
+    soft_labels.SoftLabels(folder).rows(0, [0])
+    assert len(names) == 4
+
+
+# Values.
+
+
+def _replace_row(folder, name, row, value):
+    """Another row in a file, with its digest."""
+    array = np.load(folder / name)
+    array[row] = value
+    np.save(folder / name, array)
+    (folder / f"{name}.sha256").write_text(hashlib.sha256((folder / name).read_bytes()).hexdigest())
+
+
+@pytest.mark.parametrize("value", [np.inf, -np.inf, [np.inf, 0, 0], [np.nan, 0, 0]], ids=str)
+def test_values_that_are_not_finite_are_refused(made, tmp_path, value):
+    folder = _copy(made[1], tmp_path)
+    _replace_row(folder, "view-00000.npy", 5, value)
+    store = soft_labels.SoftLabels(folder)
+    store.rows(0, [4, 6])
+    with pytest.raises(ValueError, match="label of example 5 in .* not finite"):
+        store.rows(0, [4, 5])
+    _replace_row(folder, "view-00000.npy", 5, np.nan)
+    with pytest.raises(ValueError, match="Example 5 has no soft label"):
+        soft_labels.SoftLabels(folder).rows(0, [4, 5])
+
+
+@pytest.mark.parametrize("field, value", [("logits", np.inf), ("label", np.nan), ("rest", -np.inf), ("classes", 3)])
+def test_values_of_top_k_are_checked(made, tmp_path, field, value):
+    soft_labels.write(made[0], _train(), tmp_path, k=2, **SETTINGS)
+    row = np.load(tmp_path / "view-00000.npy")[5].copy()
+    row[field] = value
+    _replace_row(tmp_path, "view-00000.npy", 5, row)
+    with pytest.raises(ValueError, match="label of example 5 in .* not finite, or classes that do not exist"):
+        soft_labels.SoftLabels(tmp_path).rows(0, [5])
+
+
+@pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"k": 3}], ids=["float16", "top_k"])
+@pytest.mark.parametrize("scale", [1e5, 1e38])
+def test_logits_beyond_float16_are_stored_as_its_lowest(tmp_path, storage, scale):
+    x = keras.Input((8, 8, 3))
+    y = keras.layers.Dense(3, kernel_initializer="zeros", name="logits")(keras.layers.Flatten()(x))
+    teacher = keras.Model(x, y)
+    teacher.get_layer("logits").bias.assign([scale, 0, -3 * scale])
+    store = soft_labels.write(teacher, _train(), tmp_path, **storage, **SETTINGS)
+    rows = store.rows(0, np.arange(40))
+    values = rows["logits"] if "k" in storage else rows
+    np.testing.assert_array_equal(values, [[0, np.finfo("float16").min, np.finfo("float16").min]] * 40)
+    if "k" in storage:
+        assert np.isfinite(rows["label"]).all() and all(np.isfinite(mass).all() for mass in rows["rest"].values())
+
+
+def test_logits_beyond_float32_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(teacher_pass, "forward", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
+    with pytest.raises(ValueError, match="logits that are not finite, for example number 0"):
+        soft_labels.write(_teacher(), _train(), tmp_path, **SETTINGS)

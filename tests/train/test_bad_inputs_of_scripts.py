@@ -6,8 +6,6 @@ A row is a command line, run in this process, and two patterns of its error. Wha
 
 import pathlib
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -20,7 +18,7 @@ import scripts
 import settings
 import trainer
 from keras_wsl import data, models
-from tests.common import bright_splits
+from tests.common import bright_splits, run_script
 
 TRAIN = pathlib.Path(trainer.__file__).parent
 RUN = ["--data_dir=HERE/images.npz", "--student=resnet8", "--method=none", "--epochs=1", "--decay_epochs="]
@@ -211,7 +209,6 @@ def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, ca
     assert not (tmp_path / "out").exists() and _files(here) == before
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "script, arguments, status, words",
     [
@@ -222,10 +219,9 @@ def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, ca
         ("cifar100.py", ["runs/wsl"], 1, "Expected flags alone"),
     ],
 )
-def test_a_bad_command_line_of_a_process(script, arguments, status, words, here, tmp_path):
+def test_script_refuses_a_bad_command_line(script, arguments, status, words, here, tmp_path):
     arguments = [argument.replace("HERE", str(here)) for argument in arguments]
-    command = [sys.executable, str(TRAIN / script), f"--out={tmp_path / 'out'}", *arguments]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = run_script(script, f"--out={tmp_path / 'out'}", *arguments)
     assert ended.returncode == status and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     said = ended.stderr.strip().splitlines()[-1] if status == 2 else ended.stderr + ended.stdout
     assert words in said and not (tmp_path / "out").exists()

@@ -21,8 +21,8 @@ from keras_wsl.analysis.bias_variance import bias_variance as decompose
 from tests.common import bright_splits
 
 SMALL = settings.Settings(
-    teacher="resnet8",
-    student="resnet8",
+    teacher="tiny",
+    student="tiny",
     method="none",
     epochs=1,
     batch_size=32,
@@ -71,7 +71,7 @@ def test_members_differ_in_the_seed_and_the_draw_alone():
     assert len({tuple(index) for index in drawn}) == 4 and all(len(index) == 30 for index in drawn)
     for one, other, index in zip(kd, labels, drawn):
         assert dataclasses.replace(one, seed=0) == kd[0]
-        assert (one.teacher, other.teacher, other.teacher_weights) == ("resnet8", "", "")
+        assert (one.teacher, other.teacher, other.teacher_weights) == ("tiny", "", "")
         np.testing.assert_array_equal(trainer.parts(data.Splits(pool, pool), other)[0].index, index)
     teacher = bias_variance.teacher_of(SMALL)
     assert (teacher.method, teacher.train_limit, teacher.teacher) == ("none", 0, "")

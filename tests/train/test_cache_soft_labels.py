@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -16,9 +13,12 @@ import record
 import settings
 import trainer
 from keras_wsl import data, soft_labels
-from tests.common import bright_splits
+from tests.common import bright_splits, run_script
 
-SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+pytestmark = pytest.mark.eager
+
+
+SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def runs(tmp_path_factory):
 
 def _taught(folder, **changes):
     weights = str(folder / "teacher" / "student.keras")
-    taught = {"method": "wsl", "teacher": "resnet8", "teacher_weights": weights, "train_limit": 60}
+    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": weights, "train_limit": 60}
     return dataclasses.replace(SMALL, **{**taught, **changes})
 
 
@@ -47,7 +47,7 @@ def _arguments(folder, name, *others):
     return [
         "--data=cifar100",
         f"--data_dir={folder / 'images.npz'}",
-        "--teacher=resnet8",
+        "--teacher=tiny",
         f"--teacher_weights={folder / 'teacher' / 'student.keras'}",
         "--train_limit=60",
         f"--out={folder / name}",
@@ -92,7 +92,7 @@ def test_without_clean_rows_there_is_no_probe(runs):
     "changes, message",
     [
         ({"soft_labels": "nowhere"}, "nowhere holds no soft labels"),
-        ({"teacher": "resnet14"}, "of another teacher: --teacher is 'resnet14', and theirs 'resnet8'"),
+        ({"teacher": "resnet8"}, "of another teacher: --teacher is 'resnet8', and theirs 'tiny'"),
         ({"teacher_weights": "IMAGES"}, "of another teacher: --teacher_weights"),
         ({"seed": 1}, "no soft labels of"),
         ({"method": "fitnet"}, "given by its logits alone, and fitnet needs"),
@@ -139,14 +139,12 @@ def test_what_cannot_be_written(runs, others, message):
         _write(runs, "soft", "--views=2", *others)
 
 
-@pytest.mark.slow
 def test_the_command(runs):
-    script = pathlib.Path(trainer.__file__).parent / "cache_soft_labels.py"
-    command = [sys.executable, str(script), *_arguments(runs, "command", "--top_k=2", "--temperatures=4")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    arguments = _arguments(runs, "command", "--top_k=2", "--temperatures=4")
+    done = run_script("cache_soft_labels.py", *arguments)
     assert done.returncode == 0, done.stderr
     assert "the 2 highest of 3 logits" in done.stdout and "1 views of 60 examples: --soft_labels=" in done.stdout
-    done = subprocess.run([*command, "--dtype=float16", "--top_k=0"], capture_output=True, text=True, timeout=300)
+    done = run_script("cache_soft_labels.py", *arguments, "--dtype=float16", "--top_k=0")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(
         "ValueError: The soft labels are of another"
     )

@@ -3,8 +3,6 @@
 import csv
 import dataclasses
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -15,11 +13,14 @@ import complexity
 import settings
 import trainer
 from keras_wsl import analysis, data, models, online
-from tests.common import bright_splits
+from tests.common import bright_splits, run_script
+
+pytestmark = pytest.mark.eager
+
 
 SCRIPT = pathlib.Path(trainer.__file__).parent / "complexity.py"
 SMALL = settings.Settings(
-    student="resnet8", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02
+    student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02
 )
 
 
@@ -39,7 +40,7 @@ def runs(request, tmp_path_factory):
 
 def _values(folder, **changes):
     checkpoints = folder / "teacher" / "checkpoints"
-    given = {"data_dir": folder / "images.npz", "teacher": "resnet8", "student": "resnet8", "checkpoints": checkpoints}
+    given = {"data_dir": folder / "images.npz", "teacher": "tiny", "student": "tiny", "checkpoints": checkpoints}
     return {**given, "examples": 12, "out": folder / "out", **changes}
 
 
@@ -69,9 +70,9 @@ def test_the_whole_path(runs):
     x = examples.inputs(np.arange(12))
     shape = {"classes": len(examples.classes), "input_shape": (8, 8, 3)}
     last = online.Checkpoints(folder / "teacher" / "checkpoints").last
-    logits = keras.ops.convert_to_numpy(models.build("resnet8", weights=last, **shape)(x, training=False))
+    logits = keras.ops.convert_to_numpy(models.build("tiny", weights=last, **shape)(x, training=False))
     keras.utils.set_random_seed(0)
-    kernel = analysis.ntk_gram(models.build("resnet8", **shape), x, "trace")
+    kernel = analysis.ntk_gram(models.build("tiny", **shape), x, "trace")
     if len(examples.classes) == 2:
         wanted = 2 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / 4.0)) - 1
         right = (wanted > 0) == examples.labels
@@ -106,13 +107,12 @@ def test_errors(runs):
         _run(folder, examples=31)
 
 
-@pytest.mark.slow
 def test_the_command(runs):
     folder, splits = runs
     if len(splits.train.classes) > 2:
         pytest.skip("once is enough")
-    command = [sys.executable, SCRIPT, *(f"--{name}={value}" for name, value in _values(folder, every=2).items())]
-    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    arguments = [f"--{name}={value}" for name, value in _values(folder, every=2).items()]
+    done = run_script("complexity.py", *arguments)
     assert done.returncode == 0 and "most promising: the teacher after " in done.stdout, done.stderr[-2000:]
-    done = subprocess.run([*map(str, command), "--student=resnet9"], capture_output=True, text=True, timeout=300)
+    done = run_script("complexity.py", *arguments, "--student=resnet9")
     assert done.returncode == 2 and "resnet9" in done.stderr.splitlines()[-1]

@@ -1,23 +1,13 @@
 """The script of weights, as its user runs it."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
 
-import trainer
 from keras_wsl import files, models
 from keras_wsl.models.torchvision import convert
+from tests.common import run_script
 from tests.models.test_torchvision import mobilenet_shapes, random_state
-
-SCRIPT = trainer.__file__.replace("trainer.py", "convert_weights.py")
-
-
-def run(*flags):
-    command = [sys.executable, SCRIPT, *flags]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +23,9 @@ needs_name = pytest.mark.skipif("imagenet_mobilenet_v1" not in models.names(), r
 @needs_name
 def test_writes_what_the_zoo_reads(source, tmp_path):
     out = tmp_path / "a.weights.h5"
-    result = run("--network=imagenet_mobilenet_v1", f"--source={source}", f"--out={out}", "--classes=7")
+    result = run_script(
+        "convert_weights.py", "--network=imagenet_mobilenet_v1", f"--source={source}", f"--out={out}", "--classes=7"
+    )
     assert result.returncode == 0, result.stderr
     assert files.sha256(out) in result.stdout and "3,214,151 parameters" in result.stdout
     read = models.build("imagenet_mobilenet_v1", 7, out, input_shape=(32, 32, 3))
@@ -45,6 +37,6 @@ def test_writes_what_the_zoo_reads(source, tmp_path):
 
 def test_mistakes_are_one_line(source, tmp_path):
     out = tmp_path / "a.weights.h5"
-    result = run("--network=resnet8", f"--source={source}", f"--out={out}")
+    result = run_script("convert_weights.py", "--network=resnet8", f"--source={source}", f"--out={out}")
     assert result.returncode == 2 and not out.exists()
     assert "ValueError: The arrays do not fit resnet8: 'conv1.weight'" in result.stderr.splitlines()[-1]

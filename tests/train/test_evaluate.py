@@ -5,8 +5,6 @@ import dataclasses
 import json
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -25,12 +23,15 @@ import trainer
 from keras_wsl import Distiller, data, export, losses, models
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.models import keras_nlp
-from tests.common import bert_preset, network
+from tests.common import bert_preset, network, run_script
 from tests.train import test_multinli
+
+pytestmark = pytest.mark.eager
+
 
 SCRIPT = pathlib.Path(evaluate.__file__)
 SMALL = settings.Settings(
-    student="resnet8", method="none", epochs=1, batch_size=32, decay_epochs=(), train_limit=96, learning_rate=0.02
+    student="tiny", method="none", epochs=1, batch_size=32, decay_epochs=(), train_limit=96, learning_rate=0.02
 )
 
 
@@ -41,7 +42,7 @@ def runs(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
         trainer.run(SMALL, data.digits(), folder / "labels", verbose=0)
-        taught = {"teacher": "resnet8", "teacher_weights": str(folder / "labels" / "student.keras")}
+        taught = {"teacher": "tiny", "teacher_weights": str(folder / "labels" / "student.keras")}
         wanted = dataclasses.replace(SMALL, method="kd", seed=1, train_limit=64, holdout=20, **taught)
         trainer.run(wanted, data.digits(), folder / "kd", verbose=0)
     return folder
@@ -109,11 +110,9 @@ def _assert_row(row, expected):
         assert float(row[name]) == pytest.approx(value, abs=1e-5), name
 
 
-@pytest.mark.slow
 def test_runs_from_the_command_line(runs, tmp_path):
     out = tmp_path / "judged"
-    command = [sys.executable, str(SCRIPT), f"--out={out}", "--split=test,train", runs / "labels", runs / "kd"]
-    ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=300)
+    ended = run_script("evaluate.py", f"--out={out}", "--split=test,train", runs / "labels", runs / "kd")
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == ["evaluate.csv", "evaluate.md", "reliability.png"]
     with open(out / "evaluate.csv", newline="") as file:
@@ -130,7 +129,7 @@ def test_runs_from_the_command_line(runs, tmp_path):
         result = json.loads((runs / name / "result.json").read_text())
         assert float(rows[name, "test"]["accuracy"]) == pytest.approx(result["test_accuracy"])
         assert rows[name, "test"]["method"] == result["method"]
-        assert rows[name, "test"]["teacher"] == ("resnet8" if taught else "")
+        assert rows[name, "test"]["teacher"] == ("tiny" if taught else "")
     accuracy, kl = float(rows["kd", "test"]["accuracy"]), float(rows["kd", "test"]["kl"])
     assert f"kd, test: accuracy {accuracy:.4f}, ECE " in ended.stdout
     table = [line for line in (out / "evaluate.md").read_text().splitlines() if line.startswith("|")]
@@ -147,9 +146,9 @@ def test_files_are_judged_as_their_run_is(runs, tmp_path):
     paths = [tmp_path / "one" / "kd.weights.h5", tmp_path / "two" / "kd.weights.h5", runs / "kd" / "student.keras"]
     teacher = {"teacher_weights": runs / "labels" / "student.keras"}
     (run,) = _judge(tmp_path / "run", runs / "kd", temperature=4)
-    rows = _judge(tmp_path / "files", *paths, data="digits", student="resnet8", temperature=4, **teacher)
+    rows = _judge(tmp_path / "files", *paths, data="digits", student="tiny", temperature=4, **teacher)
     assert [row["student"] for row in rows] == [str(paths[0]), str(paths[1]), "student"]
-    assert [row["network"] for row in rows] == ["resnet8"] * 3 and rows[0]["teacher"] == "student.keras"
+    assert [row["network"] for row in rows] == ["tiny"] * 3 and rows[0]["teacher"] == "student.keras"
     numbers = [{name: value for name, value in row.items() if isinstance(value, float)} for row in (run, *rows)]
     assert len(numbers[0]) == 18
     for other in numbers[1:]:
@@ -209,8 +208,8 @@ def test_a_run_on_image_files(tmp_path):
             place.mkdir(parents=True)
             pixels.append(generator.integers(0, 256, (32, 32, 3)).astype("uint8"))
             Image.fromarray(pixels[-1]).save(place / "image.png")
-    wanted = settings.ImageNet(student="resnet8", method="none", image_size=32, resize=32)
-    model = models.build("resnet8", 6, input_shape=(32, 32, 3))
+    wanted = settings.ImageNet(student="tiny", method="none", image_size=32, resize=32)
+    model = models.build("tiny", 6, input_shape=(32, 32, 3))
     run = _fake_run(tmp_path / "run", wanted, model, 6)
     (row,) = _judge(tmp_path / "out", run, data_dir=tmp_path / "images")
     test = data.imagenet(tmp_path / "images", image_size=32, resize=32).test
@@ -275,7 +274,7 @@ def test_sentences_of_another_vocabulary(sentences, tmp_path):
         ("kd", {"temperature": 0}, "`--temperature` must be a positive number"),
         ("kd", {"image_size": 32}, "--image_size is no setting of this data"),
         ("kd", {"teacher_weights": "absent.keras"}, "There is no file absent.keras of the teacher"),
-        ("kd/student.keras", {"data": "digits", "teacher": "resnet8"}, "--teacher=resnet8 has no weights"),
+        ("kd/student.keras", {"data": "digits", "teacher": "tiny"}, "--teacher=tiny has no weights"),
         ("kd/student.keras", {"data": "digits", "teacher_weights": "TINY"}, "Name their network by --teacher"),
         ("retaught", {}, "is not the file that taught .*SHA-256"),
         ("newer", {}, "run.flags is of another version of these scripts: .*invented"),
@@ -302,7 +301,7 @@ def odd(runs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("odd") / "runs"
     shutil.copytree(runs, folder)
     data.save_npz(bright_splits(30), folder / "images.npz")
-    models.save_weights(models.build("resnet8", 10, input_shape=(8, 8, 1)), folder / "tiny.weights.h5")
+    models.save_weights(models.build("tiny", 10, input_shape=(8, 8, 1)), folder / "tiny.weights.h5")
     (folder / "torn.keras").write_bytes((runs / "kd" / "student.keras").read_bytes()[:1000])
     for name in ("unfinished", "retaught", "newer"):
         shutil.copytree(runs / "kd", folder / name)
@@ -311,7 +310,7 @@ def odd(runs, tmp_path_factory):
     record.write_json(folder / "retaught" / "result.json", {**result, "teacher_sha256": "0" * 64})
     with open(folder / "newer" / "run.flags", "a") as file:
         file.write("--invented=1\n")
-    models.build("resnet8", 5, input_shape=(8, 8, 1)).save(folder / "classes.keras")
+    models.build("tiny", 5, input_shape=(8, 8, 1)).save(folder / "classes.keras")
     image = keras.Input((8, 8, 1))
     flat = keras.layers.Flatten()(image)
     keras.Model(image, keras.layers.Dense(10, activation="softmax")(flat)).save(folder / "softmax.keras")
@@ -321,18 +320,16 @@ def odd(runs, tmp_path_factory):
 
 
 def test_several_data_sets_and_no_folder(runs, tmp_path):
-    wanted = settings.ImageNet(student="resnet8", method="none")
-    other = _fake_run(tmp_path / "run", wanted, models.build("resnet8", 6), 6)
+    wanted = settings.ImageNet(student="tiny", method="none")
+    other = _fake_run(tmp_path / "run", wanted, models.build("tiny", 6), 6)
     with pytest.raises(ValueError, match="several data sets: digits, imagenet"):
         _judge(tmp_path / "out", runs / "kd", other)
     with pytest.raises(ValueError, match="--out is missing"):
         _judge("", runs / "kd")
 
 
-@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
-    command = [sys.executable, str(SCRIPT), f"--out={tmp_path / 'out'}", str(tmp_path / "absent")]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    ended = run_script("evaluate.py", f"--out={tmp_path / 'out'}", tmp_path / "absent")
     assert ended.returncode == 2
     assert ended.stderr.strip().splitlines()[-1].startswith("FileNotFoundError: There is no student ")
 

@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -18,12 +16,14 @@ import record
 import settings
 import trainer
 from keras_wsl import callbacks, data, models
-from tests.common import image_network
+from tests.common import image_network, run_script
 from tests.train.test_scripts import OUTPUTS
+
+EXPORTS = True  # See conftest.py.
 
 TRAIN = pathlib.Path(trainer.__file__).parent
 SMALL = settings.ImageNet(
-    student="resnet8", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, train_limit=16
+    student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, train_limit=16
 )
 RESNETS = {"teacher": "imagenet_resnet34", "student": "imagenet_resnet18"}
 MOBILENET = {"teacher": "imagenet_resnet50", "student": "imagenet_mobilenet_v1"}
@@ -55,7 +55,7 @@ def tree(tmp_path_factory):
 def teacher(tmp_path_factory):
     keras.utils.set_random_seed(7)
     path = tmp_path_factory.mktemp("teacher") / "teacher.weights.h5"
-    models.save_weights(models.build("resnet8", 6, input_shape=(32, 32, 3)), path)
+    models.save_weights(models.build("tiny", 6, input_shape=(32, 32, 3)), path)
     return path
 
 
@@ -75,12 +75,6 @@ def _splits(folder, **changes):
     return data.imagenet(folder, **{"image_size": 32, **changes})
 
 
-def _script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TRAIN / "imagenet.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-
-
 def _weights(path):
     return keras.saving.load_model(path, compile=False).get_weights()
 
@@ -88,16 +82,16 @@ def _weights(path):
 def test_the_script_leaves_everything(tree, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = dataclasses.replace(
-        SMALL, method="wsl", teacher="resnet8", teacher_weights=str(teacher), epochs=1, decay_epochs=()
+        SMALL, method="wsl", teacher="tiny", teacher_weights=str(teacher), epochs=1, decay_epochs=()
     )
-    ended = _script(f"--data_dir={tree}", f"--out={out}", *settings.to_lines(wanted))
+    ended = run_script("imagenet.py", f"--data_dir={tree}", f"--out={out}", *settings.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
     assert f"test accuracy {result['test_accuracy']:.4f}" in ended.stdout
     assert (result["train_examples"], result["test_examples"]) == (16, 12)
     assert result["data"]["test"] == {"examples": 12, "classes": 6, "unreadable_images": 0, "unreadable": []}
-    assert result["settings"] == (out / "run.flags").read_text().splitlines()
+    assert result["settings"] == settings.read_lines(out / "run.flags")
     (row,) = record.read_csv(out / "epochs.csv")
     # WSL as published for ImageNet, beside the whole loss of the labels.
     assert row["distillation_loss"] == pytest.approx(2.5 * row["wsl"], rel=1e-5)
@@ -107,9 +101,8 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert 0 <= result["teacher_accuracy"] <= 1
 
 
-@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(tmp_path):
-    absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No imagenet2012 in") and "train/ and val/" in last
@@ -235,7 +228,7 @@ PREACT = tuple(f"{name}_preact" for name in BLOCKS)
     ],
 )
 def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
-    four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], size=16) for stages in (5, 4))
+    four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], input_shape=(16, 16, 3)) for stages in (5, 4))
     assert recipes._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
     assert recipes._layers(loss, four, three) == recipes._layers(loss, three, four) == {}
     assert recipes._layers(loss, four, None) == {}

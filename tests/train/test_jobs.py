@@ -63,7 +63,7 @@ def test_a_run_of_another_kind_is_read(tmp_path):
     (tmp_path / "run" / "run.flags").write_text("\n".join(settings.to_lines(wanted)))
     (tmp_path / "run" / "result.json").write_text("{}")
     assert jobs.train({tmp_path / "run": wanted}, "data") == []
-    with pytest.raises(ValueError, match="--student_layers=2 --student_layers=3"):
+    with pytest.raises(ValueError, match="--student_layers: 2 in run.flags, 3 now"):
         jobs.train({tmp_path / "run": settings.MultiNLI(student_layers=3, epochs=1)}, "data")
 
 

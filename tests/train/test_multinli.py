@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import subprocess
-import sys
 import types
 
 import keras
@@ -20,8 +18,10 @@ import trainer
 from keras_wsl import callbacks, data, models, optimizers
 from keras_wsl.data.multinli import CLASSES
 from keras_wsl.models import keras_nlp
-from tests.common import bert_preset, text_network
+from tests.common import bert_preset, run_script, text_network
 from tests.train.test_scripts import OUTPUTS
+
+EXPORTS = True  # See conftest.py.
 
 TRAIN = pathlib.Path(trainer.__file__).parent
 
@@ -270,17 +270,11 @@ def folder(tmp_path_factory):
     return place
 
 
-def _script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TRAIN / "multinli.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
-
-
 @pytest.mark.slow  # test_imagenet.py has a shorter one.
 def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = _taught(preset, teacher, method="pkd")
-    ended = _script(f"--data_dir={folder}", f"--out={out}", *settings.to_lines(wanted))
+    ended = run_script("multinli.py", f"--data_dir={folder}", f"--out={out}", *settings.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
@@ -322,9 +316,10 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
 def test_errors_of_the_command_are_one_line(preset, tmp_path):
-    absent = _script("--method=none", f"--student={preset}", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    absent = run_script(
+        "multinli.py", "--method=none", f"--student={preset}", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}"
+    )
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No glue/mnli in") and "--download" in last

@@ -11,15 +11,13 @@ import settings
 from keras_wsl import data
 from tests.common import bright_splits
 
-WANTED = settings.Settings(
-    teacher="resnet8", student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,)
-)
+WANTED = settings.Settings(teacher="tiny", student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 def test_the_plan(tmp_path):
     teacher, students = online_distillation.plan(WANTED, tmp_path, [1.0, 4.0], 2)
     ((folder, taught),) = teacher.items()
-    assert (taught.student, taught.teacher, taught.keep_checkpoints, taught.method) == ("resnet8", "", 1, "none")
+    assert (taught.student, taught.teacher, taught.keep_checkpoints, taught.method) == ("tiny", "", 1, "none")
     assert len(students) == 2 * (1 + 2 * 2) and len({path for path, _ in students.values()}) == len(students)
     for (kind, temperature, seed), (_, wanted) in students.items():
         assert wanted.seed == seed and wanted.online is (kind == "online")

@@ -1,6 +1,7 @@
 """What the methods' names stand for: published weights, adapters, stages; and how all are run and reported."""
 
 import dataclasses
+import functools
 import importlib.util
 import json
 import math
@@ -20,30 +21,26 @@ from keras_wsl import callbacks, data, models
 from keras_wsl.endpoints import Endpoints
 from tests.common import bright_splits
 
+pytestmark = pytest.mark.eager
+
 
 def _splits():
     return bright_splits(96)
-
-
-@pytest.fixture(autouse=True)
-def _no_saved_model(monkeypatch):
-    """Its export, tested elsewhere, is a third of the time of so small a run."""
-    monkeypatch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     keras.utils.set_random_seed(7)
     path = tmp_path_factory.mktemp("teacher") / "teacher.weights.h5"
-    models.save_weights(models.build("resnet14", 3, input_shape=(8, 8, 3)), path)
+    models.save_weights(models.build("tiny", 3, input_shape=(8, 8, 3)), path)
     return path
 
 
 def _run(path, **changes):
     small = settings.Settings(
-        teacher="resnet14",
+        teacher="tiny",
         teacher_weights=str(path),
-        student="resnet8",
+        student="tiny",
         epochs=1,
         stage_epochs=2,
         batch_size=32,
@@ -102,6 +99,9 @@ def test_settings_of_pairs(method, setting, expected):
         assert getattr(recipes.main_losses(wanted, None)[0], setting) == value
 
 
+_build = functools.cache(models.build)
+
+
 # The sizes of the original modules: methods.md 3.2, 3.6 and 3.13.
 @pytest.mark.parametrize(
     "method, pair, parameters",
@@ -119,7 +119,7 @@ def test_settings_of_pairs(method, setting, expected):
     ],
 )
 def test_adapters_have_the_originals_size(method, pair, parameters):
-    teacher, student = (models.build(name) for name in pair.split())
+    teacher, student = map(_build, pair.split())
     negatives = {"loss_settings": ("negatives=8",)} if method == "crd" else {}
     wanted = settings.Settings(method=method, **negatives)
     (loss,) = recipes.main_losses(wanted, _splits().train)
@@ -157,28 +157,29 @@ def _student(wanted):
 def _stage_weights(wanted, out):
     """The student's variables after the first stage."""
     train, recipe = _splits().train, recipes.get(wanted.method)
-    teacher = models.build("resnet14", 3, weights=wanted.teacher_weights, input_shape=(8, 8, 3))
+    teacher = models.build("tiny", 3, weights=wanted.teacher_weights, input_shape=(8, 8, 3))
     keras.utils.set_random_seed(wanted.seed)
     student = _student(wanted)
     trainable = [layer.trainable for layer in student.layers]
     out.mkdir()
     model = trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
-    trainer._train_first_stage(model, [], wanted, train, out, identity={}, verbose=0)
+    trainer._train_first_stage(model, [], wanted, train, out, kept={}, verbose=0)
     assert [layer.trainable for layer in student.layers] == trainable
     return {v.path: np.array(v) for v in student.variables}
 
 
+@pytest.mark.traced
 def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     wanted = _run(teacher, method="ft")
     train, recipe = _splits().train, recipes.get("ft")
-    network = models.build("resnet14", 3, weights=str(teacher), input_shape=(8, 8, 3))
+    network = models.build("tiny", 3, weights=str(teacher), input_shape=(8, 8, 3))
     student = _student(wanted)
     before = [np.array(v) for v in student.variables]
     (main,) = recipes.main_losses(wanted, train)
     distiller = trainer.distiller(wanted, recipe, network, student, [main], train)
     loss = recipes.stage_loss(wanted)
     model = trainer.first_stage(wanted, recipe, network, student, loss, train)
-    trainer._train_first_stage(model, [main], wanted, train, tmp_path, identity={}, verbose=0)
+    trainer._train_first_stage(model, [main], wanted, train, tmp_path, kept={}, verbose=0)
     rows = record.read_csv(tmp_path / "first_stage.csv")
     assert rows[1]["paraphrase"] < rows[0]["paraphrase"]
     for one, other in zip(before, student.variables):

@@ -29,9 +29,7 @@ def _values(tmp_path, **changes):
 def test_two_teachers_and_their_students(tmp_path):
     teachers, students = regularization_samples.plan(SMALL, tmp_path, [2.0, 4.0, 6.0], 0.1)
     assert [wanted.label_smoothing for wanted in teachers.values()] == [0.0, 0.1]
-    assert all(
-        (wanted.method, wanted.student, wanted.teacher) == ("none", "resnet8", "") for wanted in teachers.values()
-    )
+    assert all((wanted.method, wanted.student, wanted.teacher) == ("none", "tiny", "") for wanted in teachers.values())
     assert len(students) == 6 and len({folder for folder, _ in students.values()}) == 6
     for (temperature, smoothed), (_, wanted) in students.items():
         assert (wanted.method, wanted.temperature, wanted.label_smoothing) == ("kd", temperature, 0.0)

@@ -17,13 +17,15 @@ from keras_wsl.analysis.resemblance import resemblance as matrix_of
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 
+pytestmark = pytest.mark.eager
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """The folder of a KD run at temperature 3 on 40 of 60 examples, and the file of its data."""
     folder = tmp_path_factory.mktemp("resemblance")
     data.save_npz(bright_splits(60), folder / "images.npz")
-    teacher = models.build("resnet8", 3, input_shape=(8, 8, 3))
+    teacher = models.build("tiny", 3, input_shape=(8, 8, 3))
     models.save_weights(teacher, folder / "teacher.weights.h5")
     taught = {"teacher_weights": str(folder / "teacher.weights.h5"), "method": "kd", "temperature": 3.0}
     with pytest.MonkeyPatch.context() as patch:
@@ -51,7 +53,7 @@ def _values(run, out, **changes):
 def _both(run, examples):
     inputs = examples.inputs(np.arange(len(examples)))
     student = keras.saving.load_model(run / "kd" / "student.keras", compile=False)
-    teacher = models.build("resnet8", 3, input_shape=(8, 8, 3), weights=str(run / "teacher.weights.h5"))
+    teacher = models.build("tiny", 3, input_shape=(8, 8, 3), weights=str(run / "teacher.weights.h5"))
     return [keras.ops.convert_to_numpy(model(inputs, training=False)) for model in (student, teacher)]
 
 

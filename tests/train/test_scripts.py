@@ -29,9 +29,10 @@ import settings
 import soft_label_storage
 import trainer
 from keras_wsl import callbacks, data, models
-from tests.common import bright_splits
+from tests.common import bright_splits, run_child, run_script
 
 TRAIN = pathlib.Path(trainer.__file__).parent
+EXPORTS = True  # See conftest.py.
 OUTPUTS = [
     "backups",
     "curves.png",
@@ -48,7 +49,7 @@ def _splits():
     return bright_splits(90)
 
 
-SMALL = settings.Settings(student="resnet8", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def teacher(tmp_path_factory):
 
 
 def _taught(teacher, **changes):
-    taught = {"method": "wsl", "teacher": "resnet8", "teacher_weights": str(teacher), "backup_steps": 1}
+    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": str(teacher), "backup_steps": 1}
     return dataclasses.replace(SMALL, **{**taught, **changes})
 
 
@@ -76,10 +77,9 @@ def wsl(teacher, tmp_path_factory):
     return out, trainer.run(_taught(teacher), _splits(), out, verbose=0)
 
 
-def _script(*arguments):
-    return subprocess.run(
-        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, arguments)], capture_output=True, text=True, timeout=300
-    )
+def _child(*arguments):
+    """The command of a process that knows the network `tiny`."""
+    return [sys.executable, "-m", "tests.script_child", "cifar100.py", *map(str, arguments)]
 
 
 def _weights(path):
@@ -145,7 +145,8 @@ def test_differences_of_runs_are_named(wsl, tmp_path):
 
 def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
     out, _ = wsl
-    again = _script(f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'again'}")
+    arguments = f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'again'}"
+    again = run_child(_child(*arguments), cwd=TRAIN.parent)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "test accuracy" in again.stdout
     _assert_same_run(out, tmp_path / "again")
@@ -157,7 +158,8 @@ def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     out, _ = wsl
     flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'killed'}"]
     child = subprocess.Popen(
-        [sys.executable, str(TRAIN / "cifar100.py"), *map(str, flags)],
+        _child(*flags),
+        cwd=TRAIN.parent,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
@@ -171,15 +173,16 @@ def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     assert child.wait() == status
     if number == signal.SIGTERM:
         said = child.stderr.read().decode().strip().splitlines()[-1]
-        assert said.startswith("Backup: SIGTERM came in epoch 1.") and said.endswith("Pass --resume.")
+        assert said.startswith("Backup: SIGTERM was received in epoch 1.") and said.endswith("Pass --resume.")
     assert not (tmp_path / "killed" / "result.json").exists()
-    refused = _script(*flags)
+    refused = run_script("cifar100.py", *flags)
     assert refused.returncode == 2 and "holds this run already. Pass --resume" in refused.stderr
-    resumed = _script(*flags, "--resume")
+    resumed = run_child(_child(*flags, "--resume"), cwd=TRAIN.parent)
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     _assert_same_run(out, tmp_path / "killed")
 
 
+@pytest.mark.usefixtures("without_exports")
 def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
     def seconds(name, *, start, ends_at=None):
         calls = itertools.count(1)
@@ -194,7 +197,7 @@ def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
         return trainer.run(_taught(teacher), _splits(), tmp_path / name, resume=True, verbose=0)["seconds"]
 
     whole = seconds("whole", start=0)
-    with pytest.raises(callbacks.Terminated, match="SIGTERM came in epoch 1. The state after its step 1 of"):
+    with pytest.raises(callbacks.Terminated, match="SIGTERM was received in epoch 1. The state after step 1 of"):
         seconds("in_two", start=1000, ends_at=3)
     assert seconds("in_two", start=5) == whole < 20
 
@@ -208,6 +211,7 @@ def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("without_exports")
 def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     wanted = _taught(teacher, method="kd", epochs=1, label_smoothing=0.1, holdout=30, train_limit=45, decay_epochs=())
     result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
@@ -225,10 +229,10 @@ def test_a_run_that_is_older_than_a_setting_goes_on(tmp_path):
     older = [line for line in path.read_text().splitlines() if not line.startswith(("--judged_every", "--beside"))]
     path.write_text("\n".join(older) + "\n")
     assert record.open_run(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
-    with pytest.raises(ValueError, match="these settings differ: --judged_every=1 --judged_every=2. Choose"):
+    with pytest.raises(ValueError, match="holds another run. --judged_every: 1 in run.flags, 2 now. Choose"):
         record.open_run(tmp_path / "run", dataclasses.replace(SMALL, judged_every=2), resume=True)
     record.open_run(tmp_path / "records", settings.ImageNet(), resume=False)
-    with pytest.raises(ValueError, match="holds another run; these settings differ: .*--student=imagenet_resnet18"):
+    with pytest.raises(ValueError, match="another run. .*--student: 'imagenet_resnet18' in run.flags, 'resnet8' now"):
         record.open_run(tmp_path / "records", SMALL, resume=True)
 
 
@@ -240,6 +244,7 @@ def test_help_lists_the_settings_of_a_run():
     assert "--student: The student's network." in values.main_module_help()
 
 
+@pytest.mark.usefixtures("without_exports")
 def test_a_run_is_judged_at_times(tmp_path):
     """Which changes nothing of its training."""
     wanted = dataclasses.replace(SMALL, epochs=3)
@@ -273,7 +278,7 @@ def test_online(teacher, tmp_path):
     trainer.run(wanted["online"], _splits(), again, resume=True, verbose=0)
     _assert_same_run(tmp_path / "online", again)
     shutil.copy(folder / "checkpoints" / "epoch-000000.weights.h5", folder / "checkpoints" / "epoch-000001.weights.h5")
-    with pytest.raises(ValueError, match="is of another run. checkpoints"):
+    with pytest.raises(ValueError, match="another run. --teacher_checkpoints: 'SHA-256 .* in run.flags, 'SHA-256"):
         trainer.run(wanted["online"], _splits(), again, resume=True, verbose=0)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(FileNotFoundError, match="has no checkpoints such as epoch-000001.weights.h5"):
@@ -291,8 +296,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     numbers = ", ".join(str(number) for number in np.asarray(next(iter(batches))[1]["index"]))
     assert last - first + 1 == numbers.count(",") + 1
     assert f"the numbers {numbers}, from 0 on." in str(caught.value)
-    kept = callbacks.Backup(tmp_path / "run" / "backups", 3, every=1, identity=_identity(teacher))
-    assert kept.position[0] == caught.value.epoch - 1
+    epochs = {int(path.name[:6]) for path in (tmp_path / "run" / "backups").glob("*.backup")}
+    assert max(epochs) == caught.value.epoch - 1
     assert not (tmp_path / "run" / "student.keras").exists()
 
 
@@ -312,12 +317,6 @@ def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
-def _identity(teacher):
-    from keras_wsl.files import sha256
-
-    return {"teacher": sha256(teacher)}
-
-
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -325,11 +324,11 @@ def _identity(teacher):
         ({"student": "resnet9"}, "'resnet9'.*resnet8"),
         ({"method": "wsl"}, "--method=wsl needs a trained teacher"),
         (
-            {"teacher": "resnet8", "teacher_weights": "TEACHER"},
+            {"teacher": "tiny", "teacher_weights": "TEACHER"},
             "leave --teacher, --teacher_weights and --soft_labels out",
         ),
-        ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|resnet8"),
-        ({"method": "kd", "teacher": "resnet8", "teacher_weights": "absent.keras"}, "absent.keras"),
+        ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|tiny"),
+        ({"method": "kd", "teacher": "tiny", "teacher_weights": "absent.keras"}, "absent.keras"),
         ({"strategy": "magic"}, "no strategy 'magic'"),
         pytest.param(
             {"strategy": "mirrored", "steps_per_execution": 2},
@@ -343,13 +342,13 @@ def _identity(teacher):
         ({"train_limit": 1000}, "1000 of 90"),
         ({"online": True}, "--online is for methods with a teacher in every epoch, and --method=none has none"),
         (
-            {"method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER", "teacher_checkpoints": "x"},
+            {"method": "kd", "teacher": "tiny", "teacher_weights": "TEACHER", "teacher_checkpoints": "x"},
             "--teacher_checkpoints are for --online",
         ),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
         ({"schedule": "linear", "learning_rate_warm_up": -0.1}, r"--learning_rate_warm_up=-0.1 must be .* in \[0, 1\)"),
-        ({"temperature": 0.0, "method": "kd", "teacher": "resnet8", "teacher_weights": "TEACHER"}, "positive number"),
+        ({"temperature": 0.0, "method": "kd", "teacher": "tiny", "teacher_weights": "TEACHER"}, "positive number"),
     ],
 )
 def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
@@ -362,7 +361,7 @@ def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
 def test_another_run_is_not_written_over(wsl, tmp_path):
     out, _ = wsl
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
-    with pytest.raises(ValueError, match=r"holds another run; these settings differ: .*--seed=0 --seed=1"):
+    with pytest.raises(ValueError, match=r"holds another run. .*--seed: 0 in run.flags, 1 now"):
         record.open_run(out, dataclasses.replace(SMALL, seed=1), resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     (tmp_path / "notes.txt").write_text("mine")
@@ -407,7 +406,9 @@ def test_one_process_alone_writes_a_run(tmp_path):
 
 
 def test_errors_of_the_command_are_one_line(tmp_path):
-    absent = _script("--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    absent = run_child(
+        [sys.executable, TRAIN / "cifar100.py", "--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}"]
+    )
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No cifar100 in") and "--download" in last

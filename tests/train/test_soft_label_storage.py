@@ -16,9 +16,9 @@ from keras_wsl import data, models, soft_labels
 from tests.common import bright_splits
 
 WANTED = settings.Settings(
-    teacher="resnet8",
+    teacher="tiny",
     teacher_weights="teacher.weights.h5",
-    student="resnet8",
+    student="tiny",
     method="wsl",
     temperature=4.0,
     views=1,
@@ -43,7 +43,7 @@ def test_the_plan(tmp_path):
 
 def test_what_a_loss_hears(tmp_path):
     train = bright_splits(12).train
-    teacher = models.build("resnet8", 3, input_shape=(8, 8, 3))
+    teacher = models.build("tiny", 3, input_shape=(8, 8, 3))
     written = {
         name: soft_labels.write(teacher, train, tmp_path / name, seed=0, views=1, verbose=0, **storage)
         for name, storage in STORAGES.items()
@@ -74,7 +74,7 @@ def test_the_whole_path(tmp_path):
     splits = bright_splits(48, 30)
     data.save_npz(splits, tmp_path / "images.npz")
     weights = tmp_path / "teacher.weights.h5"
-    models.save_weights(models.build("resnet8", 3, input_shape=(8, 8, 3)), weights)
+    models.save_weights(models.build("tiny", 3, input_shape=(8, 8, 3)), weights)
     wanted = dataclasses.replace(WANTED, teacher_weights=str(weights))
     values = types.SimpleNamespace(
         out=tmp_path / "runs", top_k=["2"], jobs=2, data_dir=tmp_path / "images.npz", results=tmp_path / "results"

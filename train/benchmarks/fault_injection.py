@@ -1,7 +1,6 @@
 """A real run of `cifar100.py` in processes of its own, to which faults are done, and the comparison of two runs."""
 
 import dataclasses
-import json
 import math
 import os
 import pathlib
@@ -18,7 +17,12 @@ from keras_wsl import data
 from settings import Settings
 
 TIMEOUT = 1200  # Seconds within which a process has to reach the state that is waited for.
-VOLATILE = ("seconds", "commit", "peak_memory_mib")  # Entries of result.json that differ between equal runs.
+VOLATILE = (
+    "seconds",
+    "commit",
+    "peak_memory_mib",
+    "data_source",
+)  # Entries of result.json that differ between equal runs.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,7 +151,7 @@ def differences(one, other, *, logs=0.0):
     """Compare two finished runs of the same settings to the bit.
 
     Compared are the weights of `student.keras`, the tables of the epochs' logs and counts, and `result.json` with the
-    best score, except for its seconds, memory and commit.
+    best score, except for its seconds, memory, commit and the place of the data.
 
     Args:
         one: Folder of a run.
@@ -164,7 +168,7 @@ def differences(one, other, *, logs=0.0):
     found = [] if alike[0] == alike[1] else ["student.keras"]
     tables = sorted({path.relative_to(out) for out in (one, other) for path in out.rglob("*.csv")})
     found += [str(table) for table in tables if not _same_table(one / table, other / table, logs)]
-    results = [json.loads((out / "result.json").read_text()) for out in (one, other)]
+    results = [record.read_result(out) for out in (one, other)]
     keys = {key for result in results for key in result} - set(VOLATILE)
     return found + sorted(f"result.json: {key}" for key in keys if results[0].get(key) != results[1].get(key))
 

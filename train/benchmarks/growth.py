@@ -4,6 +4,7 @@ import dataclasses
 
 import matplotlib
 
+import curves
 import record
 from benchmarks import harness, limits
 from benchmarks.harness import Arm
@@ -100,5 +101,5 @@ def plot(rows, path, case):
     axes[0].set_ylabel("milliseconds of a step")
     axes[0].legend()
     figure.suptitle(f"Distiller.fit, {TEACHER} to {STUDENT}, batches of {case.batch_size} unless varied")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)

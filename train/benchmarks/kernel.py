@@ -17,6 +17,7 @@ import matplotlib
 import numpy as np
 from absl import flags
 
+import curves
 import record
 from benchmarks import SCRIPT
 from memory import peak_mib
@@ -66,7 +67,7 @@ def plot(rows, path):
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.suptitle(f"tangent kernel of {rows[0]['network']}, one output, {rows[0]['device']}, {rows[0]['backend']}")
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

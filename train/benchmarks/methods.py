@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 import recipes
+import record
 import settings
 import trainer
 from benchmarks import SCRIPT
@@ -121,8 +122,5 @@ def main():
                 continue
             rows.append(dict(zip(COLUMNS, done.stdout.strip().splitlines()[-1].split(","))))
             print(rows[-1], flush=True)
-    with open(values.out, "w", newline="") as file:
-        table = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        table.writeheader()
-        table.writerows(rows)
+    record.write_csv(values.out, rows)
     return 0

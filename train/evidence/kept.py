@@ -2,7 +2,6 @@
 
 import pathlib
 import re
-import shutil
 import statistics
 
 import record
@@ -10,6 +9,7 @@ import report
 import settings
 from benchmarks.limits import macs
 from keras_wsl import models
+from keras_wsl.files import copy_atomically
 
 # The last one finishes a run.
 FILES = ("run.flags", "epochs.csv", "tensorboard/regularization_samples.csv", "result.json")
@@ -38,11 +38,11 @@ class Kept:
             if (out / name).exists():
                 target = self.folder / out.name / name
                 target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(out / name, target)
+                copy_atomically(out / name, target)
 
     def row(self, name):
         """The row of a run, as `report.read` has it."""
-        return report.read(self.folder / name)[0]
+        return report.read(self.folder / name, "test_accuracy", "seconds", "train_examples", "epochs")[0]
 
     def rows(self):
         """Those of all runs."""

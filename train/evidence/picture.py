@@ -6,6 +6,8 @@ import textwrap
 import matplotlib
 import numpy as np
 
+import curves
+
 matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
@@ -35,7 +37,7 @@ def plot(lines, title, path):
     axes[0, 0].set_yticks(range(len(names)), names, fontsize="small")
     axes[0, 0].invert_yaxis()  # In the order of the table.
     figure.suptitle(textwrap.fill(title, 30 + 28 * len(pairs)))
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 
@@ -67,7 +69,7 @@ def forest(found, title, path):
         axis.set(xlabel=f"difference in {what}, points")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    curves.save(figure, path)
     plt.close(figure)
 
 

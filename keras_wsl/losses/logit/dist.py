@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import check_weight, correlation
+from keras_wsl.ops import check_weight, correlation, softmax
 
 
 def inter_class_loss(student_logits, teacher_logits, *, temperature=4.0):
@@ -18,7 +18,7 @@ def inter_class_loss(student_logits, teacher_logits, *, temperature=4.0):
     Returns:
         Floats, shape `(batch,)`.
     """
-    q, p = ops.softmax(student_logits / temperature), ops.softmax(teacher_logits / temperature)
+    q, p = softmax(student_logits, temperature), softmax(teacher_logits, temperature)
     return temperature**2 * (1 - ops.sum(correlation(q, p, axis=-1), axis=-1))
 
 
@@ -35,7 +35,7 @@ def intra_class_loss(student_logits, teacher_logits, *, temperature=4.0):
     Returns:
         Floats, shape `(batch,)`.
     """
-    q, p = ops.softmax(student_logits / temperature), ops.softmax(teacher_logits / temperature)
+    q, p = softmax(student_logits, temperature), softmax(teacher_logits, temperature)
     examples = ops.cast(ops.shape(q)[0], q.dtype)
     return temperature**2 * (1 - examples * ops.mean(correlation(q, p, axis=0), axis=-1))
 

@@ -18,7 +18,7 @@ def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0
     Returns:
         Floats, shape `(...)`.
     """
-    student, teacher = (label_margin(labels, logits / temperature) for logits in (student_logits, teacher_logits))
+    student, teacher = (label_margin(labels, logits, temperature) for logits in (student_logits, teacher_logits))
     return temperature**2 * binary_kl_divergence(teacher, student)
 
 
@@ -34,8 +34,8 @@ def other_classes_loss(labels, student_logits, teacher_logits, *, temperature=4.
     Returns:
         Floats, shape `(...)`.
     """
-    student, teacher = (without_label(labels, logits / temperature) for logits in (student_logits, teacher_logits))
-    return temperature**2 * kl_divergence(teacher, student)
+    student, teacher = (without_label(labels, logits) for logits in (student_logits, teacher_logits))
+    return temperature**2 * kl_divergence(teacher, student, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_wsl")

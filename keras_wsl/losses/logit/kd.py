@@ -25,10 +25,9 @@ def soft_label_loss(student_logits, teacher_logits, *, temperature=4.0, form="kl
     Returns:
         Floats, shape `(...)`.
     """
-    student_logits, teacher_logits = student_logits / temperature, teacher_logits / temperature
-    loss = kl_divergence(teacher_logits, student_logits)
+    loss = kl_divergence(teacher_logits, student_logits, temperature)
     if form == "cross_entropy":
-        loss = loss + entropy(teacher_logits)
+        loss = loss + entropy(teacher_logits, temperature)
     return temperature**2 * loss
 
 

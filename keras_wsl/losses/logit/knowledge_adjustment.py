@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.logit.kd import KD
-from keras_wsl.ops import expected_at_label, label_classes
+from keras_wsl.ops import expected_at_label, is_class, label_classes
 
 
 def probability_shift(labels, teacher_logits):
@@ -17,9 +17,8 @@ def probability_shift(labels, teacher_logits):
     Returns:
         Floats, shape `(..., classes)`.
     """
-    classes = ops.arange(teacher_logits.shape[-1])
     likeliest = ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)
-    is_label, is_likeliest = (ops.equal(classes, each[..., None]) for each in (labels, likeliest))
+    is_label, is_likeliest = (is_class(each, teacher_logits) for each in (labels, likeliest))
     # Not `ops.max`: on TensorFlow it refuses an empty batch, such as the last replica may get.
     at_label, highest = (expected_at_label(each, teacher_logits)[..., None] for each in (labels, likeliest))
     return ops.where(is_label, highest, ops.where(is_likeliest, at_label, teacher_logits))

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_wsl.losses.base import SoftLabelLoss
 from keras_wsl.losses.logit.dkd import other_classes_loss
-from keras_wsl.ops import expected_at_label, label_classes
+from keras_wsl.ops import is_class, label_classes, log_softmax, softmax
 
 READINGS = ("literal", "stop_gradient", "renormalized")
 
@@ -32,11 +32,11 @@ def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperatur
     """
     if reading == "renormalized":
         return other_classes_loss(labels, student_logits, teacher_logits, temperature=temperature)
+    is_label = is_class(labels, student_logits)
     if reading == "stop_gradient":
-        is_label = ops.equal(ops.arange(student_logits.shape[-1]), labels[..., None])
         student_logits = ops.where(is_label, ops.stop_gradient(student_logits), student_logits)
-    terms = -ops.softmax(teacher_logits / temperature) * ops.log_softmax(student_logits / temperature)
-    return temperature**2 * (ops.sum(terms, axis=-1) - expected_at_label(labels, terms))
+    terms = -softmax(teacher_logits, temperature) * log_softmax(student_logits, temperature)
+    return temperature**2 * ops.sum(ops.where(is_label, 0.0, terms), axis=-1)
 
 
 @keras.saving.register_keras_serializable("keras_wsl")

@@ -5,7 +5,13 @@ from keras import ops
 
 from keras_wsl.losses.base import SoftLabelLoss
 from keras_wsl.losses.logit.kd import soft_label_loss
-from keras_wsl.ops import check_temperature
+from keras_wsl.ops import check_temperature, softmax
+
+
+def _gram_difference(q, p):
+    r"""Compute $Q^\top Q - P^\top P$ as the symmetric part of $(Q - P)^\top (Q + P)$, which does not cancel."""
+    product = ops.matmul(ops.transpose(q - p), q + p)
+    return (product + ops.transpose(product)) / 2
 
 
 def batch_level_loss(student_logits, teacher_logits, *, temperature):
@@ -19,9 +25,8 @@ def batch_level_loss(student_logits, teacher_logits, *, temperature):
     Returns:
         Floats, shape `(batch,)`: the rows' sums, whose mean is the paper's number.
     """
-    q, p = ops.softmax(student_logits / temperature), ops.softmax(teacher_logits / temperature)
-    difference = ops.matmul(q, ops.transpose(q)) - ops.matmul(p, ops.transpose(p))
-    return ops.sum(difference**2, axis=-1)
+    q, p = softmax(student_logits, temperature), softmax(teacher_logits, temperature)
+    return ops.sum(_gram_difference(ops.transpose(q), ops.transpose(p)) ** 2, axis=-1)
 
 
 def class_level_loss(student_logits, teacher_logits, *, temperature):
@@ -36,9 +41,9 @@ def class_level_loss(student_logits, teacher_logits, *, temperature):
         Floats, shape `(batch,)`: $\frac{n}{C} (q_i^\top D q_i - p_i^\top D p_i)$, whose mean is the paper's number;
         one of them may be negative.
     """
-    q, p = ops.softmax(student_logits / temperature), ops.softmax(teacher_logits / temperature)
-    difference = ops.matmul(ops.transpose(q), q) - ops.matmul(ops.transpose(p), p)
-    own = ops.sum(ops.matmul(q, difference) * q, axis=-1) - ops.sum(ops.matmul(p, difference) * p, axis=-1)
+    q, p = softmax(student_logits, temperature), softmax(teacher_logits, temperature)
+    # D is symmetric, so that q^T D q - p^T D p = (q - p)^T D (q + p).
+    own = ops.sum(ops.matmul(q - p, _gram_difference(q, p)) * (q + p), axis=-1)
     return own * ops.cast(ops.shape(q)[0], q.dtype) / q.shape[-1]
 
 

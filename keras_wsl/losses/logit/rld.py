@@ -48,12 +48,12 @@ class RLD(SoftLabelLoss):
         labels = label_classes(labels, student)
         favourites = ops.argmax(teacher, axis=-1)
         confidence = binary_kl_divergence(
-            label_margin(favourites, teacher / self.sample_temperature),
-            label_margin(labels, student / self.sample_temperature),
+            label_margin(favourites, teacher, self.sample_temperature),
+            label_margin(labels, student, self.sample_temperature),
         )
         below = teacher < expected_at_label(labels, teacher)[..., None]
-        student, teacher = (ops.where(below, logits / self.temperature, -1e30) for logits in (student, teacher))
-        others = kl_divergence(teacher, student)
+        student, teacher = (ops.where(below, logits, -1e30) for logits in (student, teacher))
+        others = kl_divergence(teacher, student, self.temperature)
         return self.alpha * self.sample_temperature**2 * confidence + self.beta * self.temperature**2 * others
 
     def get_config(self):

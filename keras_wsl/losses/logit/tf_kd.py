@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_wsl.losses.base import DistillationLoss
 from keras_wsl.losses.logit.kd import KD
-from keras_wsl.ops import check_temperature, entropy, label_classes
+from keras_wsl.ops import check_temperature, kl_divergence, label_classes
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
@@ -43,9 +43,8 @@ def virtual_teacher_loss(labels, student_logits, *, temperature=40.0, correct=0.
     """
     classes = student_logits.shape[-1]
     one_hot = ops.one_hot(label_classes(labels, student_logits), classes, dtype=student_logits.dtype)
-    teacher = (correct * one_hot + (1 - correct) / (classes - 1) * (1 - one_hot)) / temperature
-    surprise = -ops.sum(ops.softmax(teacher, axis=-1) * ops.log_softmax(student_logits, axis=-1), axis=-1)
-    return (surprise - entropy(teacher)) / classes
+    teacher = correct * one_hot + (1 - correct) / (classes - 1) * (1 - one_hot)
+    return kl_divergence(teacher / temperature, student_logits) / classes
 
 
 @keras.saving.register_keras_serializable("keras_wsl")

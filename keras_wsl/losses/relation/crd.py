@@ -74,9 +74,11 @@ class CRD(FeatureLoss):
                 "`labels` must be the class of every example of the data set, integers of shape (examples,). "
                 f"Received: {labels.dtype} of shape {labels.shape}."
             )
+        if labels.max() >= 2**31:
+            raise ValueError(f"`labels` must be class numbers below 2**31. Received: {labels.max()}.")
         self.labels = labels.astype("int32")
         self.members = int((labels >= 0).sum())
-        self.largest_class = int(np.bincount(labels[labels >= 0]).max())
+        self.largest_class = int(np.unique(labels[labels >= 0], return_counts=True)[1].max())
         if not 0 < negatives <= self.members - self.largest_class:
             raise ValueError(
                 f"CRD draws {negatives} negatives of other classes, and a class of {self.largest_class} leaves "
