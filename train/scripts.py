@@ -73,11 +73,11 @@ def _parse(arguments):
 
 
 def tell_of_all_flags(values):
-    """Has `--help` list what other files of this folder define in these flags too, such as the settings of a run."""
+    """Have `--help` also list the flags that other files below this folder define, such as the settings of a run."""
     here = pathlib.Path(__file__).parent
     for name, defined in values.flags_by_module_dict().items():
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and pathlib.Path(file).parent == here:
+        if file and here in pathlib.Path(file).parents:
             for flag in defined:
                 values.register_key_flag_for_module(sys.argv[0], flag)
 

@@ -1,6 +1,6 @@
 """Time and memory of the tangent kernel by the number of examples.
 
-    python train/benchmarks/kernel.py --examples=256,512,1024,2048
+    python train/benchmark.py --suite=ntk_cost --examples=256,512,1024,2048
 
 LeNet-5x8 with one output on random images of 32 x 32, as the targets of this package have it: 2,048 examples in 50
 seconds and 4 GB. Each number of examples has a process of its own. Writes `ntk_cost.csv` and `ntk_cost.png` to
@@ -13,15 +13,13 @@ import subprocess
 import sys
 import time
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
-
 import matplotlib
 import numpy as np
 from absl import flags
 
 import curves
 import record
-import scripts
+from benchmarks import SCRIPT
 from memory import peak_mib
 
 matplotlib.use("Agg")
@@ -73,6 +71,14 @@ def plot(rows, path):
     plt.close(figure)
 
 
+def define_flags():
+    """Define the flags of this suite."""
+    flags.DEFINE_list("examples", ["256", "512", "1024", "2048"], "Numbers of examples.")
+    flags.DEFINE_string("network", "lenet5x8", "A network of 32 x 32 images.")
+    flags.DEFINE_integer("one", 0, "Measures this number here and prints the row.")
+    flags.DEFINE_string("results", str(pathlib.Path(__file__).parent.parent / "results"), "Folder of the files.")
+
+
 def main():
     """Measures each number of examples in a process, or with `--one` here."""
     values = flags.FLAGS
@@ -81,7 +87,7 @@ def main():
         return
     rows = []
     for examples in values.examples:
-        command = [sys.executable, __file__, f"--one={examples}", f"--network={values.network}"]
+        command = [sys.executable, SCRIPT, "--suite=ntk_cost", f"--one={examples}", f"--network={values.network}"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
         print(f"{examples}: {rows[-1]['seconds']} s, {rows[-1]['peak_memory_mib']} MiB", flush=True)
@@ -89,11 +95,3 @@ def main():
     flat = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
     record.write_csv(results / "ntk_cost.csv", flat)
     plot(rows, results / "ntk_cost.png")
-
-
-if __name__ == "__main__":
-    flags.DEFINE_list("examples", ["256", "512", "1024", "2048"], "Numbers of examples.")
-    flags.DEFINE_string("network", "lenet5x8", "A network of 32 x 32 images.")
-    flags.DEFINE_integer("one", 0, "Measures this number here and prints the row.")
-    flags.DEFINE_string("results", str(pathlib.Path(__file__).parent.parent / "results"), "Folder of the files.")
-    scripts.start(main)

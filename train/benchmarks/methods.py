@@ -1,6 +1,6 @@
 """What a step of each method costs, relative to KD's: time in turns with it, and the most memory.
 
-    python train/benchmarks/methods.py --out=train/results/methods_cost.csv
+    python train/benchmark.py --suite=method_cost --out=train/results/methods_cost.csv
 
 Random images of CIFAR's size. Each method has a process of its own, so that its peak of memory is its own: first the
 method alone takes some steps, then it and KD take turns, and the median of the ratios of neighbouring steps counts.
@@ -8,21 +8,18 @@ method alone takes some steps, then it and KD take turns, and the median of the 
 
 import csv
 import dataclasses
-import pathlib
 import subprocess
 import sys
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
 import numpy as np
 from absl import flags
 
 import recipes
 import record
-import scripts
 import settings
 import trainer
+from benchmarks import SCRIPT
 from keras_wsl import data, models
 from memory import peak_mib
 
@@ -90,6 +87,17 @@ def measure(wanted, *, stage="", steps=30, negatives=16384):
     }
 
 
+def define_flags():
+    """Define the flags of this suite."""
+    flags.DEFINE_string("out", None, "The table; a .csv file.")
+    flags.DEFINE_string("method", "", "One method; all by default.")
+    flags.DEFINE_string("stage", "", "first: the stage before the main one.")
+    flags.DEFINE_string("teacher", "resnet20", "The teacher's network.")
+    flags.DEFINE_string("student", "resnet8", "The student's network.")
+    flags.DEFINE_integer("steps", 30, "Steps that are timed.", lower_bound=1)
+    flags.DEFINE_integer("negatives", 16384, "CRD's negatives, among 50,000 examples.", lower_bound=1)
+
+
 def main():
     """Measures the one method that is named, or all, each in a process of its own."""
     values = flags.FLAGS
@@ -105,7 +113,7 @@ def main():
                 continue
             arguments = [f"--{name}={getattr(values, name)}" for name in ("teacher", "student", "steps", "negatives")]
             done = subprocess.run(
-                [sys.executable, __file__, f"--method={method}", f"--stage={stage}", *arguments],
+                [sys.executable, SCRIPT, "--suite=method_cost", f"--method={method}", f"--stage={stage}", *arguments],
                 capture_output=True,
                 text=True,
             )
@@ -116,14 +124,3 @@ def main():
             print(rows[-1], flush=True)
     record.write_csv(values.out, rows)
     return 0
-
-
-if __name__ == "__main__":
-    flags.DEFINE_string("out", None, "The table; a .csv file.")
-    flags.DEFINE_string("method", "", "One method; all by default.")
-    flags.DEFINE_string("stage", "", "first: the stage before the main one.")
-    flags.DEFINE_string("teacher", "resnet20", "The teacher's network.")
-    flags.DEFINE_string("student", "resnet8", "The student's network.")
-    flags.DEFINE_integer("steps", 30, "Steps that are timed.", lower_bound=1)
-    flags.DEFINE_integer("negatives", 16384, "CRD's negatives, among 50,000 examples.", lower_bound=1)
-    scripts.start(main)

@@ -1,8 +1,8 @@
 """What a step costs against every alternative, what would make it faster, and how it grows.
 
-    python train/benchmarks/speed.py
-    python train/benchmarks/speed.py --only=step,kd --pairs=resnet56:resnet20 --rounds=5
-    KERAS_BACKEND=jax python train/benchmarks/speed.py
+    python train/benchmark.py --suite=speed
+    python train/benchmark.py --suite=speed --only=step,kd --pairs=resnet56:resnet20 --rounds=5
+    KERAS_BACKEND=jax python train/benchmark.py --suite=speed
 
 Arms of a group take turns, each in a process of its own: medians of the ratios of neighbouring turns, by wall time and
 by CPU time. Prints its tables and writes `benchmarks.md`, `benchmarks.csv`, `benchmarks_arms.csv`,
@@ -13,15 +13,11 @@ by CPU time. Prints its tables and writes `benchmarks.md`, `benchmarks.csv`, `be
 import math
 import os
 import pathlib
-import sys
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
 from absl import flags
 
 import record
 import report
-import scripts
 from benchmarks import comparisons, growth, harness
 from benchmarks.case import Case
 
@@ -103,6 +99,19 @@ def processor():
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown processor")
 
 
+def define_flags():
+    """Define the flags of this suite."""
+    flags.DEFINE_list("pairs", [comparisons.START_PAIR, "resnet56:resnet20"], "teacher:student; variants of the first.")
+    flags.DEFINE_list("only", [], f"Groups, of {', '.join(GROUPS)}; all by default.")
+    flags.DEFINE_integer("rounds", 6, "In each of which every arm has a turn.", lower_bound=1)
+    flags.DEFINE_integer("steps", 4, "Of a turn.", lower_bound=1)
+    flags.DEFINE_integer("batch_size", 64, "Examples in a step.", lower_bound=1)
+    flags.DEFINE_integer("size", 32, "Height and width of the images.", lower_bound=8)
+    flags.DEFINE_integer("seed", 0, "Of the order in a round.")
+    flags.DEFINE_integer("patience", 600, "Seconds within which an arm has to answer.", lower_bound=1)
+    flags.DEFINE_string("results", "", "Folder of the files; train/results by default.")
+
+
 def main():
     """Measures the groups, prints the tables, and writes the files after each group."""
     values = flags.FLAGS
@@ -146,16 +155,3 @@ def main():
     if "growth" in (values.only or GROUPS):
         whole &= growth.run(Case(size=values.size), results and results / f"{stem}_growth", settings)
     return 0 if whole else 1
-
-
-if __name__ == "__main__":
-    flags.DEFINE_list("pairs", [comparisons.START_PAIR, "resnet56:resnet20"], "teacher:student; variants of the first.")
-    flags.DEFINE_list("only", [], f"Groups, of {', '.join(GROUPS)}; all by default.")
-    flags.DEFINE_integer("rounds", 6, "In each of which every arm has a turn.", lower_bound=1)
-    flags.DEFINE_integer("steps", 4, "Of a turn.", lower_bound=1)
-    flags.DEFINE_integer("batch_size", 64, "Examples in a step.", lower_bound=1)
-    flags.DEFINE_integer("size", 32, "Height and width of the images.", lower_bound=8)
-    flags.DEFINE_integer("seed", 0, "Of the order in a round.")
-    flags.DEFINE_integer("patience", 600, "Seconds within which an arm has to answer.", lower_bound=1)
-    flags.DEFINE_string("results", "", "Folder of the files; train/results by default.")
-    scripts.start(main)
