@@ -196,40 +196,42 @@ def backups(bench):
         yield unchanged(refused_or_right(work, lambda position: position == [0, 0]), place, before)
 
 
+def _signed(header, payload):
+    """Return a backup's bytes with the checksum of its payload."""
+    return header + b"\n" + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
+
+
+def _unpacked(content):
+    """Return the header of a backup, and its arrays by name; `run` is its description, JSON's bytes."""
+    header, _, rest = content.partition(b"\n")
+    with np.load(io.BytesIO(rest[65:])) as arrays:
+        return header, dict(arrays)
+
+
+def description(content):
+    """Return the description of a run in a backup's bytes, a dict."""
+    return json.loads(_unpacked(content)[1]["run"].tobytes())
+
+
+def with_description(content, text):
+    """Return a backup's bytes with another description, JSON's text, and the checksum made right."""
+    header, arrays = _unpacked(content)
+    file = io.BytesIO()
+    np.savez(file, **{**arrays, "run": np.frombuffer(text.encode(), "uint8")})
+    return _signed(header, file.getvalue())
+
+
 def hostile_backups(content):
     """Yield versions of a backup's bytes whose checksum is right and whose content is not."""
     header, _, rest = content.partition(b"\n")
-    payload = rest[65:]
-
-    def signed(payload):
-        return header + b"\n" + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload
-
-    yield from (
-        b"",
-        header,
-        header + b"\n",
-        b"another 1\n" + rest,
-        signed(b""),
-        signed(b"garbage"),
-        signed(payload[:99]),
-    )
-    with np.load(io.BytesIO(payload)) as arrays:
-        arrays = dict(arrays)
-    run = json.loads(arrays["run"].tobytes())
+    yield from (b"", header, header + b"\n", b"another 1\n" + rest)
+    yield from (_signed(header, payload) for payload in (b"", b"garbage", rest[65:164]))
+    run = description(content)
     for name in run:
-        for value in (None, 10**400, "text", [], {}):
-            changed = {key: content for key, content in run.items() if key != name}
-            if value is not None:
-                changed[name] = value
-            yield signed(_zipped({**arrays, "run": np.frombuffer(json.dumps(changed).encode(), "uint8")}))
-    for text in (DEEP, "null", "\0"):
-        yield signed(_zipped({**arrays, "run": np.frombuffer(text.encode(), "uint8")}))
-
-
-def _zipped(arrays):
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
+        others = {key: value for key, value in run.items() if key != name}
+        for changed in (others, *({**others, name: value} for value in (10**400, "text", [], {}))):
+            yield with_description(content, json.dumps(changed))
+    yield from (with_description(content, text) for text in (DEEP, "null", "\0"))
 
 
 def _keras_file(path, config):
