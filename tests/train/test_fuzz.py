@@ -28,7 +28,6 @@ import trainer
 from benchmarks.faults import disks, hostile_files, inputs, material
 from benchmarks.faults.fault import is_user_error, snapshot
 from keras_wsl import callbacks, data, models
-from keras_wsl.soft_labels import SoftLabels
 
 pytestmark = pytest.mark.slow
 

@@ -8,13 +8,13 @@ import warnings
 
 import numpy as np
 import pytest
+from benchmarks.victim import differences
 
 import identity
 import record
 import scripts
 import settings
 import trainer
-from benchmarks.victim import differences
 from keras_wsl import models
 from tests.common import bright_splits
 

@@ -151,7 +151,7 @@ def differences(one, other, *, logs=0.0):
     """Compare two finished runs of the same settings to the bit.
 
     Compared are the weights of `student.keras`, the tables of the epochs' logs and counts, and `result.json` with the
-    best score, except for its seconds, memory and commit.
+    best score, except for its seconds, memory, commit and the place of the data.
 
     Args:
         one: Folder of a run.

@@ -7,7 +7,6 @@ import shutil
 import numpy as np
 
 import record
-import settings as settings_module
 from benchmarks import fault_injection
 from benchmarks.faults import material
 from benchmarks.faults.fault import UnsupportedFault, accepted, fault, judge, refused, snapshot, unchanged
@@ -80,8 +79,8 @@ def edited_flags(bench):
     original = path.read_text()
     for name in ("seed", "learning_rate", "batch_size", "weight_decay", "temperature", "border", "label_smoothing"):
         changes = {**taught, name: CHANGED[name]}
-        wanted = dataclasses.replace(material.SHORT_RUN, **changes)
-        record.write_text(path, "\n".join(settings_module.to_lines(wanted)) + "\n")
+        lines = {line.partition("=")[0]: line for line in original.splitlines()}
+        record.write_text(path, "\n".join({**lines, f"--{name}": f"--{name}={changes[name]}"}.values()) + "\n")
         yield _refused_unchanged(run, [name], **changes)
     record.write_text(path, original)
     yield accepted(lambda: material.run(run, resume=True, **taught), "the original")
