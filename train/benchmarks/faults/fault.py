@@ -190,11 +190,16 @@ def refused_or_right(work, is_right, *words):
     return Attempt(SURVIVED if is_user_error(error, *words) else WRONG, describe(error))
 
 
-def unchanged(attempt, folder, before):
-    """Return the attempt, or a lost one if a folder's `snapshot` is not what it was before."""
-    after = snapshot(folder)
-    changed = sorted(name for name in after.keys() | before.keys() if after.get(name) != before.get(name))
+def unchanged(attempt, folder, before, but=()):
+    """Return the attempt, or a lost one if a folder's `snapshot` is not what it was before, but for names that end so."""
+    changed = changes(before, snapshot(folder), but)
     return Attempt(LOST, f"changed: {', '.join(changed)}; {attempt.note}") if changed else attempt
+
+
+def changes(before, after, but=()):
+    """Return the sorted names that differ between two snapshots, without those that have an ending of `but`."""
+    names = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    return sorted(name for name in names if not name.endswith(tuple(but)))
 
 
 def snapshot(folder):

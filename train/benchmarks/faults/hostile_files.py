@@ -19,6 +19,7 @@ from benchmarks.faults.fault import accepted, fault, judge, refused, refused_or_
 from keras_wsl import callbacks, data, soft_labels
 from keras_wsl.models import weights
 
+VERIFIED = ".verified"  # The ending of what a store notes about shards that were read.
 LIMIT_MIB = 256  # Memory that reading a small hostile file may take.
 DEEP = "[" * 100_000 + "]" * 100_000
 # What stands in place of each field of a manifest. `1e999` is infinity to Python's JSON.
@@ -85,7 +86,7 @@ class Copies:
         change(copy)
         before = snapshot(copy)
         attempt = refused_or_right(_memory_limited(lambda: _open(copy)), lambda rows: rows == self.content, *words)
-        attempt = unchanged(attempt, copy, before)
+        attempt = unchanged(attempt, copy, before, [VERIFIED])
         shutil.rmtree(copy)
         return attempt
 
