@@ -57,7 +57,7 @@ class Distiller(step(), keras.Model):
     Labels are integers, or distributions (one-hot, smoothed, mixed), or a dict `{"labels": ..., "index": ...}` with
     each example's number in its data set. Logits of a sequence have the shape `(batch, time, classes)`: an example's
     loss is then the mean over its positions, but for those that a mask leaves out, Keras's own of the logits or
-    `"mask"` in that dict, `(batch, time)`.
+    `"mask"` in that dict, `(batch, time)`. As in NumPy, every number but 0 in a mask is true.
 
     Logged beside `loss` and the compiled metrics, each a mean over the epoch's examples: `student_loss`; every
     distillation loss by its name, before its `weight`; `distillation_loss`, their weighted sum; `wsl_weight_mean`,
@@ -80,8 +80,9 @@ class Distiller(step(), keras.Model):
         name: The model's name.
 
     Raises:
-        ValueError: If a network gives probabilities, the networks do not fit a loss, two losses share a name, or a
-            setting is out of its range.
+        ValueError: If a network gives probabilities, the networks do not fit a loss, two losses share a name, a
+            setting is out of its range, or training would change a variable that a teacher shares with the student.
+            Frozen layers may be shared, except those that draw random numbers.
     """
 
     def __init__(
@@ -566,7 +567,7 @@ class Distiller(step(), keras.Model):
             raise ValueError("The distiller has no teacher: files do not keep it. Set `distiller.teacher`, then fit.")
         if self.compiled and self.optimizer is None:
             raise ValueError("The distiller has no optimizer. Received: optimizer=None. Compile it with one, then fit.")
-        if self.student.built and not self.trainable_variables:
+        if self.student.built and not any(variable.trainable for variable in self.variables):
             raise ValueError(
                 "There is nothing to train: the student has no trainable variables, and no loss has adapters. Set "
                 "`trainable = True` on the layers that are to learn, then fit."

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import threading
 
 from keras_wsl import workers
 
@@ -107,7 +108,7 @@ def _mirrored():
 def _multi_worker(timeout):
     import tensorflow as tf
 
-    if not timeout > 0:
+    if not 0 < timeout < threading.TIMEOUT_MAX:
         raise ValueError(f"`worker_timeout` must be a positive number of seconds. Received: worker_timeout={timeout}.")
     cluster = workers.read_cluster(os.environ.get("TF_CONFIG"))
     try:

@@ -40,6 +40,7 @@ class Endpoints:
     def __init__(self, model, names=()):
         self.model = model
         self.layers = {name: find(model, name.removesuffix(INPUT)) for name in names if name != "logits"}
+        self._updated = {}
 
     def __call__(self, inputs, training=False):
         """The endpoints of one forward pass.
@@ -84,6 +85,12 @@ class Endpoints:
         Raises:
             ValueError: If the model is not built.
         """
+        state = tuple(layer.trainable for layer in self.model._flatten_layers())
+        if state not in self._updated:  # A trace takes a part of a second.
+            self._updated = {state: self._trace_updates()}
+        return self._updated[state]
+
+    def _trace_updates(self):
         updated = set()
 
         def call(inputs):

@@ -241,7 +241,7 @@ def log_mean_softmax(logits, weights, temperature):
 
 
 def label_margin(labels, logits, temperature=1.0):
-    r"""Return $m = z_y / \tau - \log \sum_{c \ne y} e^{z_c / \tau}$: $\mathrm{sigmoid}(m)$ is the label's probability.
+    r"""$m = z_y / \tau - \log \sum_{c \ne y} e^{z_c / \tau}$, whose sigmoid is the probability of the label.
 
     Args:
         labels: Integers, shape `(...)`.

@@ -66,9 +66,10 @@ def read_cluster(text):
             f"TF_CONFIG must name all workers, and which of them this process is, such as {EXAMPLE}. Received: "
             f"{text!r} ({type(error).__name__})."
         ) from error
-    if task["type"] not in ("chief", "worker") or not isinstance(address, str):
+    if task["type"] not in ("chief", "worker") or int(task["index"]) < 0:
         raise ValueError(
-            f"TF_CONFIG makes this process the {task['type']!r} {address!r}. Expected: chief or worker. Set its type."
+            f"TF_CONFIG makes this process the {task['type']!r} {address!r}, of index {task['index']}. Expected: the "
+            "type chief or worker, and an index from 0 on."
         )
     if len(set(workers)) < len(workers) or not all(0 < port < 2**16 for port in ports):
         raise ValueError(f"The workers in TF_CONFIG must have different addresses with ports. Received: {workers}.")

@@ -25,10 +25,10 @@ from tests.test_keras_defects import Hint, KerasDistiller, LogitsDistillation, p
 ROWS, BATCH = 21, 8  # The last batch has five rows: three on the first replica, two on the second.
 
 
-def _dataset(targets=lambda x, y: y, shape=(6,)):
+def _dataset(targets=lambda x, y: y, shape=(6,), batch=BATCH):
     x, y = examples(ROWS, inputs=int(np.prod(shape)))
     weight = np.linspace(0.2, 2.0, ROWS).astype("float32")
-    return tf.data.Dataset.from_tensor_slices((x.reshape(-1, *shape), targets(x, y), weight)).batch(BATCH)
+    return tf.data.Dataset.from_tensor_slices((x.reshape(-1, *shape), targets(x, y), weight)).batch(batch)
 
 
 def _networks():
@@ -42,13 +42,13 @@ def _vectors():
 
 
 def _given_logits():
-    """The teacher's logits come with the batches."""
+    """The teacher's logits are in the batches, of which the first one is uneven too."""
     teacher, student = _networks()
 
     def targets(x, y):
         return {"labels": y, "teacher_logits": teacher(x).numpy()}
 
-    return "teacher_logits", student, losses.WSL(), _dataset(targets)
+    return "teacher_logits", student, losses.WSL(), _dataset(targets, batch=BATCH + 1)
 
 
 def _maps():

@@ -1,8 +1,11 @@
 """What Keras cannot do under a strategy is refused before the first step, and the step is one that XLA compiles."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
+from keras.src.backend.common.masking import get_keras_mask
 
 from keras_wsl import Distiller, data, distribute, losses
 from tests.common import bright_splits, examples, hard_loss, make_loss, network, networks
@@ -103,3 +106,33 @@ def test_batches_of_one_size_say_so():
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="There is no strategy 'magic'. Expected one of .*'multi_worker', 'tpu'"):
         distribute.scope("magic")
+
+
+def test_set_cpu_devices_is_refused_after_a_computation():
+    keras.ops.zeros(())
+    with pytest.raises(ValueError, match="must be set before the backend computes anything. Received: 3"):
+        distribute.set_cpu_devices(3)
+
+
+@pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
+def test_strategy_refuses_timeouts_that_are_no_time(timeout):
+    with pytest.raises(ValueError, match="`worker_timeout` must be a positive number of seconds"):
+        distribute.strategy("multi_worker", worker_timeout=timeout)
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_call_with_rows_hides_an_empty_part_from_networks(rows, monkeypatch):
+    import tensorflow as tf
+
+    from keras_wsl.trainers.replicas import call_with_rows
+
+    monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: types.SimpleNamespace(num_replicas_in_sync=2))
+    seen = []
+
+    def network(inputs):
+        seen.append([int(tf.shape(tensor)[0]) for tensor in inputs.values()])
+        return {"logits": keras.layers.Masking()(inputs["a"])}
+
+    outputs = call_with_rows(network, {"a": tf.ones((rows, 4, 5)), "b": tf.fill((rows,), "text")})
+    assert seen == [[max(rows, 1)] * 2]
+    assert outputs["logits"].shape == (rows, 4, 5) and get_keras_mask(outputs["logits"]).shape == (rows, 4)

@@ -40,7 +40,7 @@ def calibration(labels, logits, bins=15):
     p = np.exp(log_p)
     right = (logits.argmax(axis=-1) == labels).astype("float64")
     confidence = p.max(axis=-1)
-    p_label = np.take_along_axis(p, labels[:, None], axis=-1)[:, 0]
+    is_label = labels[:, None] == np.arange(logits.shape[1])
     edges = np.linspace(0, 1, bins + 1)
     count, mean_confidence, mean_right = _means(np.searchsorted(edges, confidence) - 1, confidence, right, bins)
     return {
@@ -49,7 +49,7 @@ def calibration(labels, logits, bins=15):
         "ece": _gap(count, mean_confidence, mean_right),
         "adaptive_ece": _gap(*_adaptive(confidence, right, bins)),
         "nll": -float(np.take_along_axis(log_p, labels[:, None], axis=-1).mean()),
-        "brier": float(((p**2).sum(axis=-1) - 2 * p_label + 1).mean()),
+        "brier": float(((p - is_label) ** 2).sum(axis=-1).mean()),
         "reliability": {"edges": edges, "count": count, "confidence": mean_confidence, "accuracy": mean_right},
     }
 

@@ -37,6 +37,9 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
     temperature = check_temperature(temperature)
     log_p, log_q = (log_softmax(logits / temperature, axis=-1) for logits in (teacher_logits, student_logits))
     p, q = np.exp(log_p), np.exp(log_q)
+    gap = log_p - log_q
+    # p and q both add up to 1: the sum is the divergence, and none of its terms is negative.
+    terms = np.where(gap > -1, p * (gap + np.expm1(-np.maximum(gap, -1))), p * gap + (q - p))
     total_variation = float(np.abs(p - q).sum(axis=-1).mean() / 2)
     choices = teacher_logits.argmax(axis=-1)
     agreement = choices == student_logits.argmax(axis=-1)
@@ -44,7 +47,7 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
         "top1_agreement": float(agreement.mean()),
         "mean_total_variation": total_variation,
         "mean_overlap": 1 - total_variation,
-        "kl": float((p * (log_p - log_q)).sum(axis=-1).mean()),
+        "kl": float(terms.sum(axis=-1).mean()),
     }
     if labels is not None:
         right = choices == checked_labels(labels, teacher_logits.shape)

@@ -2,6 +2,7 @@
 
 import keras
 import tensorflow as tf
+from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 
 class Replicas:
@@ -54,6 +55,41 @@ class Replicas:
 
     def _unless_empty(self, value):
         return tf.where(self._here > 0, value, tf.zeros_like(value))
+
+
+def call_with_rows(function, inputs):
+    """Call a network on a replica's part of a batch, on a row of zeros if it has no rows, and return its rows' outputs.
+
+    Not every kernel takes an empty batch: a convolution of oneDNN then returns the number of channels of its input.
+
+    Args:
+        function: Function of the inputs, such as a network.
+        inputs: Tensors of one number of rows, in any structure.
+
+    Returns:
+        What the function returns, tensors in any structure, without that row.
+    """
+    tensors = keras.tree.flatten(inputs)
+    if (
+        tf.distribute.get_replica_context().num_replicas_in_sync == 1
+        or not all(isinstance(tensor, tf.Tensor) for tensor in tensors)
+        or all(tensor.shape[0] for tensor in tensors)  # No part has a static number of rows and none of them.
+    ):
+        return function(inputs)
+    rows = tf.shape(tensors[0])[0]
+    missing = tf.maximum(1 - rows, 0)
+
+    def add_row(tensor):
+        shape = tf.concat([[missing], tf.shape(tensor)[1:]], axis=0)
+        return tf.concat([tensor, tf.zeros(shape, tensor.dtype)], axis=0)
+
+    def remove_row(tensor):
+        part, mask = tensor[:rows], get_keras_mask(tensor)
+        if mask is not None:
+            set_keras_mask(part, mask[:rows])
+        return part
+
+    return keras.tree.map_structure(remove_row, function(keras.tree.map_structure(add_row, inputs)))
 
 
 def _values(variables):

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from keras_wsl.targets import unpack
 from keras_wsl.trainers.normalization import fused
-from keras_wsl.trainers.replicas import Replicas
+from keras_wsl.trainers.replicas import Replicas, call_with_rows
 from keras_wsl.trainers.strategy_fixes import StrategyFixes
 
 _forward_steps = weakref.WeakKeyDictionary()
@@ -41,12 +41,10 @@ class TensorFlowStep(StrategyFixes):
     def train_step(self, data):
         """One update of student and adapters on a batch `(x, y)` or `(x, y, sample_weight)`; returns the logs."""
         x, y, sample_weight = unpack(data)
-        with fused():
-            teacher = self.teacher_outputs(x, y)
+        teacher = self._forward(lambda x: self.teacher_outputs(x, y), x)
         replicas = Replicas(self._flatten_layers())
         with tf.GradientTape() as tape:
-            with fused():
-                student = self(x, training=True)
+            student = self._forward(lambda x: self(x, training=True), x)
             labels = self.checked_labels(y, student)
             rows, total = self.loss_rows(y, labels, student, teacher, sample_weight)
             examples = replicas.count(total)
@@ -65,11 +63,24 @@ class TensorFlowStep(StrategyFixes):
     def test_step(self, data):
         """The student's loss and metrics on a batch; returns the logs."""
         x, y, sample_weight = unpack(data)
-        with fused():
-            logits = self(x, training=False)
+        logits = self._forward(lambda x: self(x, training=False), x)
         rows = self.hard_rows(self.checked_labels(y, logits), logits, self.position_mask(y, logits), sample_weight)
         self._loss_tracker.update_state(rows + sum(self.losses, tf.zeros(())))
         return self.reducible(self.compute_metrics(x, y, logits, sample_weight))
+
+    def predict_step(self, data):
+        """The student's logits on a batch."""
+        x, _, _ = keras.utils.unpack_x_y_sample_weight(data)
+        return self._forward(lambda x: self(x, training=False), x)
+
+    def _forward(self, function, x):
+        """What a function of networks returns on a replica's inputs, however few rows they have."""
+        models = (self.student, *self.running_teachers)
+        with fused():
+            # Statistics of all replicas would count a row that is not there.
+            if any(getattr(layer, "synchronized", False) for model in models for layer in model._flatten_layers()):
+                return function(x)
+            return call_with_rows(function, x)
 
     def make_train_function(self, force=False):
         """Refuses what Keras cannot do under a strategy, before it would fail inside the step."""

@@ -3,7 +3,9 @@
 import itertools
 import logging
 import math
+import os
 import pathlib
+import socket
 
 import numpy as np
 import pytest
@@ -156,6 +158,40 @@ def test_other_files_are_no_images(tmp_path):
     (tmp_path / "classes.txt").write_text("a")
     examples = image_folder(tmp_path)
     assert [pathlib.Path(name).name for name in examples.names_of(range(3))] == ["A.Jpeg", "b.PNG", "c.jpg"]
+
+
+def test_image_folder_ignores_what_is_hidden(tmp_path):
+    plain, hidden = make(tmp_path / "plain", ["a", "b"], 2), make(tmp_path / "hidden", ["a", "b"], 2)
+    for name in (".thumbs", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"):
+        (hidden / "train" / name).mkdir()
+        picture(1, 24, 24).save(hidden / "train" / name / "1.jpg")
+    for name in (".DS_Store", "._a_0.JPEG", ".hidden.png", "Thumbs.db"):
+        (hidden / "train" / "a" / name).write_bytes(b"\0")
+    train, same = imagenet(hidden, **SIZES).train, imagenet(plain, **SIZES).train
+    assert train.classes == ("a", "b") and not train.unreadable.names
+    np.testing.assert_array_equal(train.fingerprints, same.fingerprints)
+
+
+def test_image_folder_leaves_out_what_is_no_regular_file(tmp_path, caplog):
+    """Reading a named pipe would wait forever."""
+    folder = make(tmp_path, ["a", "b"], 3) / "train" / "a"
+    os.mkfifo(folder / "pipe.jpg")
+    (folder / "device.png").symlink_to("/dev/zero")
+    (folder / "dangling.jpeg").symlink_to("nowhere")
+    (folder / "folder.jpg").mkdir()
+    (folder / "linked.jpg").symlink_to(folder / "a_0.JPEG")
+    with socket.socket(socket.AF_UNIX) as bound:
+        (tmp_path / "s").mkdir()
+        bound.bind(str(tmp_path / "s" / "x"))
+        os.rename(tmp_path / "s" / "x", folder / "socket.JPG")
+        with caplog.at_level(logging.WARNING):
+            train = imagenet(tmp_path, **SIZES).train
+    left_out = [pathlib.Path(name).name for name in train.unreadable.names]
+    assert left_out == ["dangling.jpeg", "device.png", "folder.jpg", "pipe.jpg", "socket.JPG"]
+    assert len(train) == 3 + 1 + 3 and len(train.fingerprints) == 7 and "pipe.jpg cannot be read" in caplog.text
+    assert sum(len(labels) for _, labels, _ in numpy_batches(eval_batches(train, 4))) == 7
+    with pytest.raises(UnreadableImages, match="5 images could not be read, and the limit is 4"):
+        imagenet(tmp_path, **SIZES, unreadable_limit=4)
 
 
 def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):

@@ -4,6 +4,7 @@ A row is a command line, run in this process, and two patterns of its error. Wha
 `test_scripts.py` and `test_recipes.py`; flags that absl refuses, such as `--epochs=0`, end with its usage message.
 """
 
+import os
 import pathlib
 import re
 
@@ -119,6 +120,46 @@ ROWS = {
         "--download in the scripts",
     ),
     "data are text": (["--data_dir=HERE/text.npz"], "text.npz is not a whole .npz file", "write it again"),
+    **{
+        f"loss_settings: {name}": (
+            [*KD, f"--loss_settings=weight={value}"],
+            r"--loss_settings=weight(=\.\.\.)? must (be a number up to 2\*\*53|have at most 200 characters)",
+            "Received: ",
+        )
+        for name, value in {
+            "deep brackets": "(" * 5000 + ")" * 5000,
+            "deep list": "[" * 90 + "1e999" + "]" * 90,
+            "many signs": "-" * 100_000 + "1",
+            "infinite": "1e999",
+            "negative infinite": "-1e999",
+            "huge integer": "1" + "0" * 150,
+            "unhashable": "{[]}",
+            "unhashable key": "{{}: 1}",
+            "complex": "1j",
+            "bytes": "b'x'",
+            "ellipsis": "...",
+            "set": "{1}",
+        }.items()
+    },
+    "loss_settings is NaN": ([*KD, "--loss_settings=weight=nan"], "Received: weight='nan'", "must be a number"),
+    "loss_settings is a list": ([*KD, "--loss_settings=weight=[1]"], r"Received: weight=\[1\]", "must be a number"),
+    "name is not the loss's to give": ([*KD, "--loss_settings=layers=5"], "no settings .'layers'", "It takes"),
+    "epochs are huge": (["--epochs=99999999999999999999"], "--epochs must be at most 1,000,000", "Received"),
+    "decay is huge": (["--decay_epochs=1,99999999999"], "--decay_epochs must be at most 1,000,000", "Received"),
+    "batch is huge": (["--batch_size=99999999999"], "--batch_size must be at most 2,147,483,647", "Received"),
+    "seed is huge": (["--seed=4294967296"], "--seed must be at most 4,294,967,295", "Received"),
+    "name of two lines": (["--student_weights=a\nb.keras"], "--student_weights must be one line", "Received"),
+    "teacher's file is a pipe": ([*KD, "--teacher_weights=HERE/pipe.keras"], "pipe.keras'", "Train one"),
+    "student's file is a pipe": (["--student_weights=HERE/pipe.keras"], "pipe.keras'", "Train one"),
+    "data are a pipe": (["--data_dir=HERE/pipe.npz"], "no file .*pipe.npz", "`save_npz` write such files"),
+    "out is a link to nothing": (
+        ["--out=HERE/dangling"],
+        "dangling is a symbolic link without a target, and a folder was",
+        "Choose another path",
+    ),
+    "out is below a link to nothing": (["--out=HERE/dangling/a/b"], "dangling is a symbolic link", "Choose another"),
+    "out is a link to itself": (["--out=HERE/loop"], "loop is a symbolic link", "Choose another"),
+    "out is below a pipe": (["--out=HERE/pipe.npz/run"], "pipe.npz is a named pipe, and a folder was", "Choose"),
     "out is a file": (["--out=HERE/file"], "file is a file, and a folder was", "Choose another path"),
     "out is below a file": (
         ["--out=HERE/file/run"],
@@ -144,6 +185,8 @@ JUDGED = {
     ),
 }
 WRITTEN = {
+    "temperatures are not numbers": (["--top_k=2", "--temperatures=1,nan"], "1,nan must be finite numbers", "such as"),
+    "temperatures are infinite": (["--top_k=2", "--temperatures=1e999"], "1e999 must be finite numbers", "such as"),
     "temperatures are text": (["--top_k=2", "--temperatures=1,a"], "--temperatures=1,a must be numbers", "such as"),
     "store is a file": (["--out=HERE/file"], "file is a file, and a folder was", "Choose another path"),
     "store of more than there is": (["--train_limit=31"], "31 of 30 examples", "from 1 to 30"),
@@ -185,13 +228,17 @@ def here(tmp_path_factory):
     models.save_weights(network, folder / "whole.weights.h5")
     (folder / "torn.weights.h5").write_bytes((folder / "whole.weights.h5").read_bytes()[:900])
     (folder / "full").mkdir()
+    (folder / "dangling").symlink_to("nowhere")
+    (folder / "loop").symlink_to("loop")
+    for name in ("pipe.keras", "pipe.npz"):
+        os.mkfifo(folder / name)
     for name in ("file", "text.npz", "full/thesis.tex"):
         (folder / name).write_text("text")
     return folder
 
 
 def _files(folder):
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    return {path: path.lstat().st_mtime_ns for path in folder.rglob("*")}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 import jobs
 import settings
-from keras_wsl.callbacks import Terminated
+from keras_wsl.callbacks import Terminated, Termination
 from tests.train.test_bias_variance import SMALL
 
 
@@ -68,27 +68,52 @@ def test_a_run_of_another_kind_is_read(tmp_path):
 
 
 SLEEPER = """
-import signal, sys, time
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-open(sys.argv[1], "w").close()
-time.sleep(60)
+import os, pathlib, signal, sys, time
+signal.signal(signal.SIGTERM, {})
+pathlib.Path(sys.argv[1] + ".new").write_text(str(os.getpid()))
+os.rename(sys.argv[1] + ".new", sys.argv[1])
+time.sleep(600)
 """
 
 
-def test_sigterm_ends_what_runs_and_starts_nothing_more(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(jobs, "command", lambda out, *others: [sys.executable, "-c", SLEEPER, str(out)])
+def _interrupted(tmp_path, monkeypatch, handler, numbers):
+    """What `jobs.train` raises if this process is sent signals while the first of two runs sleeps."""
+    code = SLEEPER.format(handler)
+    monkeypatch.setattr(jobs, "command", lambda out, *others: [sys.executable, "-c", code, str(out)])
 
-    def terminate():
+    def send():
         while not (tmp_path / "first").exists():
             time.sleep(0.02)
-        os.kill(os.getpid(), signal.SIGTERM)
+        for number in numbers:
+            os.kill(os.getpid(), number)
+            time.sleep(0.2)
 
-    threading.Thread(target=terminate).start()
-    began = time.monotonic()
-    with pytest.raises(Terminated, match="have saved their states"):
+    threading.Thread(target=send).start()
+    with pytest.raises((Terminated, KeyboardInterrupt)) as ended:
         jobs.train({tmp_path / name: SMALL for name in ("first", "second")}, "data")
-    assert time.monotonic() - began < 30
-    assert not (tmp_path / "second").exists() and not capsys.readouterr().err
+    assert not (tmp_path / "second").exists()
+    with pytest.raises(ProcessLookupError):  # It is no orphan.
+        os.kill(int((tmp_path / "first").read_text()), 0)
+    return ended.value
+
+
+@pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
+def test_a_signal_ends_what_runs_and_starts_nothing_more(name, status, tmp_path, monkeypatch, capsys):
+    ended = _interrupted(tmp_path, monkeypatch, "lambda *_: sys.exit(143)", [signal.Signals[name]])
+    assert f"{name} was received. The runs that were training have saved" in str(ended) and ended.status == status
+    assert not capsys.readouterr().err
+
+
+def test_a_second_sigint_kills_what_does_not_end(tmp_path, monkeypatch):
+    ended = _interrupted(tmp_path, monkeypatch, "signal.SIG_IGN", [signal.SIGINT, signal.SIGINT])
+    assert isinstance(ended, KeyboardInterrupt)
+
+
+def test_a_process_is_ended_if_it_cannot_be_bound_to_cores(tmp_path):
+    code = SLEEPER.format("signal.SIG_DFL")
+    with pytest.raises(OSError):
+        jobs.call([sys.executable, "-c", code, str(tmp_path / "run")], os.environ, Termination(), {10**5})
+    assert not (tmp_path / "run").exists()
 
 
 def test_several_processes_share_an_accelerator(tmp_path, monkeypatch):
