@@ -13,7 +13,7 @@ FAST := $(addprefix tests/,test_architecture.py test_bad_inputs.py test_files.py
 	losses/test_logit.py losses/test_misuse.py losses/test_precision.py soft_labels/test_store.py \
 	train/test_bad_inputs_of_scripts.py train/test_jobs.py train/test_record.py)
 
-.PHONY: help quickstart test test-fast test-slow test-jax test-torch bench lint clean
+.PHONY: help quickstart test test-fast test-slow test-jax test-torch bench faults lint clean
 
 help:
 	@echo "make quickstart   teacher, labels, KD and WSL on digits: a table in under three minutes"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-fast    lint and a part of them, in two minutes"
 	@echo "make test-slow    the longer tests"
 	@echo "make test-jax     the default tests on JAX;  make test-torch: on Torch"
+	@echo "make faults       attempts to break runs, files and inputs: half an hour or more"
 	@echo "make bench        the step against its alternatives: half an hour or more on two cores that do nothing else"
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -57,7 +58,11 @@ test-torch: $(VENV)/installed-torch
 
 # BENCH="--only=step,kd --rounds=3" measures less.
 bench: $(VENV)/installed-torch
-	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} $(RUN) train/benchmarks/speed.py $(BENCH)
+	KERAS_BACKEND=$${KERAS_BACKEND:-tensorflow} $(RUN) train/benchmark.py --suite=speed $(BENCH)
+
+# FAULTS="--only=disks,sigterm" makes some attempts alone.
+faults: $(VENV)/installed
+	KERAS_BACKEND=tensorflow $(RUN) train/benchmark.py --suite=faults --out=runs/faults $(FAULTS)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

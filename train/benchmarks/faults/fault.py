@@ -191,7 +191,7 @@ def refused_or_right(work, is_right, *words):
 
 
 def unchanged(attempt, folder, before, but=()):
-    """Return the attempt, or a lost one if a folder's `snapshot` is not what it was before, but for names that end so."""
+    """Return the attempt, or a lost one if a folder's `snapshot` has `changes`."""
     changed = changes(before, snapshot(folder), but)
     return Attempt(LOST, f"changed: {', '.join(changed)}; {attempt.note}") if changed else attempt
 
