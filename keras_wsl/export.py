@@ -168,11 +168,15 @@ def _check_free(path, overwrite):
             f"{str(path)!r} exists and is not empty. Choose another path, or pass `overwrite=True` to replace the "
             "SavedModel there."
         )
-    parts = {part.name for part in path.iterdir()} if path.is_dir() else set()
-    if "saved_model.pb" not in parts and not parts <= SAVED_MODEL_PARTS:  # The rest of a damaged one is replaced too.
+    if not (path / "saved_model.pb").is_file() and not _is_damaged_saved_model(path):
         raise FileExistsError(
             f"{str(path)!r} holds no SavedModel, and `overwrite=True` replaces nothing else. Choose another path."
         )
+
+
+def _is_damaged_saved_model(path):
+    """Whether a folder holds only what Keras writes for a SavedModel beside its `saved_model.pb`, which is missing."""
+    return (path / "fingerprint.pb").is_file() and {part.name for part in path.iterdir()} <= SAVED_MODEL_PARTS
 
 
 def _check_packages():

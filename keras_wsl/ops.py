@@ -135,7 +135,7 @@ def softened(logits, temperature=1.0):
     """
     gaps, is_highest = below_highest(logits)
     gaps = gaps / temperature
-    others = ops.where(is_highest, ops.expm1(gaps), ops.exp(gaps))  # 0 at the maximum, with the gradient of exp.
+    others = ops.exp(gaps) - ops.cast(is_highest, gaps.dtype)  # exp(0) - 1 at the maximum, with the gradient of exp.
     return gaps, ops.log1p(ops.sum(others, axis=-1, keepdims=True)), is_highest
 
 
@@ -158,7 +158,8 @@ def log_softmax(logits, temperature=1.0):
 
 def softmax(logits, temperature=1.0):
     r"""Compute $\mathrm{softmax}(z / \tau)$: `(..., classes)` to floats of the same shape."""
-    return ops.exp(log_softmax(logits, temperature))
+    gaps, log_sum, _ = softened(logits, temperature)
+    return ops.exp(gaps - log_sum)
 
 
 def softmax_difference(log_q, log_p):

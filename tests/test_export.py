@@ -143,6 +143,19 @@ def test_only_a_saved_model_is_replaced(tmp_path):
 
 
 @pytest.mark.tensorflow
+def test_saved_model_replaces_what_is_left_of_a_damaged_one(tmp_path):
+    path = tmp_path / "student"
+    export.saved_model(student(), path)
+    (path / "saved_model.pb").unlink()
+    (path / "notes.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds no SavedModel"):
+        export.saved_model(student(), path, overwrite=True)
+    (path / "notes.txt").unlink()
+    export.saved_model(student(), path, overwrite=True)
+    assert (path / "saved_model.pb").is_file()
+
+
+@pytest.mark.tensorflow
 def test_a_failed_export_leaves_the_folder_before(tmp_path, monkeypatch):
     path, model = tmp_path / "student", student()
     export.saved_model(model, path)

@@ -106,8 +106,9 @@ def test_teacher_is_state_of_the_step():
 
 
 def test_shared_variables_are_state_once():
-    """A teacher that shares variables with the student: JAX refuses to donate a buffer twice."""
+    """A teacher that shares a frozen layer with the student: JAX refuses to donate a buffer twice."""
     student = plain("student")
+    student.get_layer("hidden").trainable = False
     layers = [keras.Input((6,)), student.get_layer("hidden"), keras.layers.Dense(5, name="own")]
     teacher = keras.Sequential(layers, name="teacher")
     distiller = compiled(Distiller(teacher, student, losses.WSL()), 0.1)

@@ -5,8 +5,8 @@
 
 Each run is `train/cifar100.py` in a process of its own, two at a time by default. Stopped and started again it goes on:
 finished runs are kept, the others resume. Then `methods.csv`, `methods.md` and `methods.png` are written to --results,
-with the costs that `train/benchmark.py --suite=method_cost --out=train/results/methods_cost.csv` has measured
-there. Two hours or so on two CPU cores.
+with the costs that `train/benchmark.py --suite=method_cost --out=train/results/methods_cost.csv` has measured there.
+Two hours or so on two CPU cores.
 """
 
 import dataclasses
