@@ -521,13 +521,13 @@ class Distiller(step(), keras.Model):
         check_arrays(y, given.get("sample_weight"))
         if isinstance(given.get("validation_data"), (list, tuple)):
             check_arrays(*keras.utils.unpack_x_y_sample_weight(given["validation_data"])[1:])
-        with self._weighting_classes(given.pop("class_weight", None)):
+        with self._weighting_classes(given.pop("class_weight", None)), self._discarding_failed_step():
             return super().fit(**given)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Train on one batch as `keras.Model.train_on_batch` does; `class_weight` as in `fit`."""
         check_arrays(y, sample_weight)
-        with self._weighting_classes(class_weight):
+        with self._weighting_classes(class_weight), self._discarding_failed_step():
             return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
 
     def _weighting_classes(self, class_weight):
@@ -536,6 +536,15 @@ class Distiller(step(), keras.Model):
         if class_weight is not None:
             weights = class_weights(class_weight, self._student_endpoints.shapes()["logits"])
         return self._setting(_class_weight=weights)
+
+    @contextlib.contextmanager
+    def _discarding_failed_step(self):
+        """A context that discards the compiled step after an error: TensorFlow cannot trace it again."""
+        try:
+            yield
+        except Exception:
+            self.train_function = None
+            raise
 
     @contextlib.contextmanager
     def _setting(self, **attributes):

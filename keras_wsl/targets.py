@@ -116,6 +116,11 @@ def check_arrays(y, sample_weight=None):
     if isinstance(y, dict) and isinstance(y.get("index"), np.ndarray):
         _check_int32("The index of an example", y["index"])
     if isinstance(sample_weight, np.ndarray):
+        if not sample_weight.ndim:
+            raise ValueError(
+                f"`sample_weight` must be one number an example. Received: {sample_weight!r}, without an axis of "
+                "examples. Give shape (examples,)."
+            )
         _check_weights("sample_weight", sample_weight)
 
 

@@ -390,6 +390,12 @@ ROWS = {
         "must be one number an example",
         "Give shape",
     ),
+    "sample_weight is a scalar": Row(
+        lambda here: fit(fitting={"sample_weight": np.array(1.0)}),
+        r"Received: array\(1\.\)",
+        "`sample_weight` must be one number an example",
+        "Give shape",
+    ),
     "sample_weight is negative": Row(
         lambda here: fit(fitting={"sample_weight": np.where(np.arange(8) == 3, -1.0, 1.0)}),
         "Received: -1.0 among 8",

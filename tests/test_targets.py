@@ -157,3 +157,15 @@ def test_unknown_rank_in_a_dict_is_refused_by_key_and_may_be_set():
     with pytest.raises(ValueError, match=r"`labels\['labels'\]` must have a known rank"):
         compiled().fit(batches, verbose=0)
     assert np.isfinite(fit_loss(compiled(), batches.map(known)))
+
+
+@pytest.mark.parametrize("wrong", [np.ones((8, 5), "float32"), -np.ones(8, "float32")], ids=["shape", "value"])
+def test_fit_trains_after_a_refused_call(wrong):
+    """A notebook's user corrects the mistake and calls `fit` of the same Distiller again."""
+    distiller = Distiller(network("teacher"), network("student"), losses.WSL())
+    distiller.compile("sgd", hard_loss())
+    x, y = examples(8)
+    with pytest.raises(ValueError, match="sample_weight"):
+        distiller.fit(x, y, sample_weight=wrong, verbose=0)
+    history = distiller.fit(x, y, sample_weight=np.ones(8, "float32"), verbose=0).history
+    assert np.isfinite(history["loss"]).all()

@@ -329,13 +329,15 @@ def _valid_labels(labels, one_hot):
     return labels.shape in ((ROWS,), (ROWS, 1)) and bool(in_range.all())
 
 
-@pytest.fixture(scope="module")
-def distillers():
-    return {one_hot: material.distiller(one_hot) for one_hot in (False, True)}
+@functools.cache
+def _distiller(one_hot, rank):
+    """Return a Distiller for arrays of one rank: TensorFlow forgets the rank that steps of two ranks have in common."""
+    return material.distiller(one_hot)
 
 
-def _check(distiller, y, valid, **kwargs):
+def _check(rank, y, valid, one_hot=False, **kwargs):
     """Assert that `fit` refuses what is not valid, in a line, and trains on what is to finite losses."""
+    distiller = _distiller(one_hot, rank)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         finite, error = inputs.fit_outcome(distiller, X, y, **kwargs)
@@ -345,7 +347,7 @@ def _check(distiller, y, valid, **kwargs):
 
 @fuzz(200)
 @hypothesis.given(data=st.data(), one_hot=st.booleans())
-def test_fit_refuses_or_trains_on_any_labels(distillers, data, one_hot):
+def test_fit_refuses_or_trains_on_any_labels(data, one_hot):
     elements = None
     if data.draw(st.booleans()):  # Near the range, in a dtype that has such numbers.
         dtype = data.draw(st.sampled_from(["int8", "int64", "uint64", "float32", "float64"]))
@@ -354,17 +356,18 @@ def test_fit_refuses_or_trains_on_any_labels(distillers, data, one_hot):
         dtype = data.draw(DTYPES)
     labels = data.draw(arrays_of.arrays(dtype, data.draw(SHAPES), elements=elements))
     valid = _valid_labels(labels, one_hot)
-    _check(distillers[one_hot], labels, valid and (not one_hot or labels.astype("float64").max() < 1e6))
+    hypothesis.assume(not (one_hot and valid) or labels.astype("float64").max() < 1e6)
+    _check(labels.ndim, labels, valid, one_hot)
 
 
 @fuzz(100)
 @hypothesis.given(data=st.data())
-def test_fit_refuses_or_trains_with_any_sample_weight(distillers, data):
+def test_fit_refuses_or_trains_with_any_sample_weight(data):
     weight = data.draw(arrays_of.arrays(data.draw(DTYPES), data.draw(SHAPES)))
     hypothesis.assume(weight.dtype.kind not in "iuf" or not np.abs(weight.astype("float64")).max(initial=0) > 1e6)
     number = weight.dtype.kind in "iufb" and weight.shape in ((ROWS,), (ROWS, 1))
     valid = number and bool((np.isfinite(weight.astype("float64")) & (weight.astype("float64") >= 0)).all())
-    _check(distillers[False], Y, valid, sample_weight=weight)
+    _check(weight.ndim, Y, valid, sample_weight=weight)
 
 
 KEYS = st.one_of(st.integers(-2, 8), st.floats(), st.text(max_size=2), st.none(), st.booleans())
@@ -373,10 +376,10 @@ WEIGHTS = st.one_of(st.floats(), st.floats(0, 10), st.integers(0, 5), st.text(ma
 
 @fuzz(100)
 @hypothesis.given(weights=st.one_of(st.dictionaries(KEYS, WEIGHTS, max_size=4), JSON))
-def test_fit_refuses_or_trains_with_any_class_weight(distillers, weights):
+def test_fit_refuses_or_trains_with_any_class_weight(weights):
     if isinstance(weights, dict):
         hypothesis.assume(not any(isinstance(value, float) and abs(value) > 1e6 for value in weights.values()))
-    _check(distillers[False], Y, _valid_class_weight(weights), class_weight=weights)
+    _check(1, Y, _valid_class_weight(weights), class_weight=weights)
 
 
 def _valid_class_weight(weights):
