@@ -518,17 +518,20 @@ class Distiller(step(), keras.Model):
             ValueError: If labels or weights are of the wrong type, or out of their range.
         """
         given = inspect.signature(super().fit).bind(x, y, *args, **kwargs).arguments
-        check_arrays(y, given.get("sample_weight"))
+        self._check_arrays(y, given.get("sample_weight"))
         if isinstance(given.get("validation_data"), (list, tuple)):
-            check_arrays(*keras.utils.unpack_x_y_sample_weight(given["validation_data"])[1:])
+            self._check_arrays(*keras.utils.unpack_x_y_sample_weight(given["validation_data"])[1:])
         with self._weighting_classes(given.pop("class_weight", None)), self._discarding_failed_step():
             return super().fit(**given)
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """Train on one batch as `keras.Model.train_on_batch` does; `class_weight` as in `fit`."""
-        check_arrays(y, sample_weight)
+        self._check_arrays(y, sample_weight)
         with self._weighting_classes(class_weight), self._discarding_failed_step():
             return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
+
+    def _check_arrays(self, y, sample_weight=None):
+        check_arrays(y, sample_weight, self._student_endpoints.shapes()["logits"])
 
     def _weighting_classes(self, class_weight):
         """A context in which every training step weights examples by their classes."""
@@ -561,7 +564,7 @@ class Distiller(step(), keras.Model):
     def evaluate(self, *args, **kwargs):
         """`student.evaluate` with the compiled loss and metrics; runs no teacher."""
         given = inspect.signature(super().evaluate).bind(*args, **kwargs).arguments
-        check_arrays(given.get("y"), given.get("sample_weight"))
+        self._check_arrays(given.get("y"), given.get("sample_weight"))
         with self._setting(_evaluating=True, _class_weight=None):
             return super().evaluate(*args, **kwargs)
 

@@ -99,12 +99,13 @@ def _is_class(key, classes):
     return isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < classes
 
 
-def check_arrays(y, sample_weight=None):
+def check_arrays(y, sample_weight=None, logits_shape=None):
     """Raise `ValueError` unless arrays can be labels and weights; what is no NumPy array or list is left alone.
 
     Args:
         y: Labels, or a dict that has them.
         sample_weight: `None`, or weights of the examples.
+        logits_shape: Shape of the student's logits, `(None, ..., classes)`, which tells distributions from integers.
     """
     labels = y.get("labels") if isinstance(y, dict) else y
     if isinstance(labels, (list, tuple)):
@@ -112,7 +113,7 @@ def check_arrays(y, sample_weight=None):
             f"Labels must be one array. Received: a {type(labels).__name__} of {len(labels)}. Give np.asarray(labels)."
         )
     if isinstance(labels, np.ndarray):
-        _check_labels(labels)
+        _check_labels(labels, logits_shape)
     if isinstance(y, dict) and isinstance(y.get("index"), np.ndarray):
         _check_int32("The index of an example", y["index"])
     if isinstance(sample_weight, np.ndarray):
@@ -134,7 +135,7 @@ def _check_int32(name, values):
         )
 
 
-def _check_labels(labels):
+def _check_labels(labels, logits_shape):
     if not len(np.atleast_1d(labels)) or not labels.ndim:
         raise ValueError(f"Expected one label an example. Received: labels of shape {labels.shape}. Give some data.")
     if labels.dtype.kind not in _NUMBERS:
@@ -142,20 +143,22 @@ def _check_labels(labels):
             f"Labels must be the classes' numbers, or distributions. Received: {labels.dtype} such as "
             f"{labels.flat[0]!r}. Number the classes: np.unique(labels, return_inverse=True)[1]."
         )
-    if labels.dtype.kind != "f":
-        _check_int32("Labels", labels)
-        return
     wrong, broken = ~np.isfinite(labels), labels != np.floor(labels)
     if labels.ndim == 1:
         wrong, expected = wrong | broken, "whole numbers"
     else:  # Where all are whole they may be a sequence's, of which -1 is in the padding.
-        wrong, expected = wrong | ((labels < 0) & broken.any()), "finite, and not negative as probabilities"
+        probabilities = broken.any() or _are_rows_of_classes(labels.shape, logits_shape)
+        wrong, expected = wrong | ((labels < 0) & probabilities), "finite, and not negative as probabilities"
     if wrong.any():
         raise ValueError(
             f"Labels must be {expected}. Received: {labels[wrong][0]} in row {int(np.argwhere(wrong)[0, 0])}; "
             f"{wrong.sum()} of {labels.size} are wrong. Mend the data."
         )
     _check_int32("Labels", labels)
+
+
+def _are_rows_of_classes(shape, logits_shape):
+    return logits_shape is not None and len(logits_shape) == len(shape) == 2 and shape[1] == logits_shape[1]
 
 
 def _check_weights(name, weights):

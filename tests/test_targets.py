@@ -169,3 +169,12 @@ def test_fit_trains_after_a_refused_call(wrong):
         distiller.fit(x, y, sample_weight=wrong, verbose=0)
     history = distiller.fit(x, y, sample_weight=np.ones(8, "float32"), verbose=0).history
     assert np.isfinite(history["loss"]).all()
+
+
+@pytest.mark.parametrize("dtype", ["int8", "float32"])
+def test_fit_refuses_negative_one_hot_labels(dtype):
+    distiller = Distiller(network("teacher"), network("student"), losses.WSL())
+    distiller.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
+    x, y = examples(8)
+    with pytest.raises(ValueError, match="not negative as probabilities. Received: -1"):
+        distiller.fit(x, -np.eye(5, dtype=dtype)[y], verbose=0)

@@ -25,7 +25,7 @@ import cifar100
 import scripts
 import settings
 import trainer
-from benchmarks.faults import disks, hostile_files, inputs, material
+from benchmarks.faults import disks, fault, hostile_files, inputs, material
 from benchmarks.faults.fault import is_user_error, snapshot
 from keras_wsl import callbacks, data, models
 
@@ -161,7 +161,7 @@ def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resum
     after = snapshot(sandbox)
     run = pathlib.Path(out.replace("HERE", str(sandbox)))
     shutil.rmtree(sandbox / "out", ignore_errors=True)
-    changed = changes(before, after, [hostile_files.VERIFIED])
+    changed = fault.changes(before, after, [hostile_files.VERIFIED])
     assert all(sandbox / name == run or run in (sandbox / name).parents for name in changed), changed
     if status == 2:
         assert len(errors.getvalue().strip().splitlines()) == 1, errors.getvalue()
