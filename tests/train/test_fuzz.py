@@ -50,7 +50,7 @@ def fuzz(examples):
 def sandbox(tmp_path_factory):
     """A folder with what a command line may name: data, a teacher, damaged files, another user's files."""
     folder = tmp_path_factory.mktemp("sandbox")
-    data.save_npz(material.images(), folder / "images.npz")
+    data.save_npz(material.images(20), folder / "images.npz")
     network = models.build("resnet8", 3, input_shape=(8, 8, 3))
     network.save(folder / "teacher.keras")
     models.save_weights(network, folder / "teacher.weights.h5")
@@ -165,7 +165,7 @@ def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resum
     assert all(sandbox / name == run or run in (sandbox / name).parents for name in changed), changed
     if status == 2:
         assert len(errors.getvalue().strip().splitlines()) == 1, errors.getvalue()
-    if status or out != "HERE/out":
+    if out != "HERE/out":
         assert not changed, changed
 
 
