@@ -104,6 +104,7 @@ _RUN = {
     "finished": untrusted.BOOLEAN,
     "history": (_is_history, "a list of epochs' logs"),
     "identity": untrusted.OBJECT,
+    "conditions": untrusted.OBJECT,
     "setting": untrusted.OBJECT,
     "variables": (_rows_of(str, list, str), "a list of variables"),
     "metrics": (_rows_of(str, list, str), "a list of variables"),
