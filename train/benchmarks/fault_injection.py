@@ -186,16 +186,17 @@ def _same_table(one, other, within):
 
 
 def leftovers(whole, out):
-    """Return the names of a finished run's files that an undisturbed run does not have, such as temporary files.
+    """Return the names of a finished run's files that an undisturbed run does not have, such as temporary files."""
+    return sorted(names(out) - names(whole))
+
+
+def names(folder):
+    """Return the names of all files of a run, without backups and events files.
 
     How many events files there are, and which backups, depends on when the run was interrupted.
     """
-
-    def names(folder):
-        files = (path for path in folder.rglob("*") if path.suffix != ".backup" and "events" not in path.name)
-        return {str(path.relative_to(folder)) for path in files}
-
-    return sorted(names(out) - names(whole))
+    files = (path for path in folder.rglob("*") if path.suffix != ".backup" and "events" not in path.name)
+    return {str(path.relative_to(folder)) for path in files}
 
 
 def wait_until(condition, process):

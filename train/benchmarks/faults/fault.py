@@ -17,7 +17,7 @@ from keras_wsl import callbacks
 SURVIVED, LOST, WRONG = "survived", "lost", "wrong"
 USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLoss)  # Those of `scripts.status`.
 USER_ERROR_STATUS = 2
-TIME_LIMIT = 120  # Seconds of an attempt in this process.
+TIME_LIMIT = 600  # Seconds of an attempt in this process.
 FAULTS = []
 
 

@@ -170,7 +170,8 @@ def other_weights(bench):
 
 
 @fault(
-    "a run is killed and resumed with one core instead of all", "a line says that bits may differ; logs agree to 1e-3"
+    "a run is killed and resumed with one core instead of all",
+    "a line says that bits may differ; the accuracy agrees to 5 points",
 )
 def other_cores(bench):
     """Resume on a smaller machine."""
@@ -187,6 +188,8 @@ def other_cores(bench):
         run.resume()
     finally:
         os.sched_setaffinity(0, before)
-    found = fault_injection.differences(bench.whole.out, run.out, logs=1e-3)
-    tables = [name for name in found if name.endswith(".csv")]
-    yield judge(", ".join(tables), logs_agree=not tables, a_line="core" in run.log.read_text())
+    runs = (bench.whole.out, run.out)
+    accuracies = [record.read_result(out)["best_accuracy"] for out in runs]
+    note = f"{', '.join(fault_injection.differences(*runs))}; best accuracies {accuracies}"
+    alike = abs(accuracies[0] - accuracies[1]) < 0.05
+    yield judge(note, a_line="core" in run.log.read_text(), accuracies_agree_to_5_points=alike)
