@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import hashlib
+import inspect
 import io
 import json
 import os
@@ -248,22 +249,27 @@ def test_termination_leaves_an_ignored_signal_ignored(number):
         signal.signal(number, before)
 
 
+IN_A_TERMINAL = """
+import fcntl, os, runpy, sys, termios, time
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+with runpy.run_path(sys.argv[1])["Termination"]() as termination:
+    os.write(1, b"ready")
+    while not termination.asked:
+        time.sleep(0.01)
+    os.write(1, b"progress")
+sys.exit(0 if termination.name == "SIGHUP" else 2)
+"""
+
+
 def test_termination_survives_the_end_of_the_terminal():
     """A closed terminal fails every write, such as that of a progress bar before the next backup."""
-    process, terminal = pty.fork()
-    if not process:
-        status = 1
-        with contextlib.suppress(BaseException):
-            with Termination() as termination:
-                os.write(1, b"ready")
-                while not termination.asked:
-                    time.sleep(0.01)
-                os.write(1, b"progress")
-                status = 0 if termination.name == "SIGHUP" else 2
-        os._exit(status)
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-c", IN_A_TERMINAL, inspect.getfile(Termination)]
+    child = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, start_new_session=True)
+    os.close(end)
     assert os.read(terminal, 100) == b"ready"
     os.close(terminal)
-    assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
+    assert child.wait(CHILD_SECONDS) == 0
 
 
 def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
