@@ -25,7 +25,7 @@ def status(work):
     try:
         return work() or 0
     except (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLoss) as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        print(one_line(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return 2
     except callbacks.Terminated as end:
         print(f"{end} Pass --resume.", file=sys.stderr)
@@ -33,6 +33,11 @@ def status(work):
     except KeyboardInterrupt:
         print(environment.INTERRUPTED, file=sys.stderr)
         return 128 + signal.SIGINT
+
+
+def one_line(text):
+    """Return a text in one line: line feeds become spaces, and what a terminal would not print is escaped."""
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.replace("\n", " "))
 
 
 def start(work, *names):

@@ -280,3 +280,11 @@ def test_settings_of_labels_alone_are_none_of_a_teacher():
     alone = vars(wanted) | settings.ALONE
     trainer._check(settings.Settings(**alone))
     assert np.all([alone[name] == value for name, value in vars(settings.Settings(method="none")).items()])
+
+
+def test_status_prints_one_line_whatever_the_error_holds(capsys):
+    def fail():
+        raise ValueError("no folder 'a\rb\x1b[2J'\nexpected: one")
+
+    assert scripts.status(fail) == 2
+    assert capsys.readouterr().err == "ValueError: no folder 'a\\rb\\x1b[2J' expected: one\n"
