@@ -38,6 +38,14 @@ def _deterministic():
 
 
 @pytest.fixture(autouse=True)
+def _hangup_is_not_ignored():
+    """Under nohup SIGHUP is ignored, and a `Termination` leaves it so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch):
     """Only a power cut needs fsync, which takes seconds where others write; the children call it."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -250,7 +258,8 @@ def test_termination_leaves_an_ignored_signal_ignored(number):
 
 
 IN_A_TERMINAL = """
-import fcntl, os, runpy, sys, termios, time
+import fcntl, os, runpy, signal, sys, termios, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup it is ignored.
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 with runpy.run_path(sys.argv[1])["Termination"]() as termination:
     os.write(1, b"ready")
