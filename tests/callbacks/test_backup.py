@@ -38,14 +38,6 @@ def _deterministic():
 
 
 @pytest.fixture(autouse=True)
-def _hangup_is_not_ignored():
-    """Under nohup SIGHUP is ignored, and a `Termination` leaves it so."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
-
-
-@pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch):
     """Only a power cut needs fsync, which takes seconds where others write; the children call it."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
@@ -225,6 +217,7 @@ def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterru
     assert train(tmp_path, every=None) == uninterrupted
 
 
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
     with Termination() as termination, pytest.raises(Terminated, match=f"{name} was received in epoch 1") as ended:
