@@ -386,7 +386,7 @@ def differences(theirs, ours, where="the backup"):
         List of strings, sorted by the entries' names.
     """
     return [
-        f"{name}: {_value(theirs, name)} in {where}, {_value(ours, name)} now"
+        f"{name if name.isprintable() else repr(name)}: {_value(theirs, name)} in {where}, {_value(ours, name)} now"
         for name in sorted(theirs.keys() | ours.keys())
         if _value(theirs, name) != _value(ours, name)
     ]

@@ -25,6 +25,7 @@ import numpy as np
 import pytest
 
 from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination, backup_file
+from keras_wsl.callbacks.backup import differences
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
 from tests.common import CHILD_SECONDS, largest_file
@@ -817,3 +818,7 @@ def test_what_is_no_file_is_no_backup(one_backup, tmp_path):
     (folder / "000008-00000000.backup").mkdir()
     (folder / "000007-00000000.backup").symlink_to("missing")
     assert Backup(folder, STEPS).position == [1, 0]
+
+
+def test_differences_are_one_line_whatever_the_names():
+    assert differences({"a\nb": 1}, {}) == ["'a\\nb': 1 in the backup, absent now"]

@@ -134,7 +134,7 @@ def _run(arguments):
     return trainer.run(wanted, cifar100.splits(wanted, values), values.out, resume=values.resume, verbose=0)
 
 
-@fuzz(150)
+@fuzz(300)
 @hypothesis.given(base=BASES, changes=CHANGES, out=OUT, resume=st.booleans())
 def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resume):
     chosen = {
@@ -197,7 +197,7 @@ def _fields(store):
     return json.loads((store.original / "manifest.json").read_text())
 
 
-@fuzz(300)
+@fuzz(500)
 @hypothesis.given(data=st.data())
 def test_store_refuses_or_reads_any_manifest(store, data):
     fields = dict(_fields(store))
@@ -289,7 +289,7 @@ def test_backup_skips_any_damaged_bytes(backup, seed):
     assert _is_right(folder, changed)
 
 
-@fuzz(150)
+@fuzz(400)
 @hypothesis.given(data=st.data())
 def test_backup_skips_or_refuses_any_signed_description(backup, data):
     folder, content = backup
@@ -345,7 +345,7 @@ def _check(rank, y, valid, one_hot=False, **kwargs):
     assert bool(finite) == valid, error or f"trained, finite={finite}"
 
 
-@fuzz(200)
+@fuzz(300)
 @hypothesis.given(data=st.data(), one_hot=st.booleans())
 def test_fit_refuses_or_trains_on_any_labels(data, one_hot):
     elements = None
@@ -360,7 +360,7 @@ def test_fit_refuses_or_trains_on_any_labels(data, one_hot):
     _check(labels.ndim, labels, valid, one_hot)
 
 
-@fuzz(100)
+@fuzz(200)
 @hypothesis.given(data=st.data())
 def test_fit_refuses_or_trains_with_any_sample_weight(data):
     weight = data.draw(arrays_of.arrays(data.draw(DTYPES), data.draw(SHAPES)))
@@ -374,7 +374,7 @@ KEYS = st.one_of(st.integers(-2, 8), st.floats(), st.text(max_size=2), st.none()
 WEIGHTS = st.one_of(st.floats(), st.floats(0, 10), st.integers(0, 5), st.text(max_size=2), st.none())
 
 
-@fuzz(100)
+@fuzz(200)
 @hypothesis.given(weights=st.one_of(st.dictionaries(KEYS, WEIGHTS, max_size=4), JSON))
 def test_fit_refuses_or_trains_with_any_class_weight(weights):
     if isinstance(weights, dict):
