@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "-1")  # Numbers are compared on the CPU.
@@ -42,6 +43,14 @@ def _functions_run_eagerly(eagerly):
         yield
     finally:
         tf.config.run_functions_eagerly(before)
+
+
+@pytest.fixture
+def default_hangup():
+    """Give SIGHUP its default action: under nohup it is ignored, and a `Termination` leaves it so."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.fixture(autouse=True)

@@ -218,6 +218,7 @@ def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterru
     assert train(tmp_path, every=None) == uninterrupted
 
 
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
     with Termination() as termination, pytest.raises(Terminated, match=f"{name} was received in epoch 1") as ended:
@@ -251,7 +252,8 @@ def test_termination_leaves_an_ignored_signal_ignored(number):
 
 
 IN_A_TERMINAL = """
-import fcntl, os, runpy, sys, termios, time
+import fcntl, os, runpy, signal, sys, termios, time
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup it is ignored.
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 with runpy.run_path(sys.argv[1])["Termination"]() as termination:
     os.write(1, b"ready")

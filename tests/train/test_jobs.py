@@ -97,6 +97,7 @@ def _interrupted(tmp_path, monkeypatch, handler, numbers):
     return ended.value
 
 
+@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_a_signal_ends_what_runs_and_starts_nothing_more(name, status, tmp_path, monkeypatch, capsys):
     ended = _interrupted(tmp_path, monkeypatch, "lambda *_: sys.exit(143)", [signal.Signals[name]])
