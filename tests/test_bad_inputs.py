@@ -711,8 +711,8 @@ ROWS = {
     "worker is a parameter server": Row(
         lambda here: with_config('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}'),
         "the 'ps' 'a:1'",
-        "Expected a chief or a worker",
-        "Set its type",
+        "Expected: the type chief or worker",
+        "an index from 0 on",
         tensorflow=True,
     ),
     # Exports.

@@ -81,5 +81,7 @@ def _leave_closed_terminal():
         try:
             os.write(descriptor, b"")
         except OSError:
-            with contextlib.suppress(OSError), open(os.devnull, "wb") as nowhere:
-                os.dup2(nowhere.fileno(), descriptor)
+            with contextlib.suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -54,7 +54,8 @@ def shaken(name):
 
 
 def test_names_are_the_golden_ones():
-    assert {name for name in models.names() if not name.startswith("imagenet_")} == set(NETWORKS)
+    names = set(models.names()) - {"tiny"}  # Which tests/common.py registers.
+    assert {name for name in names if not name.startswith("imagenet_")} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
