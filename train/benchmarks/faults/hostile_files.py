@@ -153,7 +153,7 @@ def _header(shape, dtype="<f4"):
 
 def _pickled():
     file = io.BytesIO()
-    np.save(file, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.save(file, np.array([{"a": 1}], dtype=object))
     return file.getvalue()
 
 
@@ -176,7 +176,7 @@ def arrays(bench):
 def _replace_value(copy, value):
     """Put a number into a shard, and make the checksums right, as who made the store may have done."""
     path = copy / "view-00000.part-00000.npy"
-    array = np.load(path)
+    array = np.load(path, allow_pickle=False)
     array[1, 1] = value
     np.save(path, array)
     for sums in copy.glob(f"{path.name}.*"):
@@ -205,7 +205,7 @@ def _signed(header, payload):
 def _unpacked(content):
     """Return the header of a backup, and its arrays by name; `run` is its description, JSON's bytes."""
     header, _, rest = content.partition(b"\n")
-    with np.load(io.BytesIO(rest[65:])) as arrays:
+    with np.load(io.BytesIO(rest[65:]), allow_pickle=False) as arrays:
         return header, dict(arrays)
 
 
