@@ -46,11 +46,16 @@ def _functions_run_eagerly(eagerly):
 
 
 @pytest.fixture
-def default_hangup():
-    """Give SIGHUP its default action: under nohup it is ignored, and a `Termination` leaves it so."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+def default_signals():
+    """Give SIGINT and SIGHUP their default actions, also where a shell or nohup has them ignored.
+
+    A `Termination` leaves ignored signals ignored, and processes inherit that.
+    """
+    defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in defaults.items()}
     yield
-    signal.signal(signal.SIGHUP, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True)

@@ -24,6 +24,8 @@ from tests import mirrored_child
 from tests.common import CHILD_SECONDS
 from tests.test_waiting import free_addresses
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 @pytest.fixture(
     scope="module",

@@ -30,6 +30,9 @@ from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
 from tests.common import CHILD_SECONDS, largest_file
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
+
 ROOT = pathlib.Path(__file__).parents[2]
 
 
@@ -218,7 +221,6 @@ def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterru
     assert train(tmp_path, every=None) == uninterrupted
 
 
-@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
     with Termination() as termination, pytest.raises(Terminated, match=f"{name} was received in epoch 1") as ended:

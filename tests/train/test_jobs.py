@@ -13,6 +13,8 @@ import settings
 from keras_wsl.callbacks import Terminated, Termination
 from tests.train.test_bias_variance import SMALL
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
 
 def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     started = []
@@ -97,7 +99,6 @@ def _interrupted(tmp_path, monkeypatch, handler, numbers):
     return ended.value
 
 
-@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_a_signal_ends_what_runs_and_starts_nothing_more(name, status, tmp_path, monkeypatch, capsys):
     ended = _interrupted(tmp_path, monkeypatch, "lambda *_: sys.exit(143)", [signal.Signals[name]])

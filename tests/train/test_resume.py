@@ -18,6 +18,9 @@ import trainer
 from keras_wsl import models
 from tests.common import bright_splits
 
+pytestmark = pytest.mark.usefixtures("default_signals")
+
+
 SMALL = settings.Settings(student="resnet8", method="none", epochs=1, batch_size=32, decay_epochs=())
 
 
@@ -234,7 +237,6 @@ class _signal_after:
         self.context.__exit__(*error)
 
 
-@pytest.mark.usefixtures("default_hangup")
 @pytest.mark.parametrize("name, status, steps", [("SIGINT", 130, 3), ("SIGHUP", 129, 3), ("SIGTERM", 143, 2)])
 def test_a_signal_ends_a_run_in_one_line_and_saves_it(name, status, steps, tmp_path, monkeypatch, capsys):
     """Also in the last step, after which nothing is left to train: results are then written by --resume."""
