@@ -165,6 +165,7 @@ WRITES_ITSELF = {
     "fault_injection.py": "what a child prints",
     "disks.py": "files that fill a disk, or are damaged",
     "hostile_files.py": "files that are made to harm",
+    "resume.py": "weights that are replaced",
     "termination.py": "the null device",
     "keras_arms.py": "what is measured",
     "soak.py": "what is measured",
