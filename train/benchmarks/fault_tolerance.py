@@ -95,7 +95,7 @@ def page(rows, environment):
         "work are gone, or a resumed run differs. *Wrong*: a traceback, a hang, or a silent mistake.\n\n"
         f"{report.markdown([{name: str(value) for name, value in totals.items()}], COUNTS)}\n"
         f"{os.cpu_count()} CPU cores; {environment['backend']}, Python {environment['python']}, {versions};\n"
-        f"commit {environment['commit']}.\n\n"
+        f"commits {', '.join(sorted({str(row['commit'])[:9] for row in rows}))}.\n\n"
         "Whole runs are those of `train/cifar100.py` in processes of their own: WSL from ResNet-8 to ResNet-8 on the\n"
         "digits, 3 epochs of 22 steps, a backup every second step, deterministic operations. *The same result*:\n"
         "weights, logs, counts and best score to the bit, and no other files. Seconds were taken beside other work.\n"
@@ -108,6 +108,8 @@ def page(rows, environment):
             if row["group"] == group
         ]
         parts.append(f"## {group.capitalize()}\n\n{report.markdown(cells, COLUMNS)}")
+    if missing := [fault.name for fault in faults.FAULTS if fault.name not in {row["fault"] for row in rows}]:
+        parts.append(f"## Not run\n\n{textwrap.fill(', '.join(missing).replace('_', ' '), CELL)}.\n")
     examples = [f"- {row['fault'].replace('_', ' ')}: `{row['example']}`" for row in rows if row["example"]]
     parts.append("## Examples\n\nHow one attempt of each fault ended.\n\n" + "\n".join(examples) + "\n")
     return "\n".join(parts)
@@ -151,6 +153,7 @@ def main():
         folder = out / fault.group.replace(" ", "_") / fault.name
         shutil.rmtree(folder, ignore_errors=True)  # Of an attempt that was interrupted.
         row = attempt_all(fault, faults.Bench(folder, values.seed, out / "runs"))
+        row = {name: value.replace(str(out), "OUT") if isinstance(value, str) else value for name, value in row.items()}
         shutil.rmtree(folder, ignore_errors=True)
         print(*(f"{name} {row[name]}" for name in ("fault", *COUNTS, "seconds")), sep=", ", flush=True)
         rows[fault.name] = {**row, "backend": environment["backend"], "commit": environment["commit"]}
