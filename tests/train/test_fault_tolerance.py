@@ -187,9 +187,9 @@ def test_attempt_all_says_what_is_not_supported():
 def test_page_has_totals_and_short_cells():
     survived = fault_tolerance.attempt_all(_fault(lambda bench: [Attempt(SURVIVED, "fine")] * 3, "one_fault"), None)
     lost = fault_tolerance.attempt_all(_fault(lambda bench: [Attempt(LOST, "word " * 100)]), None)
-    text = fault_tolerance.page(
-        [{key: str(value) for key, value in row.items()} for row in (survived, lost)], ENVIRONMENT
-    )
+    rows = [{**{key: str(value) for key, value in row.items()}, "commit": "abc"} for row in (survived, lost)]
+    text = fault_tolerance.page(rows, ENVIRONMENT)
+    assert "commits abc." in text and "## Not run\n\nuneven batches," in text
     assert report.markdown([dict(zip(fault_tolerance.COUNTS, "4310"))], fault_tolerance.COUNTS) in text
     assert "| one fault | method | 3 | 3 | 0 | 0 | expected |" in text and "- one fault: `fine`" in text
     assert max(len(cell) for line in text.splitlines() if line.startswith("|") for cell in line.split("|")) <= 102
