@@ -18,6 +18,8 @@ from keras_wsl import distribute, files
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 
+EXPORTS = True  # See conftest.py.
+
 RESULT = {
     "test_accuracy": 0.5,
     "seconds": 1.0,
