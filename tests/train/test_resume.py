@@ -8,17 +8,18 @@ import warnings
 
 import numpy as np
 import pytest
-from benchmarks.victim import differences
 
 import identity
 import record
 import scripts
 import settings
 import trainer
+from benchmarks.fault_injection import differences
 from keras_wsl import models
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.usefixtures("default_signals")
+EXPORTS = True  # See conftest.py.
 
 
 SMALL = settings.Settings(student="resnet8", method="none", epochs=1, batch_size=32, decay_epochs=())
