@@ -18,7 +18,6 @@ import keras
 import numpy as np
 import pytest
 from absl import flags
-from benchmarks.victim import differences
 
 import online_distillation
 import recipes
@@ -28,6 +27,7 @@ import scripts
 import settings
 import soft_label_storage
 import trainer
+from benchmarks.fault_injection import differences
 from keras_wsl import callbacks, data, models
 from tests.common import bright_splits, run_child, run_script
 
