@@ -232,7 +232,7 @@ def test_a_run_that_is_older_than_a_setting_goes_on(tmp_path):
     with pytest.raises(ValueError, match="holds another run. --judged_every: 1 in run.flags, 2 now. Choose"):
         record.open_run(tmp_path / "run", dataclasses.replace(SMALL, judged_every=2), resume=True)
     record.open_run(tmp_path / "records", settings.ImageNet(), resume=False)
-    with pytest.raises(ValueError, match="another run. .*--student: 'imagenet_resnet18' in run.flags, 'resnet8' now"):
+    with pytest.raises(ValueError, match="another run. .*--student: 'imagenet_resnet18' in run.flags, 'tiny' now"):
         record.open_run(tmp_path / "records", SMALL, resume=True)
 
 
