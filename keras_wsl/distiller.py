@@ -531,7 +531,8 @@ class Distiller(step(), keras.Model):
             return super().train_on_batch(x, y, sample_weight=sample_weight, return_dict=return_dict)
 
     def _check_arrays(self, y, sample_weight=None):
-        check_arrays(y, sample_weight, self._student_endpoints.shapes()["logits"])
+        shape = self._student_endpoints.shapes()["logits"] if self.student.built else None
+        check_arrays(y, sample_weight, shape)
 
     def _weighting_classes(self, class_weight):
         """A context in which every training step weights examples by their classes."""

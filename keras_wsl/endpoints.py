@@ -40,7 +40,7 @@ class Endpoints:
     def __init__(self, model, names=()):
         self.model = model
         self.layers = {name: find(model, name.removesuffix(INPUT)) for name in names if name != "logits"}
-        self._updated = {}
+        self._found, self._updated = None, {}  # To trace a network takes a part of a second.
 
     def __call__(self, inputs, training=False):
         """The endpoints of one forward pass.
@@ -61,11 +61,16 @@ class Endpoints:
         return {**heads, **{name: calls[-1] for name, calls in outputs.items()}}
 
     def shapes(self):
-        """The endpoints' shapes by name, found without computing anything; `None` stands for the batch.
+        """Return the endpoints' shapes by name, found once and without computing anything; `None` stands for the batch.
 
         Raises:
             ValueError: If the model is not built.
         """
+        if self._found is None:
+            self._found = self._find_shapes()
+        return self._found
+
+    def _find_shapes(self):
         inputs = symbolic_inputs(self.model)
         if keras.backend.backend() == "tensorflow" or not any(map(_is_of_any_length, keras.tree.flatten(inputs))):
             return self._shapes(inputs)
@@ -86,7 +91,7 @@ class Endpoints:
             ValueError: If the model is not built.
         """
         state = tuple(layer.trainable for layer in self.model._flatten_layers())
-        if state not in self._updated:  # A trace takes a part of a second.
+        if state not in self._updated:
             self._updated = {state: self._trace_updates()}
         return self._updated[state]
 

@@ -340,15 +340,19 @@ def _is_at(file, path):
 
 
 def sha256(path):
-    """The SHA-256 of a file's bytes.
+    """Return the SHA-256 of a file's bytes.
 
     Args:
         path: Path of the file.
 
     Returns:
         String of 64 hexadecimal digits.
+
+    Raises:
+        FileNotFoundError: If there is nothing.
+        ValueError: If it is no regular file.
     """
-    with open(path, "rb") as file:
+    with open(check_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

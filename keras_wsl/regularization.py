@@ -23,11 +23,15 @@ def label_and_distillation_gradients(labels, student_logits, teacher_logits, tem
     Returns:
         `(a, d)`, floats, each of shape `(...)`.
     """
-    to_label = ops.expm1(log_softmax(student_logits))  # q - 1
-    if labels_are_distributions(labels, student_logits):
-        to_label = to_label + (1 - ops.cast(labels, to_label.dtype))
-    to_teacher = softmax_difference(*(log_softmax(logits, temperature) for logits in (student_logits, teacher_logits)))
-    return expected_at_label(labels, to_label), temperature * expected_at_label(labels, to_teacher)
+    log_q, *softened = (
+        log_softmax(student_logits),
+        *(log_softmax(logits, temperature) for logits in (student_logits, teacher_logits)),
+    )
+    if not labels_are_distributions(labels, student_logits):  # Of one class alone.
+        log_q, *softened = (expected_at_label(labels, values) for values in (log_q, *softened))
+        return ops.expm1(log_q), temperature * softmax_difference(*softened)
+    to_label = ops.expm1(log_q) + (1 - ops.cast(labels, log_q.dtype))  # q - y
+    return expected_at_label(labels, to_label), temperature * expected_at_label(labels, softmax_difference(*softened))
 
 
 def gradients(labels, student_logits, teacher_logits, temperature):

@@ -35,10 +35,10 @@ def labels_of(y):
     """
     labels = y.get("labels") if isinstance(y, dict) else y
     if not hasattr(labels, "shape"):
-        came = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
+        received = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
         raise InputError(
             "A batch must bring labels: integers, distributions, or a dict that has them as 'labels'. Received: "
-            f"{came}. Give (inputs, labels)."
+            f"{received}. Give (inputs, labels)."
         )
     return labels
 
@@ -56,7 +56,7 @@ def flat_weights(sample_weight):
     sample_weight = labels_of(sample_weight)
     if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
         raise InputError(
-            f"`sample_weight` must be one number an example. Received shape: {tuple(sample_weight.shape)}. Give "
+            f"`sample_weight` must be one number per example. Received shape: {tuple(sample_weight.shape)}. Give "
             "shape (examples,)."
         )
     return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
@@ -105,7 +105,8 @@ def check_arrays(y, sample_weight=None, logits_shape=None):
     Args:
         y: Labels, or a dict that has them.
         sample_weight: `None`, or weights of the examples.
-        logits_shape: Shape of the student's logits, `(None, ..., classes)`, which tells distributions from integers.
+        logits_shape: `None`, or the shape of the student's logits, `(None, ..., classes)`, which distinguishes
+            distributions from integers.
     """
     labels = y.get("labels") if isinstance(y, dict) else y
     if isinstance(labels, (list, tuple)):
@@ -119,7 +120,7 @@ def check_arrays(y, sample_weight=None, logits_shape=None):
     if isinstance(sample_weight, np.ndarray):
         if not sample_weight.ndim:
             raise ValueError(
-                f"`sample_weight` must be one number an example. Received: {sample_weight!r}, without an axis of "
+                f"`sample_weight` must be one number per example. Received: {sample_weight!r}, without an axis of "
                 "examples. Give shape (examples,)."
             )
         _check_weights("sample_weight", sample_weight)
@@ -152,7 +153,7 @@ def _check_labels(labels, logits_shape):
     if wrong.any():
         raise ValueError(
             f"Labels must be {expected}. Received: {labels[wrong][0]} in row {int(np.argwhere(wrong)[0, 0])}; "
-            f"{wrong.sum()} of {labels.size} are wrong. Mend the data."
+            f"{wrong.sum()} of {labels.size} are wrong. Correct the data."
         )
     _check_int32("Labels", labels)
 

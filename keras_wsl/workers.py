@@ -1,8 +1,8 @@
 """Wait until all workers of a `TF_CONFIG` cluster have started, before TensorFlow connects them.
 
 While TensorFlow waits for a worker it holds Python's lock and catches SIGTERM, has no time limit and prints nothing.
-Here the wait is in Python: the first worker listens at its address, the others connect to it, and it tells them which
-workers are missing until there are none.
+Here the wait is in Python: the first worker opens a server at its address, the others connect to it, and it sends them
+which workers are missing until there are none.
 """
 
 import contextlib
@@ -135,7 +135,7 @@ def _lead(cluster):
 
 
 def _listen(address):
-    """Return a socket that listens at the port of an address."""
+    """Return a server socket at the port of an address."""
     family = {"family": socket.AF_INET6, "dualstack_ipv6": True} if socket.has_dualstack_ipv6() else {}
     try:
         return socket.create_server(("", _port(address)), **family)
@@ -197,7 +197,7 @@ def ended_by_signals():
 
 @contextlib.contextmanager
 def reminder(message, after=5.0):
-    """Print a message to standard error if the block takes longer than so many seconds, such as inside TensorFlow."""
+    """Print a message to standard error if the block takes longer than `after` seconds, such as inside TensorFlow."""
     timer = threading.Timer(after, sys.stderr.write, [f"{message}\n"])
     timer.start()
     try:
@@ -208,7 +208,7 @@ def reminder(message, after=5.0):
 
 @contextlib.contextmanager
 def ended_after(timeout):
-    """End the process with status 1 after so many seconds, also while TensorFlow holds Python's lock.
+    """End the process with status 1 after `timeout` seconds, also while TensorFlow holds Python's lock.
 
     Args:
         timeout: Seconds, a positive float.

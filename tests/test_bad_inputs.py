@@ -304,25 +304,25 @@ ROWS = {
         lambda here: fit(list(Y)), "Received: a list of 8", "must be one array", "Give np.asarray"
     ),
     "labels are halves": Row(
-        lambda here: fit(Y + 0.5), "Received: .*.5 in row 0; 8 of 8", "must be whole numbers", "Mend the data"
+        lambda here: fit(Y + 0.5), "Received: .*.5 in row 0; 8 of 8", "must be whole numbers", "Correct the data"
     ),
     "labels are not all there": Row(
         lambda here: fit(np.where(np.arange(8) == 2, np.nan, Y)),
         "Received: nan in row 2; 1 of 8",
         "must be whole numbers",
-        "Mend the data",
+        "Correct the data",
     ),
     "distributions are not all there": Row(
         lambda here: fit(np.where(ONE_HOT, np.nan, 0.1)),
         "Received: nan in row 0; 8 of 40",
         "must be finite, and not negative",
-        "Mend the data",
+        "Correct the data",
     ),
     "distributions are negative": Row(
         lambda here: fit({"labels": ONE_HOT - 0.1}),
         "Received: -0.1.* in row 0; 32 of 40",
         "must be finite, and not negative",
-        "Mend the data",
+        "Correct the data",
     ),
     "labels of other classes": Row(
         lambda here: fit(ONE_HOT[:, :4]),
@@ -387,13 +387,13 @@ ROWS = {
     "sample_weight has a weight a class": Row(
         lambda here: fit(fitting={"sample_weight": np.ones((8, 5), "float32")}),
         r"Received shape: \(8, 5\)",
-        "must be one number an example",
+        "must be one number per example",
         "Give shape",
     ),
     "sample_weight is a scalar": Row(
         lambda here: fit(fitting={"sample_weight": np.array(1.0)}),
         r"Received: array\(1\.\)",
-        "`sample_weight` must be one number an example",
+        "`sample_weight` must be one number per example",
         "Give shape",
     ),
     "sample_weight is negative": Row(

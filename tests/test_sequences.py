@@ -355,7 +355,7 @@ def test_losses_between_examples_are_refused():
 
 def test_sample_weights_of_positions_are_refused():
     x, y, _ = sentences("keras")
-    with pytest.raises(ValueError, match="`sample_weight` must be one number an example"):
+    with pytest.raises(ValueError, match="`sample_weight` must be one number per example"):
         made("keras").fit(x, y, sample_weight=np.ones(y.shape, "float32"), verbose=0)
 
 

@@ -73,7 +73,7 @@ def _inputs(batches):
 
 
 def _sizes(rows, size, **settings):
-    """The training on batches of this size, of so many rows in all."""
+    """Return the training on `rows` rows in batches of this size."""
     batches = _batches(rows, size, **settings)
     return _trained(_made(), batches, _inputs(batches))
 

@@ -6,7 +6,7 @@ import json
 import os
 import pathlib
 
-from keras_wsl.files import check_regular, sha256
+from keras_wsl.files import sha256
 from keras_wsl.soft_labels.manifest import table_of
 
 FILES = ("teacher_weights", "student_weights", "vocabulary")
@@ -31,12 +31,12 @@ def contents(settings, parts, *, store=None, checkpoints=None):
         ValueError: If a path leads to something else than a file.
     """
     paths = {name: getattr(settings, name, "") for name in (*FILES, *FOLDERS)}
-    found = {name: sha256(check_regular(paths[name])) for name in FILES if paths[name]}
+    found = {name: sha256(paths[name]) for name in FILES if paths[name]}
     found |= {name: _folder_sha256(paths[name]) for name in FOLDERS if os.path.isdir(paths[name])}
     if store:
         found["soft_labels"] = store.manifest.sha256
     if checkpoints:
-        digests = [sha256(check_regular(path)) for path in checkpoints.paths.values()]
+        digests = [sha256(path) for path in checkpoints.paths.values()]
         found["teacher_checkpoints"] = hashlib.sha256(" ".join(digests).encode()).hexdigest()
     for name, examples in parts.items():
         if examples is not None:

@@ -5,8 +5,7 @@ import math
 
 from absl import flags
 
-from keras_wsl import workers
-from keras_wsl.files import check_regular
+from keras_wsl import untrusted, workers
 
 LARGEST_FILE = 2**20  # Bytes of a flagfile.
 
@@ -243,15 +242,12 @@ def read_text(path):
         FileNotFoundError: If there is no such file.
         ValueError: If it is not a regular file, too large, or not text.
     """
-    with open(check_regular(path), "rb") as file:
-        content = file.read(LARGEST_FILE + 1)
     try:
-        text = content.decode()
+        text = untrusted.read_bytes(path, LARGEST_FILE).decode()
     except UnicodeDecodeError:
         text = "\0"
-    if len(content) > LARGEST_FILE or "\0" in text:
-        received = f"more than {LARGEST_FILE:,} bytes" if len(content) > LARGEST_FILE else "bytes that are not text"
-        raise ValueError(f"{path} must be a text file of flags. Received: {received}.")
+    if "\0" in text:
+        raise ValueError(f"{path} must be a text file of flags. Received: bytes that are not text.")
     return text
 
 

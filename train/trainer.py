@@ -17,7 +17,7 @@ import identity
 import recipes
 import record
 from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
-from keras_wsl.files import check_regular, make_folder, sha256, temporary_directory
+from keras_wsl.files import make_folder, sha256, temporary_directory
 from keras_wsl.trainers import forward
 from memory import peak_mib
 from settings import to_lines
@@ -437,11 +437,7 @@ def _store(settings):
     store = soft_labels.SoftLabels(settings.soft_labels)
     for name, here, wanted in (
         ("teacher", store.manifest.teacher, settings.teacher),
-        (
-            "teacher_weights",
-            store.manifest.file_sha256,
-            settings.teacher_weights and sha256(check_regular(settings.teacher_weights)),
-        ),
+        ("teacher_weights", store.manifest.file_sha256, settings.teacher_weights and sha256(settings.teacher_weights)),
     ):
         if wanted and here != wanted:
             raise ValueError(

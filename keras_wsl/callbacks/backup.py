@@ -263,9 +263,6 @@ class Backup(keras.callbacks.Callback):
             return run
         return None
 
-    def _files(self):
-        return [path for path in self.directory.glob("*.backup") if path.is_file()]
-
     def _setting(self):
         # A position means nothing in epochs of another length, and backends draw different random numbers.
         return {"backend": keras.backend.backend(), "steps_per_epoch": self.steps_per_epoch}

@@ -121,8 +121,8 @@ def read_network(path, max_parameters=None):
 
     Args:
         path: Path of a `.keras` file.
-        max_parameters: Integer, the most parameters that the file's configuration may ask for. By default as many as
-            the unpacked file has bytes, because each parameter takes at least one. What exceeds it is not allocated.
+        max_parameters: Integer, the most parameters that the file's configuration may ask for; by default as many as
+            the file has bytes, because Keras stores each parameter in at least one. What exceeds it is not allocated.
 
     Returns:
         `keras.Model`, not compiled.
@@ -140,8 +140,7 @@ def read_network(path, max_parameters=None):
         raise ValueError(damaged)
     try:
         if max_parameters is None:
-            with zipfile.ZipFile(path) as archive:
-                max_parameters = sum(member.file_size for member in archive.infolist())
+            max_parameters = path.stat().st_size  # Sizes that the archive states may be false.
         with _at_most(max_parameters):
             return keras.saving.load_model(path, compile=False, safe_mode=True)
     except _TooLarge as error:
@@ -167,7 +166,7 @@ class _TooLarge(Exception):
 
 @contextlib.contextmanager
 def _at_most(parameters):
-    """A context in which variables that this thread makes have at most so many elements, counted before allocation."""
+    """A context in which variables of this thread have at most `parameters` elements, counted before allocation."""
     global _users
     with _lock:
         _users += 1

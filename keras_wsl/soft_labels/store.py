@@ -279,7 +279,7 @@ def present_parts(folder, manifest):
 
 
 def missing_parts(folder, manifest):
-    """Return an iterator over the files that are to be written: `(view, name, first row, the row after the last)`."""
+    """Return an iterator over the files that are missing: `(view, name, first row, the row after the last)`."""
     there = {name for name, _, _ in present_parts(folder, manifest)}
     return ((view, *part) for view in manifest.all_views for part in manifest.parts(view) if part[0] not in there)
 

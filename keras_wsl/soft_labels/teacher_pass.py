@@ -220,7 +220,7 @@ def _start(folder, manifest, table):
 
 
 def _check_room(folder, manifest, verbose):
-    """Print how much is to be written, and return the number of rows. Raise OSError if there is too little room."""
+    """Print how much will be written, and return the number of rows. Raise OSError if there is too little room."""
     there = present_parts(folder, manifest)
     files = manifest.view_count * manifest.parts_a_view - len(there)
     rows = manifest.view_count * manifest.examples - sum(high - low for _, low, high in there)

@@ -197,7 +197,7 @@ def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
 
 
 class SignalAfter(InterruptAfter):
-    """Sends a signal when this process has trained so many steps."""
+    """Send a signal when this process has trained `steps` steps."""
 
     def __init__(self, steps, number=signal.SIGTERM):
         super().__init__(steps)

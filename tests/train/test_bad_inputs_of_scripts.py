@@ -193,7 +193,8 @@ WRITTEN = {
 }
 
 
-def _train(arguments):
+def train(arguments):
+    """Parse a command line of cifar100.py and train as it says, in this process."""
     values = flags.FlagValues()
     settings.define_flags(values)
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
@@ -216,7 +217,7 @@ def _write(arguments):
     return cache_soft_labels.write(values)
 
 
-TABLES = {"train": (ROWS, RUN, _train), "judge": (JUDGED, [], _judge), "write": (WRITTEN, STORE, _write)}
+TABLES = {"train": (ROWS, RUN, train), "judge": (JUDGED, [], _judge), "write": (WRITTEN, STORE, _write)}
 
 
 @pytest.fixture(scope="module")

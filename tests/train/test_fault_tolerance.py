@@ -1,4 +1,4 @@
-"""The suite of faults: how attempts are judged, the tables, and, in the slow tests, the faults themselves."""
+"""The suite of faults: how attempts are classified, the tables, and, in the slow tests, the faults themselves."""
 
 import gc
 import os
@@ -28,7 +28,7 @@ from benchmarks.faults.fault import (
     HangError,
     accepted,
     changes,
-    judge,
+    classify,
     refused,
     refused_or_right,
     snapshot,
@@ -87,18 +87,18 @@ def test_growth_is_from_the_first_sample():
     assert soak.growth(samples, "files") == 0
 
 
-def test_judge_samples_allows_two_percent_and_no_open_file():
+def test_classify_samples_allows_two_percent_and_no_open_file():
     samples = [{"calls": n, "mib": 100.0 + n, "objects": 5, "threads": 1, "files": 3} for n in (1, 2)]
-    assert soaks.judge_samples(samples).state == SURVIVED
-    larger = soaks.judge_samples([samples[0], {**samples[1], "mib": 110.0}])
+    assert soaks.classify_samples(samples).state == SURVIVED
+    larger = soaks.classify_samples([samples[0], {**samples[1], "mib": 110.0}])
     assert larger.state == WRONG and "+8.91%" in larger.note
-    assert soaks.judge_samples([samples[0], {**samples[1], "files": 4}]).state == WRONG
+    assert soaks.classify_samples([samples[0], {**samples[1], "files": 4}]).state == WRONG
 
 
-def test_judge_separates_lost_from_wrong():
-    assert judge("note", 1.5, data={"kept": True}, a_line=True) == Attempt(SURVIVED, "note", 1.5)
-    assert judge("note", a_line=False, status_2=True) == Attempt(WRONG, "not: a line; note")
-    assert judge(data={"kept": False}, a_line=True).state == LOST
+def test_classify_separates_lost_from_wrong():
+    assert classify("note", 1.5, data={"kept": True}, a_line=True) == Attempt(SURVIVED, "note", 1.5)
+    assert classify("note", a_line=False, status_2=True) == Attempt(WRONG, "not: a line; note")
+    assert classify(data={"kept": False}, a_line=True).state == LOST
 
 
 def _raise(error):

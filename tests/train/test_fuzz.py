@@ -21,19 +21,19 @@ from absl import flags
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-import cifar100
 import scripts
 import settings
 import trainer
 from benchmarks.faults import disks, fault, hostile_files, inputs, material
 from benchmarks.faults.fault import is_user_error, snapshot
 from keras_wsl import callbacks, data, models
+from tests.train.test_bad_inputs_of_scripts import train
 
 pytestmark = pytest.mark.slow
 
 
 def fuzz(examples):
-    """Return the settings of a test with so many examples."""
+    """Return the settings of a test with this number of examples."""
     return hypothesis.settings(
         max_examples=examples,
         derandomize=True,
@@ -124,16 +124,6 @@ class _Trained(Exception):
     """A command line was accepted."""
 
 
-def _run(arguments):
-    values = flags.FlagValues()
-    settings.define_flags(values)
-    flags.DEFINE_string("data_dir", None, "", flag_values=values)
-    flags.DEFINE_bool("download", False, "", flag_values=values)
-    values(["cifar100.py", *arguments])
-    wanted = settings.from_flags(values)
-    return trainer.run(wanted, cifar100.splits(wanted, values), values.out, resume=values.resume, verbose=0)
-
-
 @fuzz(300)
 @hypothesis.given(base=BASES, changes=CHANGES, out=OUT, resume=st.booleans())
 def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resume):
@@ -153,7 +143,7 @@ def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resum
         warnings.simplefilter("ignore")
         patch.setattr(trainer, "_fit", _stub_fit)
         try:
-            status = scripts.status(lambda: _run(arguments))
+            status = scripts.status(lambda: train(arguments))
         except flags.Error:  # absl ends the script with its usage message.
             status = 1
         except _Trained:

@@ -98,7 +98,8 @@ def page(rows, environment):
         f"commits {', '.join(sorted({str(row['commit'])[:9] for row in rows}))}.\n\n"
         "Whole runs are those of `train/cifar100.py` in processes of their own: WSL from ResNet-8 to ResNet-8 on the\n"
         "digits, 3 epochs of 22 steps, a backup every second step, deterministic operations. *The same result*:\n"
-        "weights, logs, counts and best score to the bit, and no other files. Seconds were taken beside other work.\n"
+        "weights, logs, counts and best score to the bit, and no other files. Other work ran while seconds were\n"
+        "measured.\n"
     ]
     for group in dict.fromkeys(row["group"] for row in rows):
         cells = [

@@ -13,10 +13,10 @@ from benchmarks.faults.fault import (
     USER_ERROR_STATUS,
     Attempt,
     UnsupportedFault,
+    classify,
+    classify_finished,
     describe,
     fault,
-    judge,
-    judge_finished,
 )
 from keras_wsl import distribute
 
@@ -62,7 +62,7 @@ def compare_with_one_device(number, cases):
         try:
             one, several = (_trained(strategy, *case) for strategy in ("none", "mirrored"))
             far = max(float(np.max(np.abs(a - b), initial=0.0)) for a, b in zip(one, several, strict=True))
-            attempts.append(judge(f"{note}: differ by {far:.0e}", equal_to_one_device=far < TOLERANCE))
+            attempts.append(classify(f"{note}: differ by {far:.0e}", equal_to_one_device=far < TOLERANCE))
         except Exception as error:
             attempts.append(Attempt("wrong", f"{note}: {describe(error)}"[:300]))
     return attempts
@@ -82,7 +82,7 @@ def uneven_batches(bench):
 
 
 def train_on_devices(number, out, rows, batch_size, resumed):
-    """Train `material.run` under MirroredStrategy on several logical devices, twice if it is to be resumed."""
+    """Train `material.run` under MirroredStrategy on several logical devices, twice to resume it."""
     _make_devices(number)
     for resume in (False, True)[: 1 + resumed]:
         result = material.run(out, material.images(rows), strategy="mirrored", batch_size=batch_size, resume=resume)
@@ -98,7 +98,7 @@ def mirrored_runs(bench):
         note = f"{number} devices, {rows} images, batches of {batch_size}"
         try:
             accuracy = child.call(train_on_devices, number, folder / str(number), rows, batch_size, True)
-            yield judge(note, a_result=0 <= accuracy <= 1)
+            yield classify(note, a_result=0 <= accuracy <= 1)
         except RuntimeError as error:
             yield Attempt("wrong", f"{note}: {str(error).splitlines()[-1]}"[:300])
 
@@ -138,7 +138,7 @@ def worker_lost(bench):
         _finish_workers(run)
         # A backup has the sum of the workers' metrics: in the interrupted epoch they are added in another order.
         claims = {"status_2": status == USER_ERROR_STATUS, "a_line": line.startswith("WorkerLost")}
-        yield judge_finished(alone, run, f"{name} lost: {line}", seconds, logs=1e-6, **claims)
+        yield classify_finished(alone, run, f"{name} lost: {line}", seconds, logs=1e-6, **claims)
 
 
 def _waiting_worker(bench, name, *flags):
@@ -161,7 +161,7 @@ def waiting_worker_terminated(bench):
         process.send_signal(number)
         status, seconds = _ended(process, 60)
         ended = status in (128 + number, -number)
-        yield judge(f"status {status}: {run.last_line()}", seconds, a_line=_waits(run), the_signal_ends_it=ended)
+        yield classify(f"status {status}: {run.last_line()}", seconds, a_line=_waits(run), the_signal_ends_it=ended)
 
 
 def _waits(run):
@@ -185,4 +185,4 @@ def waiting_worker_timeout(bench):
     run, process = _waiting_worker(bench, "waiting-timeout", "--worker_timeout=15")
     status, seconds = _ended(process, 180)
     line = run.last_line()
-    yield judge(line, seconds, status_2=status == USER_ERROR_STATUS, a_line="worker" in line.lower())
+    yield classify(line, seconds, status_2=status == USER_ERROR_STATUS, a_line="worker" in line.lower())

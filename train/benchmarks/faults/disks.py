@@ -23,9 +23,9 @@ from benchmarks.faults.fault import (
     USER_ERROR_STATUS,
     UnsupportedFault,
     accepted,
+    classify,
+    classify_finished,
     fault,
-    judge,
-    judge_finished,
     refused,
     snapshot,
     unchanged,
@@ -78,10 +78,10 @@ def _fill_at(bench, name, after):
         line, kept = run.last_line(), run.saved_steps() >= saved
         ballast.unlink()
         if not kept:
-            return judge(line, seconds, data={"the_backup_is_kept": False})
+            return classify(line, seconds, data={"the_backup_is_kept": False})
         run.resume()
         clear = line.startswith(DISK_FULL) and "does not fit" in line
-        return judge_finished(bench.whole, run, line, seconds, status_2=status == USER_ERROR_STATUS, a_line=clear)
+        return classify_finished(bench.whole, run, line, seconds, status_2=status == USER_ERROR_STATUS, a_line=clear)
 
 
 @fault("a disk of 8 MiB that gets full", "status 2, a line that names the file; with room again: the same result")
@@ -97,7 +97,7 @@ def read_only_disk(bench):
     with disk(bench.folder / "disk", "1m", "ro") as folder:
         run, began = bench.run("run", out=folder / "unwritable"), time.monotonic()
         status, line = run.start().wait(fault_injection.TIMEOUT), run.last_line()
-        yield judge(
+        yield classify(
             line, time.monotonic() - began, status_2=status == USER_ERROR_STATUS, a_line="cannot be written to" in line
         )
 
@@ -134,9 +134,9 @@ def run_with_small_temporary_disk(bench):
     with disk(bench.folder / "tmp", "64k") as small:
         status = run.start(TMPDIR=str(small)).wait(fault_injection.TIMEOUT)
         if status:
-            yield judge(run.last_line(), status_0=False)
+            yield classify(run.last_line(), status_0=False)
         else:
-            yield judge_finished(bench.whole, run)
+            yield classify_finished(bench.whole, run)
 
 
 @fault(
@@ -155,7 +155,7 @@ def newest_backup_damaged(bench):
         newest = max(run.backups.glob("*.backup"))
         newest.write_bytes(change(newest.read_bytes()))
         run.resume()
-        yield judge_finished(bench.whole, run, a_warning=f"{newest} is damaged" in run.log.read_text())
+        yield classify_finished(bench.whole, run, a_warning=f"{newest} is damaged" in run.log.read_text())
 
 
 def cut_in_half(content):
@@ -217,7 +217,7 @@ def orphans(bench):
         _kill(_interrupted_write(path))
         start()
         left = sorted(fault_injection.names(folder) - before)
-        yield judge(", ".join(left), no_file_left_behind=not left)
+        yield classify(", ".join(left), no_file_left_behind=not left)
 
 
 @fault("a second process is inside the write of a file of the folder", "the start leaves its temporary file alone")
@@ -230,7 +230,7 @@ def living_writer(bench):
     temporary = set((folder / "store").iterdir()) - before
     try:
         material.store(folder / "store")
-        yield judge(data={"its_file_is_there": all(path.exists() for path in temporary)})
+        yield classify(data={"its_file_is_there": all(path.exists() for path in temporary)})
     finally:
         _kill(process)
 
@@ -282,7 +282,7 @@ def _refused_or_started(start):
 def unchanged_file(attempt, path, text):
     """Return the attempt, or a lost one if a file has another content."""
     content = path.read_text() if path.exists() else None
-    return attempt if content == text else judge(attempt.note, data={"the_target_is_unchanged": False})
+    return attempt if content == text else classify(attempt.note, data={"the_target_is_unchanged": False})
 
 
 @fault("a file of a finished run is damaged or removed, then --resume", "it is written again with the same content")
@@ -343,7 +343,7 @@ def _says_so(run):
     if not attempt.note.startswith("accepted silently"):
         return attempt
     text = output.getvalue() + " ".join(str(one.message) for one in caught)
-    return judge(text.strip()[:200], a_line="backup" in text)
+    return classify(text.strip()[:200], a_line="backup" in text)
 
 
 @fault(
@@ -415,9 +415,9 @@ def opening_a_verified_store(bench):
     soft_labels.SoftLabels(store.folder).verify()
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
     read = _bytes_read(lambda: soft_labels.SoftLabels(store.folder).rows(0, np.arange(10)))
-    yield judge(f"{read / size:.2f} of the bytes", few_bytes_are_read=read < size / 4)
+    yield classify(f"{read / size:.2f} of the bytes", few_bytes_are_read=read < size / 4)
     read = _bytes_read(soft_labels.SoftLabels(store.folder).verify)
-    yield judge(f"{read / size:.2f} of the bytes", all_bytes_are_read=read > 0.9 * size)
+    yield classify(f"{read / size:.2f} of the bytes", all_bytes_are_read=read > 0.9 * size)
 
 
 def _bytes_read(work):

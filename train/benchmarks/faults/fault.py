@@ -1,4 +1,4 @@
-"""What a fault is, what an attempt can end in, and how attempts are made and judged."""
+"""What a fault is, what an attempt can end in, and how attempts are made and classified."""
 
 import contextlib
 import dataclasses
@@ -94,7 +94,7 @@ class Bench:
         return self.folder
 
 
-def judge(note="", seconds=None, *, data=None, **claims):
+def classify(note="", seconds=None, *, data=None, **claims):
     """Return an attempt that is survived if all claims hold.
 
     Args:
@@ -111,21 +111,21 @@ def judge(note="", seconds=None, *, data=None, **claims):
     return Attempt(state, f"not: {', '.join(broken)}{'; ' if note else ''}{note}", seconds)
 
 
-def judge_finished(whole, run, note="", seconds=None, *, logs=0.0, **claims):
+def classify_finished(whole, run, note="", seconds=None, *, logs=0.0, **claims):
     """Return an attempt that is survived if a finished run equals the undisturbed one and left no files behind.
 
     Args:
         whole: The undisturbed `RunUnderTest`.
         run: The finished one.
-        note: Same as in `judge`.
-        seconds: Same as in `judge`.
+        note: Same as in `classify`.
+        seconds: Same as in `classify`.
         logs: Same as in `fault_injection.differences`.
-        **claims: Same as in `judge`.
+        **claims: Same as in `classify`.
     """
     different = fault_injection.differences(whole.out, run.out, logs=logs)
     left = fault_injection.leftovers(whole.out, run.out)
     note = "; ".join(filter(None, [note, ", ".join(different), ", ".join(left)]))
-    return judge(note, seconds, data={"the_same_result": not different}, **claims, no_file_left_behind=not left)
+    return classify(note, seconds, data={"the_same_result": not different}, **claims, no_file_left_behind=not left)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 import recipes
 import settings
 from benchmarks.faults import child, disks, material
-from benchmarks.faults.fault import accepted, fault, judge, refused, refused_or_right, snapshot, unchanged
+from benchmarks.faults.fault import accepted, classify, fault, refused, refused_or_right, snapshot, unchanged
 from keras_wsl import callbacks, data, soft_labels
 from keras_wsl.models import weights
 
@@ -361,8 +361,8 @@ def _read(name, process):
         classes, count = child.answer(process, 300)
     except Exception as error:
         line = str(error).splitlines()[-1]
-        return judge(f"{name}: {line}"[:200], a_line=line.startswith(("ValueError", "OSError", "FileNotFoundError")))
-    return judge(f"{name}: {classes}, {count} images", two_classes=classes == ["a", "b"], four_images=count == 4)
+        return classify(f"{name}: {line}"[:200], a_line=line.startswith(("ValueError", "OSError", "FileNotFoundError")))
+    return classify(f"{name}: {classes}, {count} images", two_classes=classes == ["a", "b"], four_images=count == 4)
 
 
 def _tree(folder):

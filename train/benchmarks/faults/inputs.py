@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from benchmarks.faults import material
-from benchmarks.faults.fault import accepted, fault, is_user_error, judge, outcome, refused
+from benchmarks.faults.fault import accepted, classify, fault, is_user_error, outcome, refused
 from keras_wsl import Distiller, losses
 
 ROWS = 8
@@ -44,13 +44,13 @@ def _refused(distiller, x, y, note, **kwargs):
     finite, error = fit_outcome(distiller, x, y, **kwargs)
     if error is None:
         # A loss that is not finite is what `callbacks.FiniteLoss` stops a run at: nothing is silently wrong.
-        return judge(f"{note}: trained", not_trained_silently=not finite)
-    return judge(f"{note}: {error!r:.200}", a_line=is_refusal(error))
+        return classify(f"{note}: trained", not_trained_silently=not finite)
+    return classify(f"{note}: {error!r:.200}", a_line=is_refusal(error))
 
 
 def _trained(distiller, x, y, note, **kwargs):
     finite, error = fit_outcome(distiller, x, y, **kwargs)
-    return judge(note if error is None else f"{note}: {error!r:.200}", finite_losses=bool(finite))
+    return classify(note if error is None else f"{note}: {error!r:.200}", finite_losses=bool(finite))
 
 
 @fault("integer labels out of range, beyond int32, fractions, text, objects, of other shapes", "refused")
@@ -129,8 +129,8 @@ def sample_weights_of_datasets(bench):
 def _refused_batches(distiller, dataset, note):
     value, error = outcome(lambda: distiller.fit(dataset, verbose=0).history["loss"][0])
     if error is None:
-        return judge(f"{note}: trained", not_trained_silently=not np.isfinite(value))
-    return judge(f"{note}: {error!r:.200}", named="weight" in str(error))
+        return classify(f"{note}: trained", not_trained_silently=not np.isfinite(value))
+    return classify(f"{note}: {error!r:.200}", named="weight" in str(error))
 
 
 @fault("class_weight: other keys, negative, NaN, lists, with arrays and dict labels", "refused")
@@ -276,10 +276,10 @@ def masks(bench):
 def _masked(distiller, x, targets, note):
     history, error = outcome(lambda: distiller.fit(x, targets, batch_size=4, verbose=0).history)
     if error is not None:
-        return judge(f"{note}: {error!r:.200}", a_line=is_refusal(error))
+        return classify(f"{note}: {error!r:.200}", a_line=is_refusal(error))
     count, share = history["regularization_samples"][0], history["regularization_share"][0]
     note = f"{note}: count {count}, share {share:.2f}"
-    return judge(note, count_in_range=0 <= count <= ROWS * 6, share_in_range=0 <= share <= 1)
+    return classify(note, count_in_range=0 <= count <= ROWS * 6, share_in_range=0 <= share <= 1)
 
 
 @fault("batches of unknown rank or shape from tf.data", "trained, or refused in a line")
@@ -301,6 +301,6 @@ def unknown_shapes(bench):
             lambda d=dataset: np.isfinite(material.distiller().fit(d, verbose=0).history["loss"]).all()
         )
         if error is None:
-            yield judge(note, finite_losses=bool(finite))
+            yield classify(note, finite_losses=bool(finite))
         else:
-            yield judge(f"{note}: {error!r:.200}", a_line=is_user_error(error))
+            yield classify(f"{note}: {error!r:.200}", a_line=is_user_error(error))

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from benchmarks.faults import material
-from benchmarks.faults.fault import accepted, fault, judge
+from benchmarks.faults.fault import accepted, classify, fault
 from keras_wsl import losses, weighting
 
 CLASSES = material.CLASSES
@@ -67,7 +67,7 @@ def wsl_weights(bench):
             exact = exact_weights(distribution if smoothing is None else given.astype("float64"), student, teacher)
             weights = keras.ops.convert_to_numpy(weighting.wsl(given, student, teacher))
             far = float(np.max(np.abs(weights - exact)))
-            yield judge(f"{kind}, margin {margin}: off by {far:.0e}", precise=far <= WEIGHT_TOLERANCE)
+            yield classify(f"{kind}, margin {margin}: off by {far:.0e}", precise=far <= WEIGHT_TOLERANCE)
 
 
 def _rows(loss, labels, student, teacher):
@@ -95,7 +95,7 @@ def kd_of_shifted_logits(bench):
             exact = _divergence(student, teacher, temperature)
             far = float(np.max(np.abs(rows - exact)) / np.max(np.abs(exact)))
             note = f"shift {shift:.0e}, temperature {temperature:.0f}: off by {far:.0e}"
-            yield judge(note, precise=far <= LOSS_TOLERANCE)
+            yield classify(note, precise=far <= LOSS_TOLERANCE)
 
 
 @fault("standardized logits shifted by 0 to 1e6", "KD equals float64 to 1 %")
@@ -108,7 +108,7 @@ def standardized_kd_of_shifted_logits(bench):
         rows = _rows(losses.KD(temperature=2.0, standardize=True), labels, student, teacher)
         exact = _divergence(*(_standardized(logits) for logits in (student, teacher)), 2.0)
         far = float(np.max(np.abs(rows - exact)) / np.max(np.abs(exact)))
-        yield judge(f"shift {shift:.0e}: off by {far:.0e}", precise=far <= LOSS_TOLERANCE)
+        yield classify(f"shift {shift:.0e}: off by {far:.0e}", precise=far <= LOSS_TOLERANCE)
 
 
 def _standardized(logits):
@@ -126,7 +126,7 @@ def dkd_is_not_negative(bench):
         student = teacher + generator.normal(scale=1e-3, size=teacher.shape).astype("float32")
         student[:32] = teacher[:32]
         rows = _rows(losses.DKD(), labels, student, teacher)
-        yield judge(
+        yield classify(
             f"margin {margin}: least {rows.min():.0e}", finite=np.isfinite(rows).all(), not_negative=rows.min() >= 0
         )
 

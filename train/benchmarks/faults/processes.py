@@ -10,7 +10,7 @@ import time
 import record
 from benchmarks import fault_injection
 from benchmarks.faults import child
-from benchmarks.faults.fault import USER_ERROR_STATUS, describe, fault, judge, judge_finished
+from benchmarks.faults.fault import USER_ERROR_STATUS, classify, classify_finished, describe, fault
 from keras_wsl import files
 
 SAME = "resumed to the same weights, logs, counts and best score"
@@ -19,7 +19,7 @@ SIGNALS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
 
 def _kills(bench, moment, times):
     for kills, run in fault_injection.killed_runs(bench.run, moment, times, seed=bench.seed):
-        yield from kills * [judge_finished(bench.whole, run)]
+        yield from kills * [classify_finished(bench.whole, run)]
 
 
 @fault("SIGKILL while a backup is being written", SAME)
@@ -58,7 +58,7 @@ def _terminations(bench, name, times):
         # A signal after the last step finds everything saved, and may end the process at once.
         late = done["saved"] == run.total_steps and done["status"] in (0, -number, status)
         run.resume()
-        yield judge_finished(
+        yield classify_finished(
             bench.whole,
             run,
             f"{done['status']}: {line}"[:200],
@@ -100,7 +100,7 @@ def ctrl_c_twice(bench):
         seconds = time.monotonic() - began
         no_traceback = "Traceback" not in run.log.read_text()
         run.resume()
-        yield judge_finished(
+        yield classify_finished(
             bench.whole,
             run,
             f"status {status}",
@@ -126,7 +126,7 @@ def two_runs(bench):
     seconds = time.monotonic() - began
     first.send_signal(signal.SIGCONT)
     finished = first.wait(fault_injection.TIMEOUT) == 0
-    yield judge_finished(
+    yield classify_finished(
         bench.whole,
         run,
         line,
@@ -146,7 +146,7 @@ def without_tensorboard(bench):
     path = f"{blocked}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     status = run.start(PYTHONPATH=path).wait(fault_injection.TIMEOUT)
     seconds, line = time.monotonic() - began, run.last_line()
-    yield judge(
+    yield classify(
         line,
         seconds,
         status_2=status == USER_ERROR_STATUS,
@@ -163,7 +163,7 @@ def events_removed(bench):
     fault_injection.wait_until(lambda: run.saved_steps() >= run.steps_per_epoch + 2, process)
     shutil.rmtree(run.out / "tensorboard")
     finished = process.wait(fault_injection.TIMEOUT) == 0
-    yield judge_finished(bench.whole, run, finished=finished, a_warning="removed" in run.log.read_text())
+    yield classify_finished(bench.whole, run, finished=finished, a_warning="removed" in run.log.read_text())
 
 
 @fault(
@@ -174,7 +174,7 @@ def loss_is_not_finite(bench):
     run = bench.run("not-finite").with_settings(learning_rate=1e30)
     status, line = run.start().wait(fault_injection.TIMEOUT), run.last_line()
     words = ("among examples", "have the numbers", "epoch 1, step")
-    yield judge(
+    yield classify(
         line,
         data={"backup_is_kept": run.saved_steps() >= 0},
         status_2=status == USER_ERROR_STATUS,
@@ -192,8 +192,8 @@ def same_process_id(bench):
         content = (folder / "file").read_bytes()
         whole = len(content) == 4096 and len(set(content)) == 1
         note = f"{len(failures)} failures {failures[:1] or ''}"
-        yield judge(note, data={"the_file_is_whole": whole}, all_writes_succeed=not failures)
-    yield judge(no_file_left_behind=[path.name for path in folder.iterdir()] == ["file"])
+        yield classify(note, data={"the_file_is_whole": whole}, all_writes_succeed=not failures)
+    yield classify(no_file_left_behind=[path.name for path in folder.iterdir()] == ["file"])
 
 
 def write_many(path, times):

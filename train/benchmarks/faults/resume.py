@@ -9,7 +9,7 @@ import numpy as np
 import record
 from benchmarks import fault_injection
 from benchmarks.faults import material
-from benchmarks.faults.fault import UnsupportedFault, accepted, fault, judge, refused, snapshot, unchanged
+from benchmarks.faults.fault import UnsupportedFault, accepted, classify, fault, refused, snapshot, unchanged
 from keras_wsl import data, models
 
 # Flags that decide what a run computes, with other values than those of `material.SHORT_RUN` with WSL.
@@ -192,4 +192,4 @@ def other_cores(bench):
     accuracies = [record.read_result(out)["best_accuracy"] for out in runs]
     note = f"{', '.join(fault_injection.differences(*runs))}; best accuracies {accuracies}"
     alike = abs(accuracies[0] - accuracies[1]) < 0.05
-    yield judge(note, a_line="core" in run.log.read_text(), accuracies_agree_to_5_points=alike)
+    yield classify(note, a_line="core" in run.log.read_text(), accuracies_agree_to_5_points=alike)
