@@ -323,6 +323,17 @@ def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, t
     keras.layers.Dense(10**5).build((1, 1))  # Outside of the reading nothing is limited.
 
 
+def test_limit_of_parameters_does_not_trust_the_archive(tmp_path):
+    """A member that compresses to a thousandth of its size allows no more parameters."""
+    path = tmp_path / "bomb.keras"
+    keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")]).save(path)
+    rewrite_config(path, lambda text: text.replace('"units": 3', '"units": 1000000'))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/zeros", bytes(2**23))
+    with pytest.raises(ValueError, match="asks for too many parameters"):
+        read_network(path)
+
+
 def test_limit_of_parameters_is_the_callers(tmp_path):
     path = tmp_path / "network.keras"
     network(keras.layers.ReLU()).save(path)
