@@ -11,6 +11,8 @@ import stat
 
 import numpy as np
 
+from keras_wsl import files
+
 _LARGEST = 2**20  # Bytes of a JSON file.
 _DEEPEST = 100  # Lists and objects inside each other.
 _TOO_DEEP = f"The content must have lists and objects at most {_DEEPEST} deep. Received: deeper ones."
@@ -28,19 +30,17 @@ def open_file(path):
         The file.
 
     Raises:
-        ValueError: If there is something else than a file.
+        ValueError: If there is something else than a regular file.
         OSError: If it cannot be opened; `FileNotFoundError` if there is nothing.
     """
-    refused = ValueError(f"{path} must be a file. Received: a directory, a FIFO or a device.")
-    try:
-        # Windows has no such flag.
-        file = open(path, "rb", opener=lambda name, flags: os.open(name, flags | getattr(os, "O_NONBLOCK", 0)))
-    except IsADirectoryError as error:
-        raise refused from error
-    with file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise refused
+    with open(files.check_regular(path), "rb", opener=_open_without_waiting) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # It was replaced after the check.
+            raise ValueError(f"{path} must be a regular file. Received: it is another kind of file now.")
         yield file
+
+
+def _open_without_waiting(path, flags):
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))  # Windows has no such flag.
 
 
 def read_bytes(path, limit):

@@ -378,9 +378,9 @@ def test_inputs_that_are_not_numbers():
 
 @pytest.mark.parametrize("shape", [(8, 5), (8, 1, 1)])
 def test_sample_weights_of_a_wrong_shape(shape):
-    """Sample weights are one number an example."""
+    """Sample weights are one number per example."""
     x, y = examples(8)
-    with pytest.raises(ValueError, match="one number an example"):
+    with pytest.raises(ValueError, match="must be one number per example"):
         made().fit(x, y, sample_weight=np.ones(shape, "float32"), verbose=0)
 
 

@@ -200,7 +200,7 @@ def read(path, kind=Settings):
     try:
         return parse(lines, kind)
     except flags.Error as error:
-        raise ValueError(f"{path} must hold the settings of {kind.__name__}. Received: {error}") from error
+        raise ValueError(f"{path} must have only flags that these scripts know. Received: {error}.") from error
 
 
 def parse(lines, kind=Settings):

@@ -175,7 +175,7 @@ DAMAGED_FLAGS = {
     "other files": (lambda path: path.write_text("--flagfile=/dev/zero\n"), "the line '--flagfile=/dev/zero'"),
     "comments": (lambda path: path.write_text("# data: 1\n"), "no flags"),
     "empty": (lambda path: path.write_text(""), "no flags"),
-    "huge": (lambda path: path.write_bytes(b"-" * (2**20 + 1)), "more than 1,048,576 bytes"),
+    "huge": (lambda path: path.write_bytes(b"-" * (2**20 + 1)), "1,048,577 bytes"),
     "folder": (lambda path: path.mkdir(), "it is a folder"),
     "pipe": (lambda path: os.mkfifo(path), "it is a named pipe"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
@@ -194,7 +194,7 @@ def test_damaged_run_flags_are_named(name, tmp_path):
 
 def test_run_flags_of_another_kind_are_named(tmp_path):
     (tmp_path / "other.flags").write_text("--unknown=3\n")
-    with pytest.raises(ValueError, match="must hold the settings of Settings. Received: Unknown"):
+    with pytest.raises(ValueError, match="must have only flags that these scripts know. Received: Unknown"):
         settings.read(tmp_path / "other.flags")
 
 
