@@ -1,35 +1,41 @@
 """Knowledge distillation for Keras 3, with a weight for every example's soft label."""
 
 from keras_wsl import (
+    adapters,
     analysis,
     callbacks,
     data,
+    distribution,
     export,
     losses,
     models,
-    online,
+    ops,
     optimizers,
-    regularization,
+    regularization_samples,
     soft_labels,
+    teacher_checkpoints,
     weighting,
 )
 from keras_wsl.distiller import Distiller
-from keras_wsl.endpoints import Endpoints
+from keras_wsl.features import FeatureExtractor
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Distiller",
-    "Endpoints",
+    "FeatureExtractor",
+    "adapters",
     "analysis",
     "callbacks",
     "data",
+    "distribution",
     "export",
     "losses",
     "models",
-    "online",
+    "ops",
     "optimizers",
-    "regularization",
+    "regularization_samples",
     "soft_labels",
+    "teacher_checkpoints",
     "weighting",
 ]

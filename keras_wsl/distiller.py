@@ -7,19 +7,19 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wsl import losses, regularization, weighting
-from keras_wsl.endpoints import Endpoints, check_network, explained, frozen, mask_of, symbolic_inputs
+from keras_wsl import losses, regularization_samples, weighting
+from keras_wsl.backend import step
+from keras_wsl.features import FeatureExtractor, check_network, explained, frozen, get_keras_mask, symbolic_inputs
 from keras_wsl.ops import (
     InputError,
-    check_weight,
-    label_classes,
-    labels_are_distributions,
-    mean_over_positions,
+    check_non_negative,
+    class_indices,
+    labels_are_categorical,
+    masked_mean_over_time,
     to_int32,
 )
-from keras_wsl.targets import check_arrays, class_weights, flat_weights, labels_of
-from keras_wsl.top_k import expand
-from keras_wsl.trainers import step
+from keras_wsl.top_k_logits import expand
+from keras_wsl.validation import check_arrays, class_weights, flat_weights, labels_of
 
 MASK = "logits.mask"  # Where the student's endpoints have Keras's mask of the logits.
 FILES = (".keras", ".h5")
@@ -33,9 +33,9 @@ class Distiller(step(), keras.Model):
     $$L = w_s \frac{1}{n} \sum_i \mathrm{CE}_i + r \sum_k w_k \frac{1}{n} \sum_i \ell_{ki} + R$$
 
     $\mathrm{CE}_i$ is the compiled `loss` of an example, $\ell_{ki}$ the `distillation_losses`, $w_s$ the
-    `student_loss_weight`, $w_k$ each loss's own `weight`, $r$ the `ramp`, 1 unless `callbacks.WarmUp` moves it, $R$ the
-    student's regularisers and `add_loss`. Sample weights and class weights multiply every term of an example. With WSL
-    and the defaults: Zhou et al., ICLR 2021, https://arxiv.org/abs/2102.00650.
+    `student_loss_weight`, $w_k$ each loss's own `weight`, $r$ the `ramp`, 1 unless `callbacks.DistillationWarmup` moves
+    it, $R$ the student's regularisers and `add_loss`. Sample weights and class weights multiply every term of an
+    example. With WSL and the defaults: Zhou et al., ICLR 2021, https://arxiv.org/abs/2102.00650.
 
     ```python
     distiller = Distiller(teacher, student, losses.WSL(temperature=4.0, weight=2.25))
@@ -92,7 +92,7 @@ class Distiller(step(), keras.Model):
         distillation_losses=(),
         *,
         student_loss_weight=1.0,
-        teacher_training=False,
+        teacher_batch_statistics=False,
         student_inputs=None,
         teacher_inputs=None,
         name="distiller",
@@ -104,8 +104,8 @@ class Distiller(step(), keras.Model):
             distillation_losses = [distillation_losses]
         self.student = student
         self.distillation_losses = [losses.get(loss) for loss in distillation_losses]
-        self.student_loss_weight = check_weight(student_loss_weight, "student_loss_weight")
-        self.teacher_training = bool(teacher_training)
+        self.student_loss_weight = check_non_negative(student_loss_weight, "student_loss_weight")
+        self.teacher_batch_statistics = bool(teacher_batch_statistics)
         self.student_inputs = _checked_choice("student_inputs", student_inputs)
         self.teacher_inputs = _checked_choice("teacher_inputs", teacher_inputs)
         self.temperature = next((loss.temperature for loss in self.distillation_losses if loss.temperature), 1.0)
@@ -115,8 +115,8 @@ class Distiller(step(), keras.Model):
         self._comparable = True  # Whether logits of student and teacher are of the same classes.
         self._evaluating = False
         self._class_weight = self._traced_class_weight = None  # Of each class, in the step and when it was traced.
-        self._student_endpoints = Endpoints(
-            student, {name for loss in self.distillation_losses for name in loss.student_endpoints}
+        self._student_endpoints = FeatureExtractor(
+            student, {name for loss in self.distillation_losses for name in loss.student_layers}
         )
         self._check_devices()
         self.teacher = teacher
@@ -142,7 +142,7 @@ class Distiller(step(), keras.Model):
         return self._teacher()
 
     @property
-    def running_teachers(self):
+    def live_teachers(self):
         """The teachers that run in a step, a list of models; those whose logits are given are not among them."""
         teacher = self.teacher if self.__dict__.get("_teacher") else None
         teachers = teacher.values() if isinstance(teacher, dict) else [teacher]
@@ -155,7 +155,7 @@ class Distiller(step(), keras.Model):
         self._welcome(value)
 
     def __dir__(self):
-        guests = {"teacher", "running_teachers"}  # Saving walks `dir`.
+        guests = {"teacher", "live_teachers"}  # Saving walks `dir`.
         return [name for name in super().__dir__() if name not in guests]
 
     def _welcome(self, teacher):
@@ -169,8 +169,8 @@ class Distiller(step(), keras.Model):
                 f"{files[0]!r}. Load it first: keras_wsl.models.build(..., weights={files[0]!r})."
             )
         networks = {name: model for name, model in teachers.items() if not isinstance(model, str)}
-        if len(networks) < len(teachers) and self.teacher_training:
-            raise ValueError("`teacher_training` is for a teacher that runs, and the logits of one are given.")
+        if len(networks) < len(teachers) and self.teacher_batch_statistics:
+            raise ValueError("`teacher_batch_statistics` is for a teacher that runs, and the logits of one are given.")
         for name, model in networks.items():
             check_network(name, model)
             if model is self.student:
@@ -183,7 +183,7 @@ class Distiller(step(), keras.Model):
         endpoints = {}
         for name, model in teachers.items():
             wanted = [loss for loss, shares in zip(self.distillation_losses, heard) if name in shares]
-            layers = {loss.name: loss.teacher_endpoints for loss in wanted if loss.teacher_endpoints}
+            layers = {loss.name: loss.teacher_layers for loss in wanted if loss.teacher_layers}
             if name not in networks and layers:
                 raise ValueError(
                     f"The teacher {model!r} is given by its logits alone, and {min(layers)} needs its "
@@ -191,7 +191,7 @@ class Distiller(step(), keras.Model):
                 )
             if wanted or not self.distillation_losses:
                 inner = {layer for names in layers.values() for layer in names}
-                endpoints[name] = Endpoints(model, inner) if name in networks else model
+                endpoints[name] = FeatureExtractor(model, inner) if name in networks else model
         # Closures: whatever Keras finds in an attribute, it tracks and saves.
         self.__dict__["_teacher"] = lambda: teacher
         self.__dict__["_teacher_endpoints"] = lambda: endpoints
@@ -236,7 +236,7 @@ class Distiller(step(), keras.Model):
         not frozen, all state.
         """
         own = {id(variable) for variable in self.variables}
-        for model in self.running_teachers:
+        for model in self.live_teachers:
             shared = [variable for variable in model.variables if id(variable) in own]
             if not shared:
                 continue
@@ -267,7 +267,7 @@ class Distiller(step(), keras.Model):
     def non_trainable_variables(self):
         """The Distiller's own and the teachers': on JAX they are the state of a step, all else a constant of it."""
         variables = super().non_trainable_variables
-        teachers = self.running_teachers
+        teachers = self.live_teachers
         if not teachers:
             return variables
         seen = {id(variable) for variable in self.variables}  # A buffer cannot be donated twice.
@@ -289,7 +289,7 @@ class Distiller(step(), keras.Model):
         inputs = _selected(self.student_inputs, inputs)
         if training:
             outputs = self._student_endpoints(inputs, training=True)
-            mask = mask_of(outputs["logits"])
+            mask = get_keras_mask(outputs["logits"])
             # An entry of its own: on JAX, what Keras keeps beside a tensor does not leave the gradient's trace.
             return outputs if mask is None else {**outputs, MASK: mask}
         with explained(self.student, inputs):
@@ -301,14 +301,14 @@ class Distiller(step(), keras.Model):
         Args:
             inputs: The batch's inputs, before `teacher_inputs`.
             y: The batch's targets, which have the logits of teachers that do not run.
-            training: Whether with the batch's statistics; `teacher_training` by default.
+            training: Whether with the batch's statistics; `teacher_batch_statistics` by default.
 
         Returns:
             Dict of endpoints; of several teachers a dict of their names to such; empty where nothing is distilled.
         """
         if not self.distillation_losses:
             return {}
-        training = self.teacher_training if training is None else training
+        training = self.teacher_batch_statistics if training is None else training
         outputs = {}
         for name, endpoints in self._teacher_endpoints().items():
             if isinstance(endpoints, str):
@@ -333,7 +333,7 @@ class Distiller(step(), keras.Model):
             raise ValueError(f"{key!r} has {logits.shape[-1]} logits an example, and the student {self._classes}.")
         return ops.stop_gradient(ops.cast(logits, "float32"))
 
-    def heard_logits(self, teacher, temperature):
+    def combined_teacher_logits(self, teacher, temperature):
         """The teachers' logits as the first loss hears them: of several, the mean of probabilities at a temperature.
 
         Args:
@@ -345,7 +345,7 @@ class Distiller(step(), keras.Model):
         """
         return ops.cast(self.distillation_losses[0].heard(teacher, temperature)["logits"], "float32")
 
-    def checked_labels(self, y, student):
+    def validate_labels(self, y, student):
         """The labels in `y`; where they are integers, int32 and checked as far as the backend can.
 
         Args:
@@ -353,19 +353,19 @@ class Distiller(step(), keras.Model):
             student: The student's endpoints, or its logits.
         """
         labels, logits = labels_of(y), _logits(student)
-        if labels_are_distributions(labels, logits):
+        if labels_are_categorical(labels, logits):
             return labels
-        labels, mask = to_int32(labels), self.position_mask(y, student)
+        labels, mask = to_int32(labels), self.timestep_mask(y, student)
         if mask is not None:  # What stands in padding, often -1 or -100, is no label.
             labels = ops.where(mask, ops.reshape(labels, ops.shape(mask)), 0)
         return self._check_range("Labels", labels, logits.shape[-1])
 
-    def loss_rows(self, y, labels, student, teacher, sample_weight=None):
+    def compute_per_example_losses(self, y, labels, student, teacher, sample_weight=None):
         """Every term of the objective, example by example.
 
         Args:
             y: A batch's targets, labels or a dict that has them.
-            labels: As `checked_labels` gives them.
+            labels: As `validate_labels` gives them.
             student: The student's endpoints.
             teacher: What `teacher_outputs` gives.
             sample_weight: `None`, or floats, shape `(batch,)`.
@@ -373,8 +373,8 @@ class Distiller(step(), keras.Model):
         Returns:
             `(rows, total)`: a dict of the terms by their names in the logs, and their weighted sum, all `(batch,)`.
         """
-        mask = self.position_mask(y, student)
-        rows = {"student_loss": self.hard_rows(labels, student["logits"], mask)}
+        mask = self.timestep_mask(y, student)
+        rows = {"student_loss": self.student_loss_per_example(labels, student["logits"], mask)}
         distillation = []
         for loss in self.distillation_losses:
             settings = {"index": self._index(y, loss), "student_mask": {"logits": mask}, "training": True}
@@ -392,7 +392,7 @@ class Distiller(step(), keras.Model):
             rows, total = {name: weight * values for name, values in rows.items()}, weight * total
         return rows, total
 
-    def hard_rows(self, labels, logits, mask=None, sample_weight=None):
+    def student_loss_per_example(self, labels, logits, mask=None, sample_weight=None):
         """The compiled loss of each example, in float32: `(batch,)`. NaN where an integer label is out of range."""
         logits = ops.cast(logits, "float32")
         loss = self._compiled_loss()
@@ -403,10 +403,10 @@ class Distiller(step(), keras.Model):
                 f"The compiled loss {_name(loss)!r} gives one number for a batch. It must give one an example: take "
                 "the mean over the last axis alone."
             )
-        if not labels_are_distributions(labels, logits):
+        if not labels_are_categorical(labels, logits):
             in_range = ops.logical_and(labels >= 0, labels < logits.shape[-1])
             values = ops.where(ops.reshape(in_range, ops.shape(values)), values, float("nan"))
-        rows = mean_over_positions(values, mask if len(values.shape) > 1 else None)
+        rows = masked_mean_over_time(values, mask if len(values.shape) > 1 else None)
         return rows if sample_weight is None else rows * self.checked_weights(sample_weight)
 
     def checked_weights(self, sample_weight):
@@ -434,10 +434,10 @@ class Distiller(step(), keras.Model):
         weights = None if sample_weight is None else self.checked_weights(sample_weight)
         if self._class_weight is None:
             return weights
-        by_class = ops.take(ops.convert_to_tensor(self._class_weight), label_classes(labels, logits))
+        by_class = ops.take(ops.convert_to_tensor(self._class_weight), class_indices(labels, logits))
         return by_class if weights is None else by_class * weights
 
-    def position_mask(self, y, student):
+    def timestep_mask(self, y, student):
         """Which positions of a sequence count: of the targets, or Keras's own of the logits.
 
         Args:
@@ -453,46 +453,51 @@ class Distiller(step(), keras.Model):
         for holder, key in ((y, "mask"), (student, MASK)):
             if isinstance(holder, dict) and holder.get(key) is not None:
                 return ops.cast(holder[key], "bool")
-        return mask_of(logits)
+        return get_keras_mask(logits)
 
     def _index(self, y, loss):
         """The examples' numbers in the targets, checked as far as the backend can; `None` where there are none."""
         index = y.get("index") if isinstance(y, dict) else None
-        if index is None or not loss.needs_index:
+        if index is None or not loss.requires_example_index:
             return None
         return self._check_range("The index of an example", to_int32(ops.reshape(index, (-1,))), loss.examples)
 
-    def update_trackers(self, y, labels, student, teacher, rows):
+    def update_loss_metrics(self, y, labels, student, teacher, rows):
         """Takes the rows of a step, and what it shows of regularization samples, into the epoch's means."""
         for name, values in rows.items():
             self._means[name].update_state(values)
         if not self.distillation_losses or not self._comparable:
             return
         logits = ops.cast(student["logits"], "float32")
-        mask = self.position_mask(y, student)  # Of a sequence, positions are counted.
+        mask = self.timestep_mask(y, student)  # Of a sequence, positions are counted.
         counted = None if mask is None else ops.cast(mask, "float32")
-        softened, plain = (self.heard_logits(teacher, temperature) for temperature in (self.temperature, 1.0))
-        samples = ops.cast(regularization.mask(labels, logits, softened, self.temperature), "float32")
+        softened, plain = (
+            self.combined_teacher_logits(teacher, temperature) for temperature in (self.temperature, 1.0)
+        )
+        samples = ops.cast(regularization_samples.mask(labels, logits, softened, self.temperature), "float32")
         self._count.update_state(samples, counted)
         self._means["regularization_share"].update_state(samples, counted)
         self._means["wsl_weight_mean"].update_state(weighting.wsl(labels, logits, plain), counted)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective, a scalar; where not training, the student's own loss and no teacher."""
-        labels = self.checked_labels(y, y_pred)
+        labels = self.validate_labels(y, y_pred)
         penalty = sum(self.losses, ops.zeros(()))
         if not training:
             logits = _logits(y_pred)
-            return ops.mean(self.hard_rows(labels, logits, self.position_mask(y, logits), sample_weight)) + penalty
+            return (
+                ops.mean(self.student_loss_per_example(labels, logits, self.timestep_mask(y, logits), sample_weight))
+                + penalty
+            )
         teacher = self.teacher_outputs(x, y)
-        rows, total = self.loss_rows(y, labels, y_pred, teacher, sample_weight)
-        self.update_trackers(y, labels, y_pred, teacher, rows)
+        rows, total = self.compute_per_example_losses(y, labels, y_pred, teacher, sample_weight)
+        self.update_loss_metrics(y, labels, y_pred, teacher, rows)
         return ops.mean(total) + penalty
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         """The compiled metrics, of labels and student's logits; weighted ones leave out masked positions."""
         labels, logits = labels_of(y), _logits(y_pred)
-        weight, mask = self.example_weights(labels, logits, sample_weight), self.position_mask(y, y_pred)
+        weight, mask = self.example_weights(labels, logits, sample_weight), self.timestep_mask(y, y_pred)
         if mask is not None:
             mask = ops.cast(mask, "float32")
             weight = mask if weight is None else weight[:, None] * mask
@@ -632,7 +637,7 @@ class Distiller(step(), keras.Model):
             "student": keras.saving.serialize_keras_object(self.student),
             "distillation_losses": [keras.saving.serialize_keras_object(loss) for loss in self.distillation_losses],
             "student_loss_weight": self.student_loss_weight,
-            "teacher_training": self.teacher_training,
+            "teacher_batch_statistics": self.teacher_batch_statistics,
             "student_inputs": keras.saving.serialize_keras_object(self.student_inputs),
             "teacher_inputs": keras.saving.serialize_keras_object(self.teacher_inputs),
             "name": self.name,
@@ -699,7 +704,7 @@ def _check_kind(loss, labels, logits):
         return
     name = _name(loss)
     kinds = {True: "integer labels", False: "labels that are distributions"}
-    integers = not labels_are_distributions(labels, logits)
+    integers = not labels_are_categorical(labels, logits)
     if name.startswith("sparse") != integers:
         fitting = "SparseCategoricalCrossentropy" if integers else "CategoricalCrossentropy"
         raise InputError(

@@ -6,7 +6,7 @@ import pathlib
 import keras
 
 from keras_wsl import files
-from keras_wsl.endpoints import symbolic_inputs
+from keras_wsl.features import symbolic_inputs
 
 # What Keras writes beside `saved_model.pb`.
 SAVED_MODEL_PARTS = {"assets", "variables", "fingerprint.pb"}
@@ -53,7 +53,7 @@ def saved_model(student, path, *, preprocessor=None, overwrite=False):
     path = pathlib.Path(os.path.abspath(path))
     _check_free(path, overwrite)
     _check_packages()
-    files.make_folder(path.parent)
+    files.make_directory(path.parent)
     with files.scratch_directory(path) as folder:
         written = folder / "new"
         archive = keras.export.ExportArchive()
@@ -140,7 +140,7 @@ def _write_file(path, suffix, write):
     path = pathlib.Path(path)
     if path.suffix != suffix:
         raise ValueError(f"The path must end in '{suffix}'. Received: {str(path)!r}. Rename it.")
-    files.make_folder(path.parent)
+    files.make_directory(path.parent)
     with files.scratch_directory(path) as folder:
         written = folder / f"student{suffix}"
         write(written)

@@ -28,7 +28,7 @@ _AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
-def named_if_full(path, size=None):
+def explain_disk_full(path, size=None):
     """Says of an error that comes of a full disk which file did not fit, and how much room there is.
 
     Args:
@@ -55,7 +55,7 @@ def named_if_full(path, size=None):
         ) from error
 
 
-def write_atomically(path, write, size=None):
+def atomic_write(path, write, size=None):
     """Write a file that has its name only once all of it is on the disk.
 
     A process that is killed meanwhile leaves the file that was there before, and at most a temporary file beside it,
@@ -71,7 +71,7 @@ def write_atomically(path, write, size=None):
         OSError: The folder cannot be written to, or the disk is full. The temporary file is then gone.
     """
     path = pathlib.Path(path)
-    with named_if_full(path, size), _temporary(path, _new_file) as (temporary, file):
+    with explain_disk_full(path, size), _temporary(path, _new_file) as (temporary, file):
         write(file)
         file.flush()
         os.fsync(file.fileno())
@@ -82,9 +82,9 @@ def write_atomically(path, write, size=None):
 
 
 def copy_atomically(source, path):
-    """Copy a file so that the copy has its name only once it is whole. See `write_atomically`."""
+    """Copy a file so that the copy has its name only once it is whole. See `atomic_write`."""
     with open(source, "rb") as opened:
-        write_atomically(path, lambda file: shutil.copyfileobj(opened, file))
+        atomic_write(path, lambda file: shutil.copyfileobj(opened, file))
 
 
 def rename_atomically(written, path):
@@ -134,7 +134,7 @@ def check_writable(directory):
         OSError: If that fails.
     """
     probe = pathlib.Path(directory, f"probe.{secrets.token_hex(8)}.writing")
-    write_atomically(probe, lambda file: None)
+    atomic_write(probe, lambda file: None)
     probe.unlink(missing_ok=True)  # Another process may have taken it for an orphan.
 
 
@@ -169,7 +169,7 @@ def scratch_directory(path):
     Raises:
         OSError: If the disk is full, with the name of `path`.
     """
-    with named_if_full(path), temporary_directory(path) as directory, _TEMPFILE:
+    with explain_disk_full(path), temporary_directory(path) as directory, _TEMPFILE:
         thread, default = threading.get_ident(), tempfile.gettempdir
         # Not `tempfile.tempdir`, which all threads share.
         tempfile.gettempdir = lambda: str(directory) if threading.get_ident() == thread else default()
@@ -367,7 +367,7 @@ def _sync_directory(directory):
         os.close(descriptor)
 
 
-def make_folder(path):
+def make_directory(path):
     """Make a folder, and those above it, where they are missing.
 
     Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 
-def labels_are_distributions(labels, logits):
+def labels_are_categorical(labels, logits):
     """Whether `labels` hold a probability for each class, rather than one integer an example.
 
     Args:
@@ -24,7 +24,7 @@ def labels_are_distributions(labels, logits):
         ValueError: If the shape is none of these.
     """
     rank, classes = len(logits.shape), logits.shape[-1]
-    if may_agree(labels.shape[: rank - 1], logits.shape[:-1]):
+    if shapes_compatible(labels.shape[: rank - 1], logits.shape[:-1]):
         if len(labels.shape) == rank - 1 or (len(labels.shape) == rank and labels.shape[-1] == 1 != classes):
             return False
         if len(labels.shape) == rank and labels.shape[-1] == classes:
@@ -35,14 +35,14 @@ def labels_are_distributions(labels, logits):
     )
 
 
-def may_agree(one, other):
+def shapes_compatible(one, other):
     """Whether no two sizes differ that are both known."""
     return all(a == b or None in (a, b) for a, b in zip(one, other))
 
 
-def label_classes(labels, logits):
+def class_indices(labels, logits):
     """The class of each label, the likeliest one of a distribution: integers, shape `(...)`."""
-    if labels_are_distributions(labels, logits):
+    if labels_are_categorical(labels, logits):
         return ops.cast(ops.argmax(labels, axis=-1), "int32")
     return ops.reshape(to_int32(labels), ops.shape(logits)[:-1])
 
@@ -70,7 +70,7 @@ def to_int32(values):
     return ops.cast(values, "int32")
 
 
-def expected_at_label(labels, values):
+def value_at_label(labels, values):
     r"""$\sum_c y_c v_c$: the value at the label, or its mean under a distribution of labels.
 
     Args:
@@ -80,9 +80,9 @@ def expected_at_label(labels, values):
     Returns:
         Floats, shape `(...)`. NaN, or an error of the backend, for an integer that is no class.
     """
-    if labels_are_distributions(labels, values):
+    if labels_are_categorical(labels, values):
         return ops.sum(ops.cast(labels, values.dtype) * values, axis=-1)
-    classes = label_classes(labels, values)
+    classes = class_indices(labels, values)
     found = ops.squeeze(ops.take_along_axis(values, classes[..., None], axis=-1), axis=-1)
     # Torch reads another class's value, TensorFlow on a GPU a zero.
     return ops.where(ops.logical_and(classes >= 0, classes < values.shape[-1]), found, float("nan"))
@@ -186,7 +186,7 @@ def cross_entropy(labels, logits):
     Returns:
         Nats, shape `(...)`.
     """
-    return -expected_at_label(labels, log_softmax(logits))
+    return -value_at_label(labels, log_softmax(logits))
 
 
 def entropy(logits, temperature=1.0):
@@ -252,13 +252,13 @@ def label_margin(labels, logits, temperature=1.0):
     Returns:
         Floats, shape `(...)`.
     """
-    gaps = ops.subtract(logits, expected_at_label(labels, logits)[..., None]) / temperature
-    return -ops.logsumexp(without_label(labels, gaps), axis=-1)
+    gaps = ops.subtract(logits, value_at_label(labels, logits)[..., None]) / temperature
+    return -ops.logsumexp(mask_label_logit(labels, gaps), axis=-1)
 
 
-def without_label(labels, logits):
+def mask_label_logit(labels, logits):
     """`logits` with $-10^{30}$ at the label, so that no probability is left there: shape `(..., classes)`."""
-    return ops.where(is_class(label_classes(labels, logits), logits), -1e30, logits)
+    return ops.where(is_class(class_indices(labels, logits), logits), -1e30, logits)
 
 
 def binary_kl_divergence(teacher_margin, student_margin):
@@ -267,7 +267,7 @@ def binary_kl_divergence(teacher_margin, student_margin):
     return kl_divergence(*(ops.stack([margin, ops.zeros_like(margin)], axis=-1) for margin in margins))
 
 
-def standardized(logits):
+def standardize(logits):
     r"""$Z(z) = (z - \bar z) / (s + 10^{-7})$ of each row, with $s^2$ over $n - 1$: Sun et al., CVPR 2024.
 
     https://arxiv.org/abs/2403.01427
@@ -289,7 +289,7 @@ def safe_sqrt(x):
     return ops.sqrt(ops.maximum(x, 1e-24))
 
 
-def l2_normalized(x, axis=-1):
+def l2_normalize(x, axis=-1):
     r"""$x / \max(\lVert x \rVert_2, 10^{-12})$ along `axis`; 0 where `x` is 0."""
     return x / safe_sqrt(ops.sum(x**2, axis=axis, keepdims=True))
 
@@ -335,13 +335,13 @@ def _windows(old, new):
     return matrix
 
 
-def pooled_alike(student_map, teacher_map):
+def match_spatial_size(student_map, teacher_map):
     """The two maps, the larger one pooled down to the smaller one's height and width: `(student, teacher)`."""
-    size = smaller_size(student_map.shape, teacher_map.shape)
+    size = common_spatial_size(student_map.shape, teacher_map.shape)
     return adaptive_average_pool(student_map, size), adaptive_average_pool(teacher_map, size)
 
 
-def smaller_size(student_shape, teacher_shape):
+def common_spatial_size(student_shape, teacher_shape):
     """`(height, width)` to which one of two maps is pooled.
 
     Raises:
@@ -362,7 +362,7 @@ def smaller_size(student_shape, teacher_shape):
     return size
 
 
-def mean_over_positions(values, mask=None):
+def masked_mean_over_time(values, mask=None):
     """The mean of each row over its unmasked positions: `(batch, ...)` to `(batch,)`; 0 for a row with none.
 
     Args:
@@ -388,7 +388,7 @@ class InputError(ValueError):
     _keras_call_info_injected = True
 
 
-def suggestion(name, known):
+def did_you_mean(name, known):
     """A sentence on which of the `known` names is nearly the one that came, or nothing: it follows another sentence."""
     near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else ()
     return f" Did you mean {near[0]!r}?" if near else ""
@@ -408,7 +408,7 @@ def check_temperature(temperature, name="temperature"):
     return float(temperature)
 
 
-def check_count(value, name):
+def check_positive_int(value, name):
     """The value as an integer of at least 1; else a `ValueError` that says its name."""
     try:
         number = operator.index(value)
@@ -419,7 +419,7 @@ def check_count(value, name):
     return number
 
 
-def check_weight(weight, name="weight"):
+def check_non_negative(weight, name="weight"):
     """`weight` as a float. Raises `ValueError` unless it is a number that is not negative."""
     if not is_number(weight) or not 0 <= weight < float("inf"):
         raise ValueError(
@@ -428,14 +428,14 @@ def check_weight(weight, name="weight"):
     return float(weight)
 
 
-def check_share(value, name):
+def check_fraction(value, name):
     """`value` as a float. Raises `ValueError` unless it is a number in [0, 1]."""
     if not is_number(value) or not 0 <= value <= 1:
         raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}. Give 0.5, for example.")
     return float(value)
 
 
-def check_switch(value, name):
+def check_bool(value, name):
     """`value` as it is. Raises `ValueError` unless it is a boolean: of text, such as "false", all would be true."""
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}. Give one of these, and no text.")

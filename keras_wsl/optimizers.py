@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_wsl.ops import check_weight, is_number
+from keras_wsl.ops import check_non_negative, is_number
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
@@ -53,7 +53,7 @@ class SGD(keras.optimizers.SGD):
         """Nothing: `update_step` has decayed them."""
 
 
-def adamw(learning_rate, *, weight_decay=0.01, **kwargs):
+def bert_adamw(learning_rate, *, weight_decay=0.01, **kwargs):
     """Keras's AdamW as BERTs are fine-tuned with: epsilon 1e-6, and no decay of biases and of normalizations.
 
     The optimizer of BERT's own code, Devlin et al., NAACL 2019, https://arxiv.org/abs/1810.04805, without its quirk: it
@@ -77,12 +77,12 @@ def adamw(learning_rate, *, weight_decay=0.01, **kwargs):
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
+class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
     r"""A learning rate that rises linearly, then falls linearly to 0.
 
     $$\eta_t = \eta \min\left(\frac{t + 1}{w}, \; \frac{n - t}{n - w}\right)$$
 
-    for step $t = 0, ..., n - 1$, with $w$ `warm_up_steps` and $n$ `steps`.
+    for step $t = 0, ..., n - 1$, with $w$ `warmup_steps` and $n$ `steps`.
 
     Args:
         learning_rate: Positive float, the highest, $\eta$.
@@ -93,28 +93,28 @@ class LinearDecay(keras.optimizers.schedules.LearningRateSchedule):
         ValueError: If the warm-up is not shorter than all steps, or the rate is negative or not finite.
     """
 
-    def __init__(self, learning_rate, *, warm_up_steps, steps):
-        check_weight(learning_rate, "learning_rate")
-        if not is_number(warm_up_steps) or not 0 <= warm_up_steps < steps:
+    def __init__(self, learning_rate, *, warmup_steps, steps):
+        check_non_negative(learning_rate, "learning_rate")
+        if not is_number(warmup_steps) or not 0 <= warmup_steps < steps:
             raise ValueError(
-                f"`warm_up_steps` must be in [0, {steps}), the steps. Received: {warm_up_steps!r}. Warm up for less."
+                f"`warmup_steps` must be in [0, {steps}), the steps. Received: {warmup_steps!r}. Warm up for less."
             )
-        self.learning_rate, self.warm_up_steps, self.steps = learning_rate, warm_up_steps, steps
+        self.learning_rate, self.warmup_steps, self.steps = learning_rate, warmup_steps, steps
 
     def __call__(self, step):
         """The learning rate of a step, counted from 0."""
         step = ops.cast(step, "float32")
-        rising = (step + 1.0) / max(self.warm_up_steps, 1)
-        falling = (self.steps - step) / (self.steps - self.warm_up_steps)
+        rising = (step + 1.0) / max(self.warmup_steps, 1)
+        falling = (self.steps - step) / (self.steps - self.warmup_steps)
         return self.learning_rate * ops.maximum(ops.minimum(rising, falling), 0.0)
 
     def get_config(self):
         """The constructor's arguments."""
-        return {"learning_rate": self.learning_rate, "warm_up_steps": self.warm_up_steps, "steps": self.steps}
+        return {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps, "steps": self.steps}
 
 
 def _check_rates(learning_rate, weight_decay):
     """Raises `ValueError` for numbers with which weights would run away; schedules and what Keras makes pass."""
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
         if is_number(value):
-            check_weight(value, name)
+            check_non_negative(value, name)

@@ -12,16 +12,16 @@ import inspect
 import keras
 from keras import ops
 
-from keras_wsl import regularization
+from keras_wsl import regularization_samples
 from keras_wsl.ops import (
-    check_share,
+    check_fraction,
+    check_non_negative,
     check_temperature,
-    check_weight,
+    class_indices,
     cross_entropy,
+    did_you_mean,
     entropy,
     kl_divergence,
-    label_classes,
-    suggestion,
 )
 
 EPSILON = 1e-7  # The authors' code adds it to the teacher's cross-entropy, which is 0 where the teacher is certain.
@@ -90,7 +90,7 @@ def exclude_regularization(labels, student_logits, teacher_logits, *, temperatur
     Returns:
         Floats, 0 or 1, shape `(...)`.
     """
-    chosen = regularization.mask(labels, student_logits, teacher_logits, temperature)
+    chosen = regularization_samples.mask(labels, student_logits, teacher_logits, temperature)
     return _kept(chosen, probability, seed)
 
 
@@ -110,7 +110,7 @@ def only_regularization(labels, student_logits, teacher_logits, *, temperature, 
     Returns:
         Floats, 0 or 1, shape `(...)`.
     """
-    chosen = regularization.mask(labels, student_logits, teacher_logits, temperature)
+    chosen = regularization_samples.mask(labels, student_logits, teacher_logits, temperature)
     return _kept(ops.logical_not(chosen), probability, seed)
 
 
@@ -126,7 +126,7 @@ def teacher_correct(labels, student_logits, teacher_logits):
         Floats, 0 or 1, shape `(...)`.
     """
     said = ops.cast(ops.argmax(teacher_logits, axis=-1), "int32")
-    return ops.cast(ops.equal(said, ops.cast(label_classes(labels, teacher_logits), "int32")), "float32")
+    return ops.cast(ops.equal(said, ops.cast(class_indices(labels, teacher_logits), "int32")), "float32")
 
 
 def hard_to_mimic(labels, student_logits, teacher_logits, *, gamma=2.0, beta=0.0):
@@ -155,9 +155,21 @@ def hard_to_mimic(labels, student_logits, teacher_logits, *, gamma=2.0, beta=0.0
 
 NAMES = {
     function.__name__: function
-    for function in (wsl, wsl_sigmoid, exclude_regularization, only_regularization, teacher_correct, hard_to_mimic)
+    for function in (
+        wsl,
+        wsl_sigmoid,
+        exclude_regularization,
+        only_regularization,
+        teacher_correct,
+        hard_to_mimic,
+    )
 }
-_CHECKS = {"temperature": check_temperature, "probability": check_share, "gamma": check_weight, "beta": check_share}
+_CHECKS = {
+    "temperature": check_temperature,
+    "probability": check_fraction,
+    "gamma": check_non_negative,
+    "beta": check_fraction,
+}
 
 
 def takes(name):
@@ -168,7 +180,7 @@ def takes(name):
     """
     if name not in NAMES:
         raise ValueError(
-            f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.{suggestion(name, NAMES)}"
+            f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.{did_you_mean(name, NAMES)}"
         )
     return {p.name for p in inspect.signature(NAMES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
 

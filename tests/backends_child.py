@@ -12,7 +12,7 @@ import keras
 import numpy as np
 
 from keras_wsl import Distiller
-from keras_wsl.models import zoo
+from keras_wsl.models import registry
 from tests.common import hard_loss, make_loss, networks
 
 ROWS, RATE = 8, 1024.0  # A power of two, by which a float is divided without rounding.
@@ -21,7 +21,7 @@ ROWS, RATE = 8, 1024.0  # A power of two, by which a float is divided without ro
 def step(name):
     """The logs of one step and the gradients of all that trains, by the loss of that name; "zoo" for real networks."""
     if name == "zoo":
-        student, teacher = (zoo.build(each, 5, input_shape=(16, 16, 3)) for each in ("resnet8", "wrn_16_2"))
+        student, teacher = (registry.build(each, 5, input_shape=(16, 16, 3)) for each in ("resnet8", "wrn_16_2"))
         terms = [make_loss("wsl"), make_loss("reviewkd")]
     else:
         student, teacher = networks(name)

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from keras_wsl import data, losses, models
-from keras_wsl.endpoints import Endpoints
+from keras_wsl.features import FeatureExtractor
 
 TESTS = pathlib.Path(__file__).parent
 GOLDEN = TESTS / "golden"
@@ -107,7 +107,7 @@ def bright_splits(train, test=30):
     def part(count):
         labels = np.arange(count) % 3
         images = generator.integers(0, 80, (count, 8, 8, 3)) + 80 * labels[:, None, None, None]
-        return data.Examples(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
+        return data.ImageArrays(images.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
 
     return data.Splits(part(train), part(test))
 
@@ -178,8 +178,8 @@ def _shared_networks(kind):
 def _known_networks(name):
     """The same two at every call, and the shapes of their endpoints: for tests that train neither."""
     loss, models = make_loss(name), _shared_networks(name if name in ("pkd", "fsp") else "others")
-    names = loss.student_endpoints, loss.teacher_endpoints
-    return models, [Endpoints(model, wanted).shapes() for model, wanted in zip(models, names)]
+    names = loss.student_layers, loss.teacher_layers
+    return models, [FeatureExtractor(model, wanted).shapes() for model, wanted in zip(models, names)]
 
 
 def make_loss(name, /, **settings):
@@ -245,11 +245,11 @@ def agreeing_batch(name, count=4, seed=0):
 
 def _alike(loss, teacher):
     """What a dict holds for the teacher's endpoints, under the student's names."""
-    pairs = zip(loss.student_endpoints, loss.teacher_endpoints)
+    pairs = zip(loss.student_layers, loss.teacher_layers)
     return {"logits": teacher["logits"], **{own: teacher[other] for own, other in pairs}}
 
 
-def loss_rows(loss, batch, **settings):
+def compute_per_example_losses(loss, batch, **settings):
     """What a built loss gives for a batch: floats, shape `(batch,)`. Its state, such as memories and seeds, stays."""
     with keras.StatelessScope():
         return loss(batch.labels, batch.student, batch.teacher, index=batch.index, **settings)

@@ -49,7 +49,7 @@ def _functions_run_eagerly(eagerly):
 def default_signals():
     """Give SIGINT and SIGHUP their default actions, also where a shell or nohup has them ignored.
 
-    A `Termination` leaves ignored signals ignored, and processes inherit that.
+    A `PreemptionHandler` leaves ignored signals ignored, and processes inherit that.
     """
     defaults = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     before = {number: signal.signal(number, handler) for number, handler in defaults.items()}

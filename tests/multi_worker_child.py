@@ -10,7 +10,7 @@ os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_wsl import distribute
+from keras_wsl import distribution
 from tests import mirrored_child
 
 
@@ -23,12 +23,12 @@ def _caught_signals():
 
 def main(path, kind):
     """Trains a kind of `mirrored_child`, and disagrees once with the other workers."""
-    strategy = distribute.strategy("multi_worker")
-    distribute.check_agreement("multi_worker", "numbers", [1, 2])
-    result = {"chief": distribute.is_chief("multi_worker"), "caught": _caught_signals()}
+    strategy = distribution.strategy("multi_worker")
+    distribution.check_workers_agree("multi_worker", "numbers", [1, 2])
+    result = {"chief": distribution.is_chief("multi_worker"), "caught": _caught_signals()}
     result |= mirrored_child.train(strategy, kind, afterwards=True)
     try:
-        distribute.check_agreement("multi_worker", "places", [strategy.cluster_resolver.task_id])
+        distribution.check_workers_agree("multi_worker", "places", [strategy.cluster_resolver.task_id])
     except ValueError as error:
         result["disagreement"] = str(error)
     pathlib.Path(path).write_text(json.dumps(result))

@@ -16,7 +16,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wsl import Distiller, data, distribute, losses, optimizers
+from keras_wsl import Distiller, data, distribution, losses, optimizers
 from tests.common import hard_loss, image_network
 
 PATH, DEVICES = sys.argv[1], int(sys.argv[2])
@@ -40,7 +40,7 @@ class InParts(losses.DistillationLoss):
     def __init__(self, inner, parts):
         super().__init__(weight=inner.weight, name=inner.name)
         self.inner, self.parts, self.temperature = inner, parts, inner.temperature
-        self.student_endpoints, self.teacher_endpoints = inner.student_endpoints, inner.teacher_endpoints
+        self.student_layers, self.teacher_layers = inner.student_layers, inner.teacher_layers
 
     def build(self, *shapes):
         self.inner.build(*shapes)
@@ -61,13 +61,13 @@ def examples(rows):
     generator = np.random.default_rng(3)
     # Correlations of logits that are almost alike would make much of rounding.
     images = generator.integers(0, 200, (rows, 1, 1, 3)) + generator.integers(0, 56, (rows, 8, 8, 3))
-    return data.Examples(images.astype("uint8"), np.arange(rows) % 5, tuple("abcde"), (0.5,) * 3, (0.25,) * 3)
+    return data.ImageArrays(images.astype("uint8"), np.arange(rows) % 5, tuple("abcde"), (0.5,) * 3, (0.25,) * 3)
 
 
 def made(distillation_losses, rate):
     """A compiled distiller, the same at every call; without batch normalization where that sees a part alone."""
     keras.utils.set_random_seed(5)
-    with distribute.scope(STRATEGY):
+    with distribution.scope(STRATEGY):
         networks = image_network("teacher"), image_network("student")
         distiller = Distiller(*networks, distillation_losses())
         for layer in distiller._flatten_layers():
@@ -80,7 +80,7 @@ def made(distillation_losses, rate):
 
 def fit(distiller, rows, batch, epochs=EPOCHS):
     """The logs of a training with validation."""
-    with distribute.scope(STRATEGY):
+    with distribution.scope(STRATEGY):
         found = examples(rows)
         return distiller.fit(
             data.train_batches(found, seed=0, batch_size=batch),
@@ -99,7 +99,7 @@ def train(names, rows, batch, parts=1):
         found = [losses.get(name, weight=0.02) for name in sorted(names)]
         return [InParts(loss, parts) for loss in found] if parts > 1 else found
 
-    distiller = made(chosen, optimizers.LinearDecay(0.002, warm_up_steps=2, steps=2 * 3 * EPOCHS))
+    distiller = made(chosen, optimizers.LinearWarmupDecay(0.002, warmup_steps=2, steps=2 * 3 * EPOCHS))
     history = fit(distiller, rows, batch)
     return {
         "weights": [np.asarray(ops.convert_to_numpy(value)).tolist() for value in distiller.trainable_variables],
@@ -117,7 +117,7 @@ def memories():
     (crd,) = distiller.distillation_losses
     values = [crd.student_memory.rows.value]
     if PARTS and STRATEGY != "none":
-        values = distribute.strategy(STRATEGY).experimental_local_results(values[0])
+        values = distribution.strategy(STRATEGY).experimental_local_results(values[0])
     return {"memories": [np.asarray(value).tolist() for value in values], "history": history}
 
 

@@ -13,53 +13,68 @@ ROOT = pathlib.Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_wsl"
 TENSORFLOW = {
     "analysis/autodiff.py",
-    "data/tensorflow.py",
-    "data/decoding.py",
+    "data/tf_data_pipeline.py",
+    "data/image_decoding.py",
     "data/sentence_pairs.py",
-    "data/jpegs.py",
-    "data/tfds_folders.py",
+    "data/image_files.py",
+    "data/tfds_builder.py",
     "data/cifar100.py",
     "data/multinli.py",
-    "trainers/strategy_fixes.py",
-    "trainers/normalization.py",
-    "trainers/replicas.py",
-    "trainers/tensorflow.py",
-    "distribute.py",
+    "backend/tensorflow/strategy_fixes.py",
+    "backend/tensorflow/batch_normalization.py",
+    "backend/tensorflow/replicas.py",
+    "backend/tensorflow/trainer.py",
+    "distribution.py",
     "export.py",
 }
-BUILT_ON_TENSORFLOW = ("tensorflow.py", "decoding.py", "normalization.py", "replicas.py", "strategy_fixes.py")
-# What a room may import of the package, beside itself.
-ROOMS = {
-    "analysis": {"endpoints", "ops", "regularization", "weighting"},
+BUILT_ON_TENSORFLOW = {
+    "data/tf_data_pipeline.py",
+    "data/image_decoding.py",
+    "backend/tensorflow/batch_normalization.py",
+    "backend/tensorflow/replicas.py",
+    "backend/tensorflow/strategy_fixes.py",
+    "backend/tensorflow/trainer.py",
+}
+# What a package or module may import of keras_wsl in addition to itself.
+ALLOWED = {
+    "analysis": {"features", "ops", "regularization_samples", "weighting"},
     "ops": set(),
     "files": set(),
-    "untrusted": set(),
+    "untrusted": {"files"},
     "optimizers": {"ops"},
-    "regularization": {"ops"},
-    "weighting": {"ops", "regularization"},
-    "endpoints": {"ops"},
-    "connectors": {"ops"},
-    "targets": {"ops"},
-    "top_k": {"ops"},
-    "losses": {"connectors", "endpoints", "ops", "top_k", "weighting"},
+    "regularization_samples": {"ops"},
+    "weighting": {"ops", "regularization_samples"},
+    "features": {"ops"},
+    "adapters": {"ops"},
+    "validation": {"ops"},
+    "top_k_logits": {"ops"},
+    "losses": {"adapters", "features", "ops", "top_k_logits", "weighting"},
     "models": {"files", "ops"},
-    "export": {"endpoints", "files"},
-    "distribute": {"trainers", "workers"},
-    "online": set(),
-    "workers": set(),
+    "export": {"features", "files"},
+    "distribution": {"backend"},
+    "teacher_checkpoints": set(),
     "data": {"files"},
-    "soft_labels": {"data", "endpoints", "files", "models", "ops", "top_k", "trainers", "untrusted"},
-    "trainers": {"targets"},
-    "distiller": {"endpoints", "losses", "ops", "regularization", "targets", "top_k", "trainers", "weighting"},
+    "soft_labels": {"data", "features", "files", "models", "ops", "top_k_logits", "backend", "untrusted"},
+    "backend": {"validation"},
+    "distiller": {
+        "features",
+        "losses",
+        "ops",
+        "regularization_samples",
+        "validation",
+        "top_k_logits",
+        "backend",
+        "weighting",
+    },
     "callbacks": {
         "analysis",
-        "endpoints",
+        "features",
         "files",
         "models",
-        "online",
+        "teacher_checkpoints",
         "ops",
-        "regularization",
-        "trainers",
+        "regularization_samples",
+        "backend",
         "untrusted",
         "weighting",
     },
@@ -82,17 +97,17 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_go_one_way(path):
     inside = path.relative_to(PACKAGE)
-    room = inside.parts[0].removesuffix(".py")
+    package = inside.parts[0].removesuffix(".py")
     for name, at_top in _imports(path):
         top = name.split(".")[0]
         if top in ("tensorflow", "tensorflow_datasets"):
             assert str(inside) in TENSORFLOW, f"{inside} imports {name}"
-            assert not at_top or inside.name in BUILT_ON_TENSORFLOW, f"{inside} imports {name} before it is needed"
+            assert not at_top or str(inside) in BUILT_ON_TENSORFLOW, f"{inside} imports {name} before it is needed"
         assert top not in ("train", "tests", "trainer", "settings")
         if top in ("sklearn", "matplotlib", "tensorboard", "keras_cv", "keras_nlp"):
             assert not at_top, f"{inside} imports {name} before it is needed"
-        if top == "keras_wsl" and room != "__init__":
-            assert name.split(".")[1] in ROOMS[room] | {room}, f"{inside} imports {name}"
+        if top == "keras_wsl" and package != "__init__":
+            assert name.split(".")[1] in ALLOWED[package] | {package}, f"{inside} imports {name}"
 
 
 RUNS_WHAT_IT_READS = {"dill", "cloudpickle", "joblib", "marshal", "shelve"}
@@ -161,7 +176,7 @@ def test_what_runs_what_it_reads_is_found(code):
 WRITES_ITSELF = {
     "files.py": "the helper of all others",
     "jobs.py": "what a child prints",
-    "workers.py": "nothing, into the null device",
+    "multi_worker.py": "nothing, into the null device",
 }
 MODES = {"w", "wb", "a", "ab", "x", "xb", "w+", "w+b", "r+", "r+b"}
 
@@ -176,7 +191,7 @@ def _writes(code):
             name, given = ast.unparse(node.func), [*node.args, *(keyword.value for keyword in node.keywords)]
             last, texts = name.split(".")[-1], {value.value for value in given if isinstance(value, ast.Constant)}
             arrays = last in ("savefig", "savez", "savez_compressed") or name == "np.save"
-            # Into the open file of `write_atomically`, or into memory.
+            # Into the open file of `atomic_write`, or into memory.
             if arrays and not (given and ast.unparse(given[0]) in ("file", "buffer")):
                 yield node.lineno, name
             elif (last == "open" and texts & MODES) or last in (
@@ -255,7 +270,8 @@ history = distiller.fit(
     data.train_batches(part, seed=0, batch_size=32, padding=1), steps_per_epoch=2, epochs=1, verbose=0,
     validation_data=data.eval_batches(part, 32),
     callbacks=[
-        callbacks.RegularizationSamples(sys.argv[1], data.eval_batches(part, 32)), callbacks.Scalars(sys.argv[1])
+        callbacks.RegularizationSamples(sys.argv[1], data.eval_batches(part, 32)),
+        callbacks.TensorBoardScalars(sys.argv[1])
     ],
 ).history
 assert "tensorflow" not in sys.modules and np.isfinite(history["loss"]).all(), history

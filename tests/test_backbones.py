@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl import Distiller, Endpoints, losses
+from keras_wsl import Distiller, FeatureExtractor, losses
 from tests.common import arrays, hard_loss, keras_cv_classifier
 
 
@@ -41,5 +41,5 @@ def test_keras_nlp():
     }
     teacher = classifier(2)
     _train(teacher, classifier(1), x, np.arange(8) % 3)
-    recorded = Endpoints(teacher, ["transformer_layer_1"])(x)
+    recorded = FeatureExtractor(teacher, ["transformer_layer_1"])(x)
     assert tuple(recorded["transformer_layer_1"].shape) == (8, 6, 8)

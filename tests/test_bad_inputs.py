@@ -18,13 +18,13 @@ from keras_wsl import (
     analysis,
     callbacks,
     data,
-    distribute,
+    distribution,
     export,
     losses,
     models,
-    online,
     optimizers,
     soft_labels,
+    teacher_checkpoints,
     weighting,
 )
 from tests.common import bright_splits, examples, hard_loss, image_network, network
@@ -74,7 +74,7 @@ def batches(part=None, **settings):
 def pixels(**changes):
     """A data set with something wrong."""
     fields = {"images": PIXELS, "labels": np.zeros(4, int), "classes": CLASSES, "mean": HALF, "std": FIFTH}
-    return data.Examples(**{**fields, **changes})
+    return data.ImageArrays(**{**fields, **changes})
 
 
 def build(**settings):
@@ -100,7 +100,7 @@ def with_config(text):
     """What a worker reads from its environment."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_CONFIG", text)
-        distribute.strategy("multi_worker")
+        distribution.strategy("multi_worker")
 
 
 class Scalar(losses.DistillationLoss):
@@ -343,7 +343,7 @@ ROWS = {
         lambda here: fit(Y[:0], X[:0]), r"labels of shape \(0,\)", "Expected one label an example", "Give some data"
     ),
     "validation without labels": Row(
-        lambda here: Distiller(teacher(), student(), "kd").checked_labels((Y, Y), LOGITS),
+        lambda here: Distiller(teacher(), student(), "kd").validate_labels((Y, Y), LOGITS),
         "Received: tuple",
         "A batch must bring labels",
         "Give .inputs, labels",
@@ -422,7 +422,7 @@ ROWS = {
     ),
     # Data sets and their batches.
     "batches of an array": Row(
-        lambda here: batches(PIXELS), "no batches of ndarray", "expected a data set", "such as data.Examples"
+        lambda here: batches(PIXELS), "no batches of ndarray", "expected a data set", "such as data.ImageArrays"
     ),
     "batches of both splits": Row(
         lambda here: data.eval_batches(splits(), 4),
@@ -636,7 +636,7 @@ ROWS = {
         NotADirectoryError,
     ),
     "checkpoints of days": Row(
-        lambda here: online.Checkpoints(here / "empty", unit="days"),
+        lambda here: teacher_checkpoints.Checkpoints(here / "empty", unit="days"),
         "unit='days' is unknown",
         "Expected one of",
         "'epochs', 'steps'",
@@ -659,7 +659,7 @@ ROWS = {
         lambda here: write(here, examples=PIXELS.astype("float32")[:2].tolist()),
         "no batches of list",
         "expected a data set",
-        "such as data.Examples",
+        "such as data.ImageArrays",
     ),
     "soft labels in a file": Row(
         lambda here: write(here, folder=here / "third file"),
@@ -686,20 +686,20 @@ ROWS = {
         lambda here: optimizers.SGD(-0.1), "learning_rate=-0.1", "must be a number that is not negative", "Give 0.0"
     ),
     "weight decay is not a number": Row(
-        lambda here: optimizers.adamw(0.1, weight_decay=float("nan")),
+        lambda here: optimizers.bert_adamw(0.1, weight_decay=float("nan")),
         "weight_decay=nan",
         "must be a number that is not negative",
         "Give 0.0",
     ),
     "warm-up is as long as all steps": Row(
-        lambda here: optimizers.LinearDecay(0.1, warm_up_steps=10, steps=10),
+        lambda here: optimizers.LinearWarmupDecay(0.1, warmup_steps=10, steps=10),
         "Received: 10",
-        r"`warm_up_steps` must be in \[0, 10\)",
+        r"`warmup_steps` must be in \[0, 10\)",
         "Warm up for less",
     ),
     # Devices.
     "strategy is misspelt": Row(
-        lambda here: distribute.scope("miror"), "no strategy 'miror'", "Expected one of", "'none', 'mirrored'"
+        lambda here: distribution.scope("miror"), "no strategy 'miror'", "Expected one of", "'none', 'mirrored'"
     ),
     "worker is not in its cluster": Row(
         lambda here: with_config('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}'),
@@ -786,7 +786,7 @@ ROWS = {
         "Give one each",
     ),
     "kernel in no memory": Row(
-        lambda here: analysis.ntk_gram(student(), X, memory="1G"),
+        lambda here: analysis.empirical_ntk(student(), X, memory="1G"),
         "Received: '1G'",
         "`memory` must be an integer of at least 1",
         "Give 1",
@@ -859,7 +859,7 @@ def test_numbers_of_numpy_are_numbers(number):
 
 def test_padding_of_float_labels_is_no_error():
     """Of sequences, in which no label is broken, -1 may stand where there is none."""
-    from keras_wsl.targets import check_arrays
+    from keras_wsl.validation import check_arrays
 
     check_arrays(np.array([[0.0, -1.0], [2.0, 1.0]]))
     check_arrays({"labels": ONE_HOT}, np.ones(8))

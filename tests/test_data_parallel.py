@@ -10,7 +10,7 @@ import sys
 import keras
 import pytest
 
-from keras_wsl import distribute
+from keras_wsl import distribution
 from tests.common import run_child
 
 if keras.backend.backend() == "tensorflow":
@@ -19,7 +19,7 @@ if keras.backend.backend() == "tensorflow":
 START = """
 import keras, numpy as np
 from keras.src.backend.jax import distribution_lib
-from keras_wsl import Distiller, distribute, losses
+from keras_wsl import Distiller, distribution, losses
 from tests.common import examples, hard_loss, network
 
 def made():
@@ -45,9 +45,9 @@ def _run(code):
 def test_batches_that_cannot_be_shared_out():
     """By `fit`, `evaluate`, `predict` and of single batches; and outside of the scope, Keras is as it was."""
     ran = _run("""
-strategy = distribute.strategy("mirrored")
-assert strategy is distribute.strategy("mirrored") and strategy.num_model_replicas == 2
-with distribute.scope("mirrored"):
+strategy = distribution.strategy("mirrored")
+assert strategy is distribution.strategy("mirrored") and strategy.num_model_replicas == 2
+with distribution.scope("mirrored"):
     distiller = made()
     distiller.fit(x, y, batch_size=3, verbose=0)
     for variable in distiller.variables:
@@ -67,7 +67,7 @@ assert distribution_lib.distribute_data_input is original and keras.distribution
 def test_networks_made_outside_are_refused():
     ran = _run("""
 distiller = made()
-with distribute.scope("mirrored"):
+with distribution.scope("mirrored"):
     distiller.fit(x, y, verbose=0)
 """)
     assert "was made outside of the DataParallel in which the Distiller trains. Make both networks" in ran.stderr
@@ -76,11 +76,11 @@ with distribute.scope("mirrored"):
 def test_names_of_other_backends_are_refused():
     backend = keras.backend.backend()
     with pytest.raises(ValueError, match=f"no strategy 'multi_worker' on the {backend} backend. Expected one of"):
-        distribute.strategy("multi_worker")
-    assert distribute.strategy("none") is None
+        distribution.strategy("multi_worker")
+    assert distribution.strategy("none") is None
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="JAX's")
 def test_without_a_tpu():
     with pytest.raises(ValueError, match="needs a TPU, and none was found here"):
-        distribute.strategy("tpu")
+        distribution.strategy("tpu")

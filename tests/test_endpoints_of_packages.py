@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_wsl import Distiller, Endpoints, losses, models
-from keras_wsl.endpoints import normalization_before
+from keras_wsl import Distiller, FeatureExtractor, losses, models
+from keras_wsl.features import preceding_batch_norm
 from tests.common import arrays, hard_loss, keras_cv_classifier
 from tests.test_keras_defects import BACKEND, changed
 
@@ -68,7 +68,7 @@ def test_keras_nlp():
     }
     pairs = [("transformer_layer_0", "transformer_layer_1"), ("transformer_layer_1", "transformer_layer_3")]
     pkd = losses.PKD(layers=pairs, weight=10.0)
-    soft = losses.KD(temperature=5.0, weight=0.7, mean_over_classes=True)
+    soft = losses.KD(temperature=5.0, weight=0.7, divide_by_num_classes=True)
     teacher, student = classifier(4), classifier(2)
     distiller, _ = train(teacher, student, [pkd, soft], x)
     outputs, taught = distiller(x, training=True), distiller.teacher_outputs(x)
@@ -116,9 +116,9 @@ def test_maps_of_other_graphs(make):
 def test_paths_tell_layers_of_one_name_apart():
     model = nested("nested")
     with pytest.raises(ValueError, match="nested has 2 layers named 'block1'"):
-        Endpoints(model, ["block1"])
+        FeatureExtractor(model, ["block1"])
     x = images(2)
-    recorded = Endpoints(model, ["backbone/block1", "aside/block1"])(x)
+    recorded = FeatureExtractor(model, ["backbone/block1", "aside/block1"])(x)
     for path in ("backbone", "aside"):
         body = model.get_layer(path)
         part = keras.Model(body.input, body.get_layer("block1").output)
@@ -134,16 +134,16 @@ def test_what_a_layer_is_given(make):
     """`"block1.input"` is the normalization's output, signed; beside it what the layer gives."""
     model = make("model")
     x = images(4)
-    recorded = Endpoints(model, ["block1.input", "block1", "bn1", "pool2.input", "block2"])(x)
+    recorded = FeatureExtractor(model, ["block1.input", "block1", "bn1", "pool2.input", "block2"])(x)
     recorded = {name: ops.convert_to_numpy(value) for name, value in recorded.items()}
     np.testing.assert_array_equal(recorded["block1.input"], recorded["bn1"])
     np.testing.assert_array_equal(np.maximum(recorded["block1.input"], 0), recorded["block1"])
     np.testing.assert_array_equal(recorded["pool2.input"], recorded["block2"])
     assert recorded["block1.input"].min() < 0
-    shapes = Endpoints(model, ["block1.input"]).shapes()
+    shapes = FeatureExtractor(model, ["block1.input"]).shapes()
     assert shapes == {"logits": (None, 3), "block1.input": (None, 16, 16, 4)}
     with pytest.raises(ValueError, match="has no layer named 'block9'"):
-        Endpoints(model, ["block9.input"])
+        FeatureExtractor(model, ["block9.input"])
 
 
 def test_inputs_of_layers_in_a_loss():
@@ -151,7 +151,7 @@ def test_inputs_of_layers_in_a_loss():
     loss = losses.AT(layers=["block1.input", ("block2.input", "block2")])
     distiller, _ = train(vgg("teacher", 6), vgg("student"), [loss], images())
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
-    assert twin.student_endpoints == ("block1.input", "block2.input")
+    assert twin.student_layers == ("block1.input", "block2.input")
     assert "call" not in distiller.student.get_layer("block1").__dict__
 
 
@@ -160,23 +160,23 @@ def test_the_normalization_before_a_layer():
     resnet = models.build("resnet8", 3, input_shape=(16, 16, 3))
     for stage in (1, 2, 3):
         for end in (f"block{stage}_preact", f"block{stage}"):
-            assert normalization_before(resnet, end).name == f"block{stage}_unit0_bn2"
-    assert normalization_before(resnet, "stem").name == "stem_bn"
+            assert preceding_batch_norm(resnet, end).name == f"block{stage}_unit0_bn2"
+    assert preceding_batch_norm(resnet, "stem").name == "stem_bn"
     wide = models.build("wrn_16_1", 3, input_shape=(16, 16, 3))
     for stage in (1, 2, 3):
-        assert normalization_before(wide, f"block{stage}_preact").name == f"block{stage}_preact"
+        assert preceding_batch_norm(wide, f"block{stage}_preact").name == f"block{stage}_preact"
     for model in (vgg("vgg"), sequential("sequential")):
-        assert normalization_before(model, "block2").name == "bn2"
-        assert normalization_before(model, "conv1", "bn1").name == "bn1"
+        assert preceding_batch_norm(model, "block2").name == "bn2"
+        assert preceding_batch_norm(model, "conv1", "bn1").name == "bn1"
     body = nested("nested").get_layer("aside")
-    assert normalization_before(nested("nested"), "aside/block2").name == "bn2"
-    assert normalization_before(body, "block1") is body.get_layer("bn1")
+    assert preceding_batch_norm(nested("nested"), "aside/block2").name == "bn2"
+    assert preceding_batch_norm(body, "block1") is body.get_layer("bn1")
 
 
 @pytest.mark.parametrize("endpoint", ["conv1", "conv2"])
 def test_no_normalization_before_a_layer(endpoint):
     with pytest.raises(ValueError, match=rf"just before '{endpoint}' that its graph shows. Name .* `normalizations`"):
-        normalization_before(vgg("vgg"), endpoint)
+        preceding_batch_norm(vgg("vgg"), endpoint)
 
 
 def test_no_normalization_without_a_graph():
@@ -193,5 +193,5 @@ def test_no_normalization_without_a_graph():
     model = Subclassed()
     model(np.zeros((1, 4), "float32"))
     with pytest.raises(ValueError, match="subclassed has no batch normalization just before 'relu'"):
-        normalization_before(model, "relu")
-    assert normalization_before(model, "relu", "norm") is model.norm
+        preceding_batch_norm(model, "relu")
+    assert preceding_batch_norm(model, "relu", "norm") is model.norm

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import data, export, models
-from keras_wsl.models import keras_nlp
+from keras_wsl.models import keras_nlp_backbones
 from tests.common import bert_preset, bright_splits, keras_cv_classifier, run_child
 
 CHILD = pathlib.Path(__file__).with_name("export_child.py")
@@ -124,7 +124,7 @@ def pairs(tmp_path_factory):
     keras.utils.set_random_seed(3)
     preset = bert_preset(tmp_path_factory.mktemp("preset") / "bert", layers=2)
     labels, classes = np.arange(len(FIRSTS)) % 3, ("a", "b", "c")
-    tokenizer = keras_nlp.tokenizer(preset)
+    tokenizer = keras_nlp_backbones.tokenizer(preset)
     return preset, data.SentencePairs.from_text(FIRSTS, SECONDS, labels, classes, tokenizer=tokenizer, length=16)
 
 
@@ -136,7 +136,7 @@ def test_pairs_of_sentences(dtype, pairs, tmp_path):
     preset, examples = pairs
 
     def build(dtype):
-        return keras_nlp.build(preset, layers=1, dtype=dtype)
+        return keras_nlp_backbones.build(preset, layers=1, dtype=dtype)
 
     student = build(dtype)
     export.saved_model(student, tmp_path / "saved_model", preprocessor=examples.preprocessor())
@@ -202,7 +202,11 @@ def test_text_goes_into_a_saved_model_alone(write, pairs, tmp_path):
         pytest.importorskip("tf2onnx")
     preset, examples = pairs
     with pytest.raises(ValueError, match=r"file takes no strings.*`export.saved_model`"):
-        write(keras_nlp.build(preset, layers=1), tmp_path / "student.keras", preprocessor=examples.preprocessor())
+        write(
+            keras_nlp_backbones.build(preset, layers=1),
+            tmp_path / "student.keras",
+            preprocessor=examples.preprocessor(),
+        )
     assert not list(tmp_path.iterdir())
 
 

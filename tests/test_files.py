@@ -29,7 +29,7 @@ assert "keras" not in sys.modules and "numpy" not in sys.modules
 WRITES = """
 for i in range(50):
     content = bytes([int(sys.argv[3])]) * 100_000
-    files.write_atomically(path, lambda file: file.write(content))
+    files.atomic_write(path, lambda file: file.write(content))
 """
 STOPS = """
 def stop(*_):
@@ -42,7 +42,7 @@ def write(file):
     stop()
 
 if sys.argv[3] == "file":
-    files.write_atomically(path, write)
+    files.atomic_write(path, write)
 else:
     with files.temporary_directory(path) as directory:
         (directory / "part").mkdir()
@@ -99,7 +99,7 @@ def test_write_atomically_in_threads(tmp_path):
         start.wait()
         try:
             for _ in range(50):
-                files.write_atomically(path, lambda file: file.write(bytes([number]) * 10_000))
+                files.atomic_write(path, lambda file: file.write(bytes([number]) * 10_000))
         except BaseException as error:
             errors.append(error)
 
@@ -117,13 +117,13 @@ def test_write_atomically_replaces_a_symbolic_link(tmp_path):
     target, path = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"precious")
     path.symlink_to(target)
-    files.write_atomically(path, lambda file: file.write(b"new"))
+    files.atomic_write(path, lambda file: file.write(b"new"))
     assert target.read_bytes() == b"precious" and path.read_bytes() == b"new" and not path.is_symlink()
 
 
 def test_write_atomically_removes_its_temporary_file_after_an_error(tmp_path):
     with largest_file(1000), pytest.raises(OSError, match=r"result does not fit; it takes 5,000 bytes"):
-        files.write_atomically(tmp_path / "result", lambda file: file.write(bytes(5000)), size=5000)
+        files.atomic_write(tmp_path / "result", lambda file: file.write(bytes(5000)), size=5000)
     assert names(tmp_path) == []
 
 
@@ -149,7 +149,7 @@ def test_a_write_removes_orphans_of_the_same_path_alone(tmp_path, kind):
     with writing(tmp_path / "result", kind):
         pass
     assert len(names(tmp_path)) == 2
-    files.write_atomically(tmp_path / "result", lambda file: file.write(b"new"))
+    files.atomic_write(tmp_path / "result", lambda file: file.write(b"new"))
     assert names(tmp_path) == [other.name, "result"]
 
 
@@ -184,7 +184,7 @@ def test_remove_orphans_goes_by_age_without_locks(tmp_path, monkeypatch):
     os.utime(old, (time.time() - 2 * files._ABANDONED,) * 2)
     files.remove_orphans(tmp_path)
     assert names(tmp_path) == [new.name]
-    files.write_atomically(tmp_path / "result", lambda file: file.write(b"whole"))
+    files.atomic_write(tmp_path / "result", lambda file: file.write(b"whole"))
     with files.exclusive(tmp_path / "lock") as mine:
         assert mine
     assert names(tmp_path) == [new.name, "result"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import models
-from keras_wsl.trainers import forward
+from keras_wsl.backend import forward
 from tests.common import network
 
 

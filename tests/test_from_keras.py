@@ -58,7 +58,7 @@ def test_feature_distillation_is_called_as_it_is():
     history = distiller.fit(x, y, batch_size=16, verbose=0).history
     np.testing.assert_allclose(history["feature_distillation"][0], np.mean((features[0] - features[1]) ** 2), rtol=1e-5)
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(distiller.distillation_losses[0]))
-    assert twin.student_endpoints == ("hidden",)
+    assert twin.student_layers == ("hidden",)
 
 
 def test_keras_default_is_read_as_it_is_meant():

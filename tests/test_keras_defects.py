@@ -33,8 +33,8 @@ LogitsDistillation = functools.partial(keras.distillation.LogitsDistillation, lo
 class Hint(losses.DistillationLoss):
     """The student's `hidden`, through a dense adapter to the teacher's width, against the teacher's `hidden`."""
 
-    student_endpoints = ("hidden",)
-    teacher_endpoints = ("hidden",)
+    student_layers = ("hidden",)
+    teacher_layers = ("hidden",)
 
     def build(self, labels_shape, student_shape, teacher_shape):
         self.adapter = keras.layers.Dense(teacher_shape["hidden"][-1], name="adapter", dtype="float32")
@@ -220,8 +220,8 @@ def test_k03_one_forward_of_each_network():
 
 
 def test_k03_teacher_training_is_one_forward_too():
-    """With `teacher_training=True` the teacher's one forward is in training mode."""
-    cls = functools.partial(Distiller, teacher_training=True)
+    """With `teacher_batch_statistics=True` the teacher's one forward is in training mode."""
+    cls = functools.partial(Distiller, teacher_batch_statistics=True)
     assert _count(cls, [losses.WSL(), Hint()], "fit") == ([True], [True])
 
 
@@ -442,7 +442,9 @@ def test_k11_mixed_precision():
         np.testing.assert_allclose(mixed[name], full[name], rtol=0.03, atol=0.01, err_msg=name)
     student, taught = distiller(x, training=True), distiller.teacher_outputs(x)
     assert keras.backend.standardize_dtype(student["hidden"].dtype) == policy.removeprefix("mixed_")
-    rows, total = distiller.loss_rows(y, distiller.checked_labels(y, student["logits"]), student, taught)
+    rows, total = distiller.compute_per_example_losses(
+        y, distiller.validate_labels(y, student["logits"]), student, taught
+    )
     for values in (*rows.values(), total):
         assert keras.backend.standardize_dtype(values.dtype) == "float32"
     with pytest.raises(ValueError, match="dtypes must match"):
@@ -593,8 +595,8 @@ def test_k19_means_are_over_examples():
     np.testing.assert_allclose(logs["student_loss"][0], hard.mean(), rtol=1e-5)
     np.testing.assert_allclose(logs["kd"][0], soft.mean(), rtol=1e-4)
     outputs = distiller(x, training=True)
-    labels = distiller.checked_labels(y, outputs["logits"])
-    rows, total = distiller.loss_rows(y, labels, outputs, distiller.teacher_outputs(x))
+    labels = distiller.validate_labels(y, outputs["logits"])
+    rows, total = distiller.compute_per_example_losses(y, labels, outputs, distiller.teacher_outputs(x))
     for name, values in {**rows, "loss": total}.items():
         np.testing.assert_allclose(logs[name][0], ops.convert_to_numpy(values).mean(), rtol=1e-4, err_msg=name)
     share = logs["regularization_samples"][0] / 33
@@ -641,15 +643,17 @@ def test_k20_keras_takes_logits_for_probabilities():
     assert abs(logs["student_loss"] - cross_entropies(y, logits(student, x)).mean()) > 0.1
 
 
-@pytest.mark.parametrize("teacher_training", [False, True])
-def test_k21_teacher_is_left_as_it_was(teacher_training):
+@pytest.mark.parametrize("teacher_batch_statistics", [False, True])
+def test_k21_teacher_is_left_as_it_was(teacher_batch_statistics):
     """Keras's freezes the caller's teacher for good; ours leaves flags, weights and statistics bit for bit."""
     x, y = examples(16)
     teacher = network("teacher")
     teacher.get_layer("hidden").trainable = False
     before, flags = arrays(teacher), [layer.trainable for layer in teacher._flatten_layers()]
     variables = [(v.trainable, v.path) for v in teacher.variables]
-    distiller = Distiller(teacher, network("student"), [losses.WSL(), Hint()], teacher_training=teacher_training)
+    distiller = Distiller(
+        teacher, network("student"), [losses.WSL(), Hint()], teacher_batch_statistics=teacher_batch_statistics
+    )
     compiled(distiller, 0.5).fit(x, y, batch_size=8, epochs=2, verbose=0, validation_data=(x, y))
     for mine, other in zip(before, arrays(teacher), strict=True):
         np.testing.assert_array_equal(mine, other)
@@ -667,7 +671,7 @@ def test_k21_tape_watches_no_teacher():
 
     x, y = examples(8)
     teacher, student = network("teacher"), network("student")
-    distiller = Distiller(teacher, student, [losses.WSL(), Hint()], teacher_training=True)
+    distiller = Distiller(teacher, student, [losses.WSL(), Hint()], teacher_batch_statistics=True)
     with tf.GradientTape() as tape:
         distiller.teacher_outputs(tf.constant(x))
     assert not tape.watched_variables()

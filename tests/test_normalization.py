@@ -15,8 +15,8 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_wsl.trainers import tensorflow as step
-from keras_wsl.trainers.normalization import fused
+from keras_wsl.backend import tensorflow as step
+from keras_wsl.backend.tensorflow.batch_normalization import fused
 
 MAPS = np.random.default_rng(0).normal(1.0, 3.0, (6, 5, 4, 3)).astype("float32")
 
@@ -149,10 +149,10 @@ def _distiller(**settings):
 BATCH = np.random.default_rng(0).normal(size=(8, 16, 16, 3)).astype("float32"), np.arange(8) % 10
 
 
-@pytest.mark.parametrize("teacher_training", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_run_is_the_same(monkeypatch, teacher_training):
+@pytest.mark.parametrize("teacher_batch_statistics", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_run_is_the_same(monkeypatch, teacher_batch_statistics):
     def trained():
-        distiller = _distiller(teacher_training=teacher_training)
+        distiller = _distiller(teacher_batch_statistics=teacher_batch_statistics)
         distiller.fit(*BATCH, batch_size=4, epochs=2, shuffle=False, verbose=0)
         return [
             *distiller.student.get_weights(),

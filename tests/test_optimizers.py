@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl.optimizers import SGD, LinearDecay, adamw
+from keras_wsl.optimizers import SGD, LinearWarmupDecay, bert_adamw
 
 STEPS, DROP = 30, 15
 
@@ -119,27 +119,27 @@ def schedule_value(schedule, step):
 
 def test_linear_decay_rises_and_falls():
     """Of 10 steps, 4 of them warm-up: the formula by hand."""
-    schedule = LinearDecay(0.8, warm_up_steps=4, steps=10)
+    schedule = LinearWarmupDecay(0.8, warmup_steps=4, steps=10)
     expected = [0.2, 0.4, 0.6, 0.8, 0.8, 0.8 * 5 / 6, 0.8 * 4 / 6, 0.8 * 3 / 6, 0.8 * 2 / 6, 0.8 / 6, 0, 0]
     np.testing.assert_allclose([schedule_value(schedule, t) for t in range(12)], expected, rtol=1e-6, atol=1e-9)
     assert schedule_value(schedule, 10_000) == 0.0
-    flat = LinearDecay(0.8, warm_up_steps=0, steps=4)
+    flat = LinearWarmupDecay(0.8, warmup_steps=0, steps=4)
     np.testing.assert_allclose([schedule_value(flat, t) for t in range(5)], [0.8, 0.6, 0.4, 0.2, 0], atol=1e-7)
 
 
 def test_linear_decay_is_kept_in_a_config():
-    schedule = LinearDecay(0.8, warm_up_steps=4, steps=10)
+    schedule = LinearWarmupDecay(0.8, warmup_steps=4, steps=10)
     config = keras.saving.serialize_keras_object(schedule)
-    assert config["registered_name"] == "keras_wsl>LinearDecay"
+    assert config["registered_name"] == "keras_wsl>LinearWarmupDecay"
     again = keras.saving.deserialize_keras_object(config)
-    assert again.get_config() == {"learning_rate": 0.8, "warm_up_steps": 4, "steps": 10}
+    assert again.get_config() == {"learning_rate": 0.8, "warmup_steps": 4, "steps": 10}
     assert schedule_value(again, 6) == schedule_value(schedule, 6)
 
 
-@pytest.mark.parametrize("warm_up_steps, steps", [(10, 10), (-1, 10), (0, 0)])
-def test_linear_decay_needs_a_fall(warm_up_steps, steps):
-    with pytest.raises(ValueError, match=rf"must be in \[0, {steps}\).*Received: {warm_up_steps}"):
-        LinearDecay(0.1, warm_up_steps=warm_up_steps, steps=steps)
+@pytest.mark.parametrize("warmup_steps, steps", [(10, 10), (-1, 10), (0, 0)])
+def test_linear_decay_needs_a_fall(warmup_steps, steps):
+    with pytest.raises(ValueError, match=rf"must be in \[0, {steps}\).*Received: {warmup_steps}"):
+        LinearWarmupDecay(0.1, warmup_steps=warmup_steps, steps=steps)
 
 
 def adamw_rule(value, gradients, rates, *, weight_decay):
@@ -158,7 +158,7 @@ def test_adamw_decays_kernels_alone():
     values, gradients = values + values[1:] * 2, gradients + gradients[1:] * 2
     names = ("kernel", "bias", "gamma", "beta")
     variables = [keras.Variable(value, name=name) for value, name in zip(values, names)]
-    optimizer = adamw(LinearDecay(0.1, warm_up_steps=2, steps=8), weight_decay=0.3)
+    optimizer = bert_adamw(LinearWarmupDecay(0.1, warmup_steps=2, steps=8), weight_decay=0.3)
     for t in range(6):
         optimizer.apply([keras.ops.convert_to_tensor(column[t]) for column in gradients], variables)
     rates = [0.05, 0.1, 0.1, 0.1 * 5 / 6, 0.1 * 4 / 6, 0.1 * 3 / 6]
@@ -173,7 +173,7 @@ def test_adamw_knows_the_variables_of_a_bert():
     from keras_nlp.models import BertBackbone
 
     encoder = BertBackbone(20, num_layers=1, num_heads=2, hidden_dim=4, intermediate_dim=8, max_sequence_length=8)
-    optimizer = adamw(0.1)
+    optimizer = bert_adamw(0.1)
     decayed = {v.path.split("/")[-1] for v in encoder.trainable_variables if optimizer._use_weight_decay(v)}
     spared = {v.path.split("/")[-1] for v in encoder.trainable_variables if not optimizer._use_weight_decay(v)}
     assert decayed == {"kernel", "embeddings"} and spared == {"bias", "gamma", "beta"}
@@ -182,7 +182,7 @@ def test_adamw_knows_the_variables_of_a_bert():
 @pytest.mark.parametrize("weight_decay", [None, 0.0])
 def test_adamw_may_not_decay(weight_decay):
     values, gradients, rates = problem()
-    optimizer = adamw(0.1, weight_decay=weight_decay, global_clipnorm=1e6)
+    optimizer = bert_adamw(0.1, weight_decay=weight_decay, global_clipnorm=1e6)
     assert optimizer.epsilon == 1e-6 and optimizer.global_clipnorm == 1e6
     variables = run(optimizer, values, gradients, rates[:3])
     for variable, value, column in zip(variables, values, gradients):

@@ -21,7 +21,7 @@ import students
 import trainer
 from keras_wsl import Distiller, callbacks, data, losses, models, soft_labels
 from keras_wsl.callbacks import backup_file
-from keras_wsl.models import torchvision
+from keras_wsl.models import convert_torchvision
 from keras_wsl.models.weights import read_network
 from settings import Settings, to_lines
 from tests.common import bright_splits, image_network
@@ -232,7 +232,7 @@ def test_arrays_are_not_unpickled(tmp_path, marker):
             read(path)
     np.savez(tmp_path / "torch.npz", **{"fc.weight": harmful_array(marker)})
     with pytest.raises(ValueError, match="is not a whole '.npz' file of arrays"):
-        torchvision.read(tmp_path / "torch.npz")
+        convert_torchvision.read(tmp_path / "torch.npz")
 
 
 def test_soft_labels_are_not_unpickled(tmp_path, marker):

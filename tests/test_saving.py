@@ -12,7 +12,7 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import FiniteLoss, NonFiniteLoss
+from keras_wsl.callbacks import NonFiniteLossError, RaiseOnNonFinite
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import Hint, Subclassed, changed, compiled, plain, saved_arrays
 
@@ -257,13 +257,22 @@ def test_loaded_without_teacher_evaluates(tmp_path):
 def test_settings_survive_a_file(tmp_path):
     """Every setting of the Distiller and its losses is in the file."""
     soft = losses.KD(temperature=3.0, weight=1.5, form="cross_entropy", weighting="hard_to_mimic", name="soft")
-    given = [soft, losses.WSL(weighting={"name": "exclude_regularization", "probability": 0.5}), Hint(weight=3.0)]
+    given = [
+        soft,
+        losses.WSL(weighting={"name": "exclude_regularization", "probability": 0.5}),
+        Hint(weight=3.0),
+    ]
     distiller = Distiller(
-        network("teacher"), network("student"), given, student_loss_weight=0.25, teacher_training=True, name="own"
+        network("teacher"),
+        network("student"),
+        given,
+        student_loss_weight=0.25,
+        teacher_batch_statistics=True,
+        name="own",
     )
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
-    assert (loaded.name, loaded.student_loss_weight, loaded.teacher_training) == ("own", 0.25, True)
+    assert (loaded.name, loaded.student_loss_weight, loaded.teacher_batch_statistics) == ("own", 0.25, True)
     assert [loss.get_config() for loss in loaded.distillation_losses] == [loss.get_config() for loss in given]
 
 
@@ -342,11 +351,11 @@ def test_labels_out_of_range(label):
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"Labels must be in \[0, 5\)"):
             distiller.fit(x, y, verbose=0)
         return
-    error, message = {"jax": (NonFiniteLoss, "student_loss"), "torch": (IndexError, f"{label} is out of bounds")}[
+    error, message = {"jax": (NonFiniteLossError, "student_loss"), "torch": (IndexError, f"{label} is out of bounds")}[
         BACKEND
     ]
     with pytest.raises(error, match=message):
-        distiller.fit(x, y, verbose=0, callbacks=[FiniteLoss(every=1)])
+        distiller.fit(x, y, verbose=0, callbacks=[RaiseOnNonFinite(every=1)])
 
 
 @pytest.mark.tensorflow
@@ -367,11 +376,11 @@ def test_labels_of_a_wrong_shape(shape):
 
 
 def test_inputs_that_are_not_numbers():
-    """NaN in the inputs comes out as NaN, and `FiniteLoss` stops the run with the terms' names."""
+    """NaN in the inputs comes out as NaN, and `RaiseOnNonFinite` stops the run with the terms' names."""
     x, y = examples(24)
     x[9, 2] = np.nan
-    with pytest.raises(NonFiniteLoss) as caught:
-        made().fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[FiniteLoss(every=1)])
+    with pytest.raises(NonFiniteLossError) as caught:
+        made().fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[RaiseOnNonFinite(every=1)])
     assert {"student_loss", "wsl", "hint"} <= set(caught.value.terms)
     assert (caught.value.epoch, caught.value.step) == (1, 2)
 
@@ -441,11 +450,11 @@ def test_unknown_endpoints_are_refused():
     """An endpoint that is not there is refused with the names that are."""
 
     class Elsewhere(losses.DistillationLoss):
-        student_endpoints = ("block3",)
+        student_layers = ("block3",)
 
     with pytest.raises(ValueError, match=r"student has no layer named 'block3'.*'hidden',.*'logits', 'norm', 'relu'"):
         Distiller(network("teacher"), network("student"), Elsewhere())
-    Elsewhere.student_endpoints, Elsewhere.teacher_endpoints = (), ("block4",)
+    Elsewhere.student_layers, Elsewhere.teacher_layers = (), ("block4",)
     with pytest.raises(ValueError, match=r"teacher has no layer named 'block4'.*'hidden'"):
         Distiller(network("teacher"), network("student"), Elsewhere())
 

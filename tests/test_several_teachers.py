@@ -197,13 +197,13 @@ def test_only_who_is_heard_runs_and_each_once():
     assert (large_calls, small_calls, idle_calls) == ([False], [False], [])
 
 
-@pytest.mark.parametrize("teacher_training", [False, True])
-def test_all_teachers_stay_as_they_were(teacher_training):
+@pytest.mark.parametrize("teacher_batch_statistics", [False, True])
+def test_all_teachers_stay_as_they_were(teacher_batch_statistics):
     x, y = examples(16)
     teachers = {"large": network("large", width=13), "small": network("small", width=11)}
     before = {name: arrays(model) for name, model in teachers.items()}
     several = [losses.WSL(), Hint(teacher="large")]
-    distiller = Distiller(teachers, network("student"), several, teacher_training=teacher_training)
+    distiller = Distiller(teachers, network("student"), several, teacher_batch_statistics=teacher_batch_statistics)
     distiller.compile(keras.optimizers.SGD(0.5), hard_loss())
     student = arrays(distiller.student)
     distiller.fit(x, y, batch_size=8, epochs=2, verbose=0, validation_data=(x, y))
@@ -330,7 +330,7 @@ def test_losses_of_keras_hear_one():
     hidden = [ops.convert_to_numpy(model.get_layer("hidden")(x)) for model in (student, teachers["large"])]
     np.testing.assert_allclose(logs["feature_distillation"], ((hidden[0] - hidden[1]) ** 2).mean(), rtol=1e-5)
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(several[1]))
-    assert (twin.teacher, twin.teacher_endpoints) == ("large", ("hidden",))
+    assert (twin.teacher, twin.teacher_layers) == ("large", ("hidden",))
     with pytest.raises(ValueError, match=r"feature_distillation needs \('hidden',\) of one teacher"):
         Distiller(teachers, student, features)
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras.src.backend.common.masking import get_keras_mask
 
-from keras_wsl import Distiller, data, distribute, losses
+from keras_wsl import Distiller, data, distribution, losses
 from tests.common import bright_splits, examples, hard_loss, make_loss, network, networks
 
 pytestmark = pytest.mark.tensorflow
@@ -17,7 +17,7 @@ ON_HOSTS = {"PyFunc", "PyFuncStateless", "EagerPyFunc", "PrintV2", "ReadFile", "
 
 
 def _compiled(optimizer=None, **settings):
-    with distribute.scope("mirrored"):
+    with distribution.scope("mirrored"):
         distiller = Distiller(network("teacher", width=11), network("student"), losses.WSL())
         distiller.compile(optimizer or keras.optimizers.SGD(0.1), hard_loss(), **settings)
     return distiller
@@ -32,7 +32,7 @@ def _compiled(optimizer=None, **settings):
     ],
 )
 def test_what_fails_in_keras_is_refused(optimizer, settings, message):
-    with distribute.scope("mirrored"):
+    with distribution.scope("mirrored"):
         optimizer = keras.optimizers.SGD(0.1, **optimizer)
     distiller = _compiled(optimizer, **settings)
     before = distiller.student.get_weights()
@@ -49,19 +49,19 @@ def test_xla_is_refused(monkeypatch):
 
 
 def test_an_average_of_weights_that_overwrites_nothing_is_none_of_it():
-    with distribute.scope("mirrored"):
+    with distribution.scope("mirrored"):
         optimizer = keras.optimizers.SGD(0.1, use_ema=True)
     _compiled(optimizer).fit(*examples(), verbose=0)
 
 
 def test_a_strategy_is_made_once():
-    assert distribute.strategy("mirrored") is distribute.strategy("mirrored")
-    assert distribute.strategy() is None
+    assert distribution.strategy("mirrored") is distribution.strategy("mirrored")
+    assert distribution.strategy() is None
 
 
 def test_without_a_tpu():
     with pytest.raises(ValueError, match="needs a TPU, and none was found here. Use 'mirrored' for GPUs"):
-        distribute.strategy("tpu")
+        distribution.strategy("tpu")
 
 
 @pytest.mark.parametrize(
@@ -105,26 +105,26 @@ def test_batches_of_one_size_say_so():
 
 def test_unknown_names_are_refused():
     with pytest.raises(ValueError, match="There is no strategy 'magic'. Expected one of .*'multi_worker', 'tpu'"):
-        distribute.scope("magic")
+        distribution.scope("magic")
 
 
 def test_set_cpu_devices_is_refused_after_a_computation():
     keras.ops.zeros(())
     with pytest.raises(ValueError, match="must be set before the backend computes anything. Received: 3"):
-        distribute.set_cpu_devices(3)
+        distribution.set_cpu_devices(3)
 
 
 @pytest.mark.parametrize("timeout", [0, -1.0, float("nan"), float("inf")])
 def test_strategy_refuses_timeouts_that_are_no_time(timeout):
     with pytest.raises(ValueError, match="`worker_timeout` must be a positive number of seconds"):
-        distribute.strategy("multi_worker", worker_timeout=timeout)
+        distribution.strategy("multi_worker", worker_timeout=timeout)
 
 
 @pytest.mark.parametrize("rows", [0, 3])
 def test_call_with_rows_hides_an_empty_part_from_networks(rows, monkeypatch):
     import tensorflow as tf
 
-    from keras_wsl.trainers.replicas import call_with_rows
+    from keras_wsl.backend.tensorflow.replicas import call_with_rows
 
     monkeypatch.setattr(tf.distribute, "get_replica_context", lambda: types.SimpleNamespace(num_replicas_in_sync=2))
     seen = []

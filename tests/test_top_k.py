@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl import losses, regularization, top_k, weighting
+from keras_wsl import losses, regularization_samples, top_k_logits, weighting
 from tests.common import gradient
 
 LABELS = np.array([3, 0, 5, 1])
@@ -22,8 +22,10 @@ def _softmax(z):
 
 
 def _partial(logits, k, temperatures=(1.0, 4.0), labels=LABELS):
-    rows = top_k.encode(logits, labels, k, temperatures)
-    return top_k.expand(top_k.decode(rows, temperatures), keras.ops.convert_to_tensor(labels), logits.shape[1])
+    rows = top_k_logits.encode(logits, labels, k, temperatures)
+    return top_k_logits.expand(
+        top_k_logits.decode(rows, temperatures), keras.ops.convert_to_tensor(labels), logits.shape[1]
+    )
 
 
 @pytest.mark.parametrize("k", [1, 3, 6, 7])
@@ -51,8 +53,8 @@ def test_the_label_is_as_precise_as_float32():
 
 def test_a_label_that_is_a_distribution_counts_by_its_likeliest_class():
     logits, one_hot = _logits(), np.eye(7, dtype="float32")[LABELS]
-    rows = top_k.decode(top_k.encode(logits, LABELS, 2, (1.0,)), (1.0,))
-    ones, others = (top_k.expand(rows, keras.ops.convert_to_tensor(y), 7).at(1.0) for y in (LABELS, one_hot))
+    rows = top_k_logits.decode(top_k_logits.encode(logits, LABELS, 2, (1.0,)), (1.0,))
+    ones, others = (top_k_logits.expand(rows, keras.ops.convert_to_tensor(y), 7).at(1.0) for y in (LABELS, one_hot))
     np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ones, others)))
 
 
@@ -92,7 +94,7 @@ def test_wsl_weights_and_regularization_samples_of_all_logits():
     partial, to_numpy = _partial(logits, 2), keras.ops.convert_to_numpy
     ones, others = (weighting.wsl(LABELS, student, z) for z in (logits, partial.at(1.0)))
     np.testing.assert_allclose(to_numpy(others), to_numpy(ones), rtol=2e-2)
-    ones, others = (regularization.mask(LABELS, student, z, 4.0) for z in (logits, partial.at(4.0)))
+    ones, others = (regularization_samples.mask(LABELS, student, z, 4.0) for z in (logits, partial.at(4.0)))
     np.testing.assert_array_equal(to_numpy(others), to_numpy(ones))
 
 
@@ -102,5 +104,5 @@ def test_another_temperature_is_refused():
 
 
 def test_many_classes_have_wider_numbers():
-    assert top_k.row_type(5, 2**16, (1.0,)).itemsize == 5 * 4 + 4 + 4
-    assert top_k.row_type(5, 2**16 + 1, (1.0,)).itemsize == 5 * 6 + 4 + 4
+    assert top_k_logits.row_type(5, 2**16, (1.0,)).itemsize == 5 * 4 + 4 + 4
+    assert top_k_logits.row_type(5, 2**16 + 1, (1.0,)).itemsize == 5 * 6 + 4 + 4

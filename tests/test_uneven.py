@@ -73,7 +73,7 @@ def test_script_trains_and_resumes_on_several_devices(devices, tmp_path, monkeyp
     while process.poll() is None and not list(out.rglob("*.backup")):
         time.sleep(0.1)
     process.terminate()
-    assert process.wait(3600) in (callbacks.Termination.status, 0)
+    assert process.wait(3600) in (callbacks.PreemptionHandler.status, 0)
     _run(*command, "--resume")
     result = json.loads((out / "result.json").read_text())
     assert (result["epochs"], result["train_examples"], result["test_examples"]) == (1, 300, 10_000)

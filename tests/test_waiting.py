@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from keras_wsl import workers
+from keras_wsl.backend.tensorflow import multi_worker
 
 
 def free_addresses(count):
@@ -24,13 +24,13 @@ class Worker(threading.Thread):
 
     def __init__(self, addresses, index, timeout=30.0):
         super().__init__(daemon=True)
-        self.cluster, self.timeout, self.error = workers.Cluster(addresses, index), timeout, None
+        self.cluster, self.timeout, self.error = multi_worker.Cluster(addresses, index), timeout, None
         self.start()
 
     def run(self):
         begin = time.monotonic()
         try:
-            workers.wait(self.cluster, self.timeout)
+            multi_worker.wait(self.cluster, self.timeout)
         except OSError as error:
             self.error = error
         self.seconds = time.monotonic() - begin
@@ -92,25 +92,25 @@ def test_wait_is_not_misled_by_other_clusters_and_servers():
 
 
 def test_wait_of_one_worker_alone_returns_at_once():
-    workers.wait(workers.Cluster(("localhost:1",), 0))
+    multi_worker.wait(multi_worker.Cluster(("localhost:1",), 0))
 
 
 def test_read_cluster_puts_the_chief_first():
     config = {"cluster": {"worker": ["b:2", "c:3"], "chief": ["a:1"]}, "task": {"type": "worker", "index": "1"}}
-    assert workers.read_cluster(json.dumps(config)) == workers.Cluster(("a:1", "b:2", "c:3"), 2)
+    assert multi_worker.read_cluster(json.dumps(config)) == multi_worker.Cluster(("a:1", "b:2", "c:3"), 2)
     config["task"] = {"type": "chief", "index": 0}
-    assert workers.read_cluster(json.dumps(config)).index == 0
+    assert multi_worker.read_cluster(json.dumps(config)).index == 0
 
 
 @pytest.mark.parametrize("addresses", [["a:1", "a:1"], ["a:1", "b:0"], ["a:1", "b:65536"]])
 def test_read_cluster_refuses_addresses_that_cannot_be_used(addresses):
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
     with pytest.raises(ValueError, match="must have different addresses with ports. Received: "):
-        workers.read_cluster(json.dumps(config))
+        multi_worker.read_cluster(json.dumps(config))
 
 
 @pytest.mark.parametrize("address", ["b", "b:http", 5])
 def test_read_cluster_refuses_addresses_without_ports(address):
     config = {"cluster": {"worker": ["a:1", address]}, "task": {"type": "worker", "index": 0}}
     with pytest.raises(ValueError, match="TF_CONFIG must name all workers"):
-        workers.read_cluster(json.dumps(config))
+        multi_worker.read_cluster(json.dumps(config))

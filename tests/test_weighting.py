@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_wsl import regularization, weighting
+from keras_wsl import regularization_samples, weighting
 from tests.common import golden, gradient
 
 CASES = golden("logits")["cases"]
@@ -46,10 +46,10 @@ def test_relatives(case):
 def test_gradients_and_mask(case, temperature):
     inputs, out = _case(case)
     expected = out["regularization"][f"tau={temperature}"]
-    a, b = regularization.gradients(*inputs, temperature)
+    a, b = regularization_samples.gradients(*inputs, temperature)
     np.testing.assert_allclose(_numpy(a), expected["a"], atol=1e-6)
     np.testing.assert_allclose(_numpy(b), expected["b"], atol=2e-6)
-    mask = _numpy(regularization.mask(*inputs, temperature))
+    mask = _numpy(regularization_samples.mask(*inputs, temperature))
     np.testing.assert_array_equal(mask, expected["mask_abs_b_gt_abs_a"])
     assert mask.sum() == expected["count"]
 
@@ -66,7 +66,7 @@ def test_a_and_b_are_derivatives_of_the_losses():
         return -(temperature**2) * ops.sum(p * log_q)
 
     rows = np.arange(len(labels))
-    a, b = regularization.gradients(labels, student, teacher, temperature)
+    a, b = regularization_samples.gradients(labels, student, teacher, temperature)
     slope = gradient(hard, student)[rows, labels]
     np.testing.assert_allclose(_numpy(a), slope, atol=1e-5)
     np.testing.assert_allclose(_numpy(b), gradient(soft, student)[rows, labels] - slope, atol=1e-5)
@@ -78,15 +78,15 @@ def test_at_temperature_one_the_mask_is_the_surer_student():
     labels = generator.integers(0, 7, 500)
     rows = np.arange(500)
     surer = _numpy(ops.softmax(student))[rows, labels] > _numpy(ops.softmax(teacher))[rows, labels]
-    np.testing.assert_array_equal(_numpy(regularization.mask(labels, student, teacher, 1.0)), surer)
+    np.testing.assert_array_equal(_numpy(regularization_samples.mask(labels, student, teacher, 1.0)), surer)
 
 
 def test_the_mask_is_strict():
     # Uniform networks of two classes: a = -1/2 and b = 1/2, exactly.
     zeros = np.zeros((1, 2), "float32")
-    a, b = regularization.gradients(np.array([0]), zeros, zeros, 1.0)
+    a, b = regularization_samples.gradients(np.array([0]), zeros, zeros, 1.0)
     assert float(a[0]) == -float(b[0])
-    assert not bool(regularization.mask(np.array([0]), zeros, zeros, 1.0)[0])
+    assert not bool(regularization_samples.mask(np.array([0]), zeros, zeros, 1.0)[0])
 
 
 def test_one_hot_labels_are_labels():
@@ -96,8 +96,8 @@ def test_one_hot_labels_are_labels():
         same = _numpy(function(one_hot, student, teacher))
         np.testing.assert_allclose(_numpy(function(labels, student, teacher)), same, rtol=1e-4)
     for one, other in zip(
-        regularization.gradients(labels, student, teacher, 4.0),
-        regularization.gradients(one_hot, student, teacher, 4.0),
+        regularization_samples.gradients(labels, student, teacher, 4.0),
+        regularization_samples.gradients(one_hot, student, teacher, 4.0),
     ):
         np.testing.assert_allclose(_numpy(one), _numpy(other), atol=1e-6)
 
@@ -140,7 +140,7 @@ def test_kept_at_random(name):
     generator = np.random.default_rng(0)
     student, teacher = generator.normal(size=(2, 20000, 5)).astype("float32")
     labels = generator.integers(0, 5, 20000)
-    mask = _numpy(regularization.mask(labels, student, teacher, 4.0))
+    mask = _numpy(regularization_samples.mask(labels, student, teacher, 4.0))
     dropped = mask if name == "exclude_regularization" else ~mask
     none = _numpy(weighting.get(name, temperature=4.0)(labels, student, teacher))
     np.testing.assert_array_equal(none, ~dropped)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from benchmarks.workers import ROOT, WORKERS, start
-from keras_wsl import distribute
+from keras_wsl import distribution
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the strategy is TensorFlow's", allow_module_level=True)
@@ -61,7 +61,7 @@ def test_two_workers_are_one(results):
 
 def test_one_worker_is_the_chief(results):
     assert [result["chief"] for result in results[1]] == [True, False]
-    assert distribute.is_chief("none") and distribute.is_chief("mirrored")
+    assert distribution.is_chief("none") and distribution.is_chief("mirrored")
 
 
 def test_strategy_leaves_sigterm_to_python(results):
@@ -90,7 +90,7 @@ def test_bad_clusters_are_refused(config, message, monkeypatch):
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=message):
-        distribute.strategy("multi_worker")
+        distribution.strategy("multi_worker")
 
 
 def test_it_must_come_first(monkeypatch):
@@ -98,7 +98,7 @@ def test_it_must_come_first(monkeypatch):
     config = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(ValueError, match="before TensorFlow computes anything"):
-        distribute.strategy("multi_worker")
+        distribution.strategy("multi_worker")
 
 
 @pytest.fixture
@@ -158,13 +158,14 @@ def test_signals_end_a_script_that_waits_for_workers(number, start_worker, tmp_p
 
 IN_TENSORFLOW = """
 import sys, time
-from keras_wsl import distribute, workers
+from keras_wsl import distribution
+from keras_wsl.backend.tensorflow import multi_worker
 if sys.argv[1] == "alone":
-    workers.wait = lambda *args: None
-distribute.strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
+    multi_worker.wait = lambda *args: None
+distribution.strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
 if sys.argv[1] == "late":
     time.sleep(1200)
-distribute.check_agreement("multi_worker", "numbers", [1])
+distribution.check_workers_agree("multi_worker", "numbers", [1])
 """
 
 

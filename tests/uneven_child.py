@@ -16,7 +16,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_wsl import Distiller, data, distribute, losses
+from keras_wsl import Distiller, data, distribution, losses
 from tests.common import bright_splits, examples, hard_loss, image_network, keras_cv_classifier, network
 
 PATH, DEVICES, WHICH = sys.argv[1], int(sys.argv[2]), sys.argv[3]  # "few" or "every".
@@ -155,7 +155,7 @@ def _normalized(teacher, student, size, terms=("wsl",), **settings):
 @_case
 def normalization_without_rows():
     terms = ("wsl", "rkd", "sp", "dist", "cc", "pkt")
-    return _normalized(image_network, image_network, 8, terms, teacher_training=True)
+    return _normalized(image_network, image_network, 8, terms, teacher_batch_statistics=True)
 
 
 @_case
@@ -170,11 +170,11 @@ FEW = ("5 rows in batches of 5", "11 rows in batches of 4", "python_generator", 
 
 def main():
     """Writes the results of every case on one device and on several."""
-    distribute.set_cpu_devices(DEVICES)
+    distribution.set_cpu_devices(DEVICES)
     results = {}
     for name in FEW if WHICH == "few" else CASES:
         for strategy in ("none", "mirrored"):
-            with distribute.scope(strategy):
+            with distribution.scope(strategy):
                 values = CASES[name]()
             results.setdefault(name, []).append({key: np.asarray(value).tolist() for key, value in values.items()})
     pathlib.Path(PATH).write_text(json.dumps(results))

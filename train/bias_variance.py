@@ -28,7 +28,7 @@ import scripts
 import settings
 from keras_wsl import data, untrusted
 from keras_wsl.analysis.bias_variance import TERMS, bias_variance, compare, intervals, standard_errors
-from keras_wsl.files import make_folder, write_atomically
+from keras_wsl.files import atomic_write, make_directory
 from keras_wsl.models.weights import read_network
 
 matplotlib.use("Agg")
@@ -239,7 +239,7 @@ def run(wanted, values):
             "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
     out, results = pathlib.Path(values.out), pathlib.Path(values.results)
-    make_folder(out)
+    make_directory(out)
     pool, test = prepare(out, values.data_dir, values.teacher_examples)
     if not 0 < wanted.train_limit < len(pool):
         raise ValueError(
@@ -258,7 +258,7 @@ def run(wanted, values):
         finished = [record.read_result(folder, *RESULT) for folder in runs]
         found[name], row = row_of(name, said[name], test.labels, finished)
         rows.append(row)
-    write_atomically(out / "bias_variance.npz", lambda file: np.savez_compressed(file, test_labels=test.labels, **said))
+    atomic_write(out / "bias_variance.npz", lambda file: np.savez_compressed(file, test_labels=test.labels, **said))
     differences = compared(found, said, test.labels)
     shared = sorted(set.intersection(*(set(row["flags"].split()) for row in rows)))
     record.write_csv(results / "bias_variance.csv", rows)

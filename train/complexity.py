@@ -28,8 +28,8 @@ import record
 import report
 import scripts
 import settings
-from keras_wsl import analysis, models, online
-from keras_wsl.files import make_folder
+from keras_wsl import analysis, models, teacher_checkpoints
+from keras_wsl.files import make_directory
 
 matplotlib.use("Agg")
 
@@ -52,7 +52,7 @@ class Task:
     """Examples, and what labels and teachers ask of a student on them.
 
     Args:
-        examples: `data.Examples`.
+        examples: `data.ImageArrays`.
         seed: Of the random labels.
     """
 
@@ -87,7 +87,7 @@ class Task:
 
     def kernel(self, network, verbose=0):
         """The tangent kernel, the mean over the logits."""
-        return analysis.ntk_gram(network, self.inputs, "trace", verbose=verbose)
+        return analysis.empirical_ntk(network, self.inputs, "trace", verbose=verbose)
 
 
 def promises(task, kernel, said, temperatures):
@@ -217,7 +217,7 @@ def run(values):
     examples = getattr(splits, values.split).take(values.examples, seed=values.seed)
     task = Task(examples, values.seed)
     shape = {"classes": task.classes, "input_shape": examples.input_shape}
-    found = online.Checkpoints(values.checkpoints)
+    found = teacher_checkpoints.Checkpoints(values.checkpoints)
     chosen = {epoch: path for epoch, path in found.paths.items() if epoch % values.every == 0 or path == found.last}
     teacher = models.build(values.teacher, **shape)
     said = {}
@@ -229,12 +229,14 @@ def run(values):
     student = models.build(values.student, weights=values.student_weights, **shape)
     title = f"{values.teacher} to {values.student}, {len(examples)} examples, {task.classes} classes"
     rows = promises(task, task.kernel(student, verbose=values.verbose), said, temperatures)
-    make_folder(out)
+    make_directory(out)
     record.write_csv(out / "complexity.csv", rows)
     record.write_text(out / "complexity.md", f"# {title}\n\n{table(rows)}\n![Complexity and promise](complexity.png)\n")
     plot_promises(rows, out / "complexity.png", title)
     if values.student_checkpoints:
-        points = curve(task, student, online.Checkpoints(values.student_checkpoints), said, temperatures[0])
+        points = curve(
+            task, student, teacher_checkpoints.Checkpoints(values.student_checkpoints), said, temperatures[0]
+        )
         record.write_csv(out / "curve.csv", points)
         plot_curve(points, out / "curve.png", f"{title}, τ = {temperatures[0]:g}")
     return rows[0]

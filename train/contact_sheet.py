@@ -19,7 +19,7 @@ import jobs
 import record
 import scripts
 from keras_wsl import ops, weighting
-from keras_wsl.files import make_folder
+from keras_wsl.files import make_directory
 
 matplotlib.use("Agg")
 
@@ -96,7 +96,7 @@ def run(folder, values):
         raise ValueError("--out is missing: name a folder for the files, such as --out=runs/sheet.")
     pair = jobs.pair(folder, jobs.splits_of(values.data_dir), values.split)
     rows, out, wanted = rows_of(pair, values.count), pathlib.Path(values.out), pair.settings
-    make_folder(out)
+    make_directory(out)
     record.write_csv(out / "contact_sheet.csv", rows)
     title = f"{wanted.teacher} to {wanted.student}, {wanted.method}, {len(pair.examples)} examples"
     plot(rows, pair.examples.images, title, out / "contact_sheet.png")

@@ -11,14 +11,14 @@ from absl import flags
 
 import scripts
 from keras_wsl import files, models
-from keras_wsl.models import torchvision
+from keras_wsl.models import convert_torchvision
 
 
 def main():
     """Converts what the flags say."""
     wanted = flags.FLAGS
     model = models.build(wanted.network, classes=wanted.classes)
-    torchvision.load_torchvision(model, wanted.source)
+    convert_torchvision.load_torchvision(model, wanted.source)
     models.save_weights(model, wanted.out, dtype="float32")
     count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     print(f"{wanted.network}: {count:,} parameters, sha256 {files.sha256(wanted.out)}: {wanted.out}")

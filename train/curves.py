@@ -6,7 +6,7 @@ matplotlib.use("Agg")
 
 from matplotlib import pyplot as plt
 
-from keras_wsl.files import write_atomically
+from keras_wsl.files import atomic_write
 
 PANELS = (
     ("accuracy", "accuracy", ("val_accuracy", "accuracy")),
@@ -72,4 +72,4 @@ def save(figure, path, **kwargs):
         path: Path of the file; its folder exists.
         **kwargs: For `Figure.savefig`.
     """
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110, **kwargs))
+    atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110, **kwargs))

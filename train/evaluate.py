@@ -25,10 +25,10 @@ import trainer
 from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
-from keras_wsl.analysis.regularization import regularization_shares
-from keras_wsl.files import make_folder
+from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
+from keras_wsl.backend import forward
+from keras_wsl.files import make_directory
 from keras_wsl.ops import check_temperature
-from keras_wsl.trainers import forward
 
 
 class Judge:
@@ -103,7 +103,7 @@ class Judge:
                 functools.partial(logits_of, teacher, examples, wanted.judged_at_once),
             )
             row |= fidelity(heard, logits, self.values.temperature, labels=labels)
-            row |= regularization_shares(heard, logits, labels, self.values.temperature)
+            row |= regularization_sample_rates(heard, logits, labels, self.values.temperature)
         return row, calibrated
 
     def _load(self, student, network):
@@ -202,7 +202,7 @@ def evaluate(paths, values):
             rows.append({"student": name, **row})
             diagrams[name if len(values.split) == 1 else f"{name}, {split}"] = calibrated
     out = pathlib.Path(values.out)
-    make_folder(out)
+    make_directory(out)
     record.write_csv(out / "evaluate.csv", rows)
     record.write_text(out / "evaluate.md", markdown(rows, judged[0].data, values))
     reliability.plot(diagrams, out / "reliability.png")

@@ -23,8 +23,8 @@ import record
 import settings
 import trainer
 from keras_wsl import data, models
-from keras_wsl.callbacks import Terminated, Termination
-from keras_wsl.files import make_folder
+from keras_wsl.callbacks import PreemptedError, PreemptionHandler
+from keras_wsl.files import make_directory
 from keras_wsl.models.weights import read_network
 
 HERE = pathlib.Path(__file__).parent
@@ -59,7 +59,7 @@ class Pair(NamedTuple):
     """
 
     settings: settings.Settings
-    examples: data.Examples
+    examples: data.ImageArrays
     student_logits: np.ndarray
     teacher_logits: np.ndarray
 
@@ -109,7 +109,7 @@ def train(runs, data_dir, *, jobs=1, after=None):
                 after(out)
         return (out / "result.json").exists()
 
-    with Termination() as termination, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+    with PreemptionHandler() as termination, concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         started = [pool.submit(train_one, *run) for run in runs.items()]
         try:
             done = [one.result() for one in started]
@@ -117,7 +117,7 @@ def train(runs, data_dir, *, jobs=1, after=None):
             termination.asked = True  # What has not started does not start any more.
             raise
     if termination.asked:
-        raise Terminated(
+        raise PreemptedError(
             f"{termination.name} was received. The runs that were training have saved their states.", termination.number
         )
     return [out.name for out, one in zip(runs, done) if not one]
@@ -140,7 +140,7 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
     if termination.asked or (out / "result.json").exists():
         return False
     arguments = command(out, wanted, data_dir)
-    make_folder(out.parent)
+    make_directory(out.parent)
     cores = shares.get()
     try:
         status, errors = call(arguments, {**(SHARED if jobs > 1 else {}), **os.environ}, termination, cores, out.parent)
@@ -161,7 +161,7 @@ def call(arguments, environment, termination, cores=None, directory=None):
     Args:
         arguments: List of strings.
         environment: Dict of environment variables.
-        termination: `Termination` of this process.
+        termination: `PreemptionHandler` of this process.
         cores: Set of the cores that it may use, or `None` for all.
         directory: Path of a directory that has room for what it prints; by default the system's temporary one.
 

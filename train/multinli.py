@@ -17,12 +17,12 @@ import scripts
 import settings
 import trainer
 from keras_wsl import data
-from keras_wsl.models import keras_nlp
+from keras_wsl.models import keras_nlp_backbones
 
 
 def tokenizer(wanted):
     """The tokenizer of a run's settings."""
-    return keras_nlp.tokenizer(wanted.student, vocabulary=wanted.vocabulary, lowercase=wanted.lowercase)
+    return keras_nlp_backbones.tokenizer(wanted.student, vocabulary=wanted.vocabulary, lowercase=wanted.lowercase)
 
 
 def splits(wanted, values):
@@ -34,14 +34,14 @@ def splits(wanted, values):
 
 def check(wanted, model):
     """Raises ValueError if a network was trained with another vocabulary than the settings'."""
-    keras_nlp.check_vocabulary(tokenizer(wanted), model)
+    keras_nlp_backbones.check_vocabulary(tokenizer(wanted), model)
 
 
 def train(wanted):
     """One run, and what is said of it at the end."""
 
     def build(name, **settings):
-        model = keras_nlp.build(name, **settings)
+        model = keras_nlp_backbones.build(name, **settings)
         check(wanted, model)
         return model
 

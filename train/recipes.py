@@ -8,7 +8,7 @@ import numpy as np
 
 import settings as kinds
 from keras_wsl import losses, weighting
-from keras_wsl.ops import suggestion
+from keras_wsl.ops import did_you_mean
 
 LONGEST = 200  # Characters of a value of --loss_settings.
 LARGEST = 2**53  # Numbers there.
@@ -154,7 +154,7 @@ IMAGENET = {
 }
 
 # MultiNLI: PKD's recipes, and the methods on logits and on the pooled vector as they are elsewhere.
-_PKD_KD = {"temperature": 5.0, "weight": 0.7, "mean_over_classes": True}
+_PKD_KD = {"temperature": 5.0, "weight": 0.7, "divide_by_num_classes": True}
 _ON_LOGITS = ("wsl", "dkd", "dist", "lskd", "mlkd", "rld", "tf_kd", "tf_kd_reg", "masked_kd", "knowledge_adjustment")
 _ON_POOLED = ("rkd", "pkt", "cc", "crd")
 MULTINLI = {
@@ -173,7 +173,9 @@ def get(method, table=METHODS):
         ValueError: If there is no such method, with those that there are.
     """
     if method not in table:
-        raise ValueError(f"There is no method {method!r}. Expected one of {sorted(table)}.{suggestion(method, table)}")
+        raise ValueError(
+            f"There is no method {method!r}. Expected one of {sorted(table)}.{did_you_mean(method, table)}"
+        )
     return table[method]
 
 

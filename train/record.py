@@ -19,7 +19,7 @@ import settings as settings_file
 from identity import identity
 from keras_wsl import untrusted
 from keras_wsl.callbacks.backup import differences
-from keras_wsl.files import exclusive, is_temporary, make_folder, remove_orphans, write_atomically
+from keras_wsl.files import atomic_write, exclusive, is_temporary, make_directory, remove_orphans
 
 FLAGS = "run.flags"
 LOCK = "run.lock"  # In the folder of a run, while a process writes there.
@@ -57,7 +57,7 @@ def open_run(out, settings, *, resume, contents=None, source=None):
         raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
     else:
         try:
-            make_folder(out)
+            make_directory(out)
             write_text(path, _flags_text(settings, contents or {}, source))
         except NotADirectoryError:  # It says which file is in the way.
             raise
@@ -129,8 +129,8 @@ def alone_in(out):
 
 def write_text(path, text):
     """Writes a text file whole or not at all; its folder is made if it is missing."""
-    make_folder(pathlib.Path(path).parent)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    make_directory(pathlib.Path(path).parent)
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path, values):
@@ -210,7 +210,7 @@ class Epochs(keras.callbacks.Callback):
 
     Args:
         path: Path of `epochs.csv`.
-        tables: `EpochTable`s of other callbacks. Their rows are kept in the backup too, so that a resumed run writes
+        tables: `EpochCSV`s of other callbacks. Their rows are kept in the backup too, so that a resumed run writes
             them again, whatever became of their files.
     """
 

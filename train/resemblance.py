@@ -21,9 +21,9 @@ import record
 import report
 import scripts
 from keras_wsl.analysis import semantics
-from keras_wsl.analysis.resemblance import agreement, group_means
-from keras_wsl.analysis.resemblance import resemblance as matrix_of
-from keras_wsl.files import make_folder
+from keras_wsl.analysis.class_affinity import agreement, group_means
+from keras_wsl.analysis.class_affinity import resemblance as matrix_of
+from keras_wsl.files import make_directory
 
 matplotlib.use("Agg")
 
@@ -137,7 +137,7 @@ def run(folder, values):
     classes, out = pair.examples.classes, pathlib.Path(values.out)
     order, groups = order_of(classes)
     rows, missing = comparisons(matrix, classes, groups)
-    make_folder(out)
+    make_directory(out)
     record.write_csv(
         out / "resemblance.csv", [{"class": name, **dict(zip(classes, row))} for name, row in zip(classes, matrix)]
     )

@@ -8,7 +8,7 @@ from absl import app, flags, logging
 
 import environment
 import settings
-from keras_wsl import callbacks, distribute
+from keras_wsl import callbacks, distribution
 
 
 def status(work):
@@ -24,10 +24,10 @@ def status(work):
     logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
     try:
         return work() or 0
-    except (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLoss) as error:
+    except (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLossError) as error:
         print(one_line(f"{type(error).__name__}: {error}"), file=sys.stderr)
         return 2
-    except callbacks.Terminated as end:
+    except callbacks.PreemptedError as end:
         print(f"{end} Pass --resume.", file=sys.stderr)
         return end.status
     except KeyboardInterrupt:
@@ -100,9 +100,9 @@ def main(train, kind):
     def train_one():
         wanted = settings.from_flags(flags.FLAGS, kind)
         if flags.FLAGS.logical_devices:
-            distribute.set_cpu_devices(flags.FLAGS.logical_devices)
+            distribution.set_cpu_devices(flags.FLAGS.logical_devices)
         # Several workers have to find each other before data are read.
-        distribute.strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
+        distribution.strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
         result = train(wanted)
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"

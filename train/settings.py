@@ -5,7 +5,8 @@ import math
 
 from absl import flags
 
-from keras_wsl import untrusted, workers
+from keras_wsl import untrusted
+from keras_wsl.backend.tensorflow import multi_worker
 
 LARGEST_FILE = 2**20  # Bytes of a flagfile.
 
@@ -161,7 +162,7 @@ def define_flags(flag_values=flags.FLAGS, kind=Settings):
     flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.", flag_values=flag_values)
     flags.DEFINE_float(
         "worker_timeout",
-        workers.TIMEOUT,
+        multi_worker.TIMEOUT,
         "Seconds that --strategy=multi_worker waits for the other workers to start.",
         flag_values=flag_values,
     )

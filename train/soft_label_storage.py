@@ -21,7 +21,7 @@ import scripts
 import settings
 import students
 import trainer
-from keras_wsl import models, soft_labels, top_k
+from keras_wsl import models, soft_labels, top_k_logits
 from keras_wsl.analysis.fidelity import fidelity
 
 LIVE = "live teacher"
@@ -57,7 +57,7 @@ def stored_logits(store, view, examples, temperature):
     """What a loss at the temperature hears of a view: floats, shape `(examples, classes)`."""
     rows = store.rows(view, examples.index)
     if store.manifest.k:
-        expanded = top_k.expand(rows, examples.labels, store.manifest.classes)
+        expanded = top_k_logits.expand(rows, examples.labels, store.manifest.classes)
         rows = np.asarray(expanded.at(temperature))
     return rows
 

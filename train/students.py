@@ -14,7 +14,7 @@ import report
 import settings
 from keras_wsl import data, models
 from keras_wsl.files import sha256
-from keras_wsl.models import keras_nlp
+from keras_wsl.models import keras_nlp_backbones
 from keras_wsl.models.weights import read_network
 
 
@@ -45,7 +45,7 @@ SOURCES = {
         settings.MultiNLI,
         multinli.splits,
         ("student", "vocabulary", "lowercase", "sequence_length"),
-        keras_nlp.build,
+        keras_nlp_backbones.build,
         multinli.check,
     ),
 }

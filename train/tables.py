@@ -34,7 +34,7 @@ from evidence import page, paper, picture
 from evidence.budgets import BUDGETS, SEEDS, cuts, plan
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import models, soft_labels
-from keras_wsl.files import copy_atomically, make_folder
+from keras_wsl.files import copy_atomically, make_directory
 from keras_wsl.models.weights import read_network, save_weights
 
 NAMES = (*paper.STUDIES, *paper.FIGURES)
@@ -120,10 +120,10 @@ class Work:
         """Writes a teacher's weights in float16, which is what all its students hear, here and where they are kept."""
         self.kept.take(self.out / run.name)
         path = self.weights(run.name)
-        make_folder(path.parent)
+        make_directory(path.parent)
         save_weights(read_network(self.out / run.name / "student.keras"), path)
         if self.study.data == paper.CIFAR100 and self.results != self.out:
-            make_folder(self.results / "weights")
+            make_directory(self.results / "weights")
             copy_atomically(path, self.results / "weights" / path.name)
 
     def _write_soft_labels(self, students, data_dir):

@@ -16,9 +16,19 @@ import curves
 import identity
 import recipes
 import record
-from keras_wsl import Distiller, callbacks, data, distribute, export, models, online, optimizers, soft_labels
-from keras_wsl.files import make_folder, sha256, temporary_directory
-from keras_wsl.trainers import forward
+from keras_wsl import (
+    Distiller,
+    callbacks,
+    data,
+    distribution,
+    export,
+    models,
+    optimizers,
+    soft_labels,
+    teacher_checkpoints,
+)
+from keras_wsl.backend import forward
+from keras_wsl.files import make_directory, sha256, temporary_directory
 from memory import peak_mib
 from settings import to_lines
 
@@ -61,10 +71,10 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
     _check(settings)
-    callbacks.events.event_files(out)  # Before anything is made or written; the first stage writes none.
+    callbacks.summary_writer.event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
-        if not distribute.is_chief(settings.strategy):
-            make_folder(out)
+        if not distribution.is_chief(settings.strategy):
+            make_directory(out)
             folder = held.enter_context(temporary_directory(pathlib.Path(out, "worker")))
             out, verbose = _followed(out, folder / "run", resume), 0
         options = {"build": build, "also": also or {}, "top_5": top_5, "resume": resume, "verbose": verbose}
@@ -93,7 +103,7 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose, so
     recipe = recipes.of(settings)
     checkpoints = _checkpoints(settings)
     store = _store(settings)
-    with distribute.scope(settings.strategy), _reading(train):
+    with distribution.scope(settings.strategy), _reading(train):
         teacher, student = _networks(settings, train, build)
         named = dataclasses.replace(settings, teacher=store.manifest.teacher) if store else settings
         losses = recipes.main_losses(named, train, teacher, student)
@@ -164,7 +174,7 @@ def _reading(examples):
     try:
         yield
     except Exception:
-        if isinstance(examples, data.Jpegs):
+        if isinstance(examples, data.ImageFileDataset):
             examples.unreadable.check()
         raise
 
@@ -199,7 +209,7 @@ def _train_first_stage(model, losses, settings, train, out, **kwargs):
         out / "first_stage.csv",
         out / "backups" / "first_stage",
         epochs=settings.stage_epochs,
-        observers=[callbacks.FiniteLoss()],
+        observers=[callbacks.RaiseOnNonFinite()],
         **kwargs,
     )
     for layer in frozen:
@@ -212,7 +222,7 @@ def _frozen(student, loss, stage):
     """The student's layers that do not learn in a first stage."""
     learning = []
     if stage.trains == "features":
-        last = loss.student_endpoints[-1].removesuffix("_preact")
+        last = loss.student_layers[-1].removesuffix("_preact")
         learning = keras.Model(student.inputs, student.get_layer(last).output).layers
     return [layer for layer in student.layers if layer.trainable and layer not in learning]
 
@@ -221,7 +231,7 @@ def _fit(distiller, settings, train, table, backups, *, kept, epochs, verbose, o
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
     steps = train.steps_per_epoch(settings.batch_size)
     rows = record.Epochs(table, [observer.table for observer in observers if hasattr(observer, "table")])
-    termination = callbacks.Termination()
+    termination = callbacks.PreemptionHandler()
     backup = rows.backup = callbacks.Backup(
         backups,
         steps,
@@ -230,8 +240,8 @@ def _fit(distiller, settings, train, table, backups, *, kept, epochs, verbose, o
         termination=termination,
         **kept,
     )
-    with termination, distribute.with_the_others(settings.strategy), _numbering(train, settings):
-        distribute.check_agreement(settings.strategy, "backups", backup.position)
+    with termination, distribution.reraise_worker_loss(settings.strategy), _numbering(train, settings):
+        distribution.check_workers_agree(settings.strategy, "backups", backup.position)
         # With no epoch left, `fit` restores the finished run and trains nothing.
         distiller.fit(
             data.train_batches(
@@ -253,7 +263,7 @@ def _fit(distiller, settings, train, table, backups, *, kept, epochs, verbose, o
             **kwargs,
         )
     if termination.asked:  # After the last step: `fit` had nothing left to stop.
-        raise callbacks.Terminated(
+        raise callbacks.PreemptedError(
             f"{termination.name} was received in the last step. All epochs are saved in {backups}; the results are not "
             "written yet.",
             termination.number,
@@ -266,11 +276,11 @@ def _numbering(train, settings):
     """Says of the examples among which a loss is not finite which ones of the training set they are."""
     try:
         yield
-    except callbacks.NonFiniteLoss as error:
-        if error.examples is None or isinstance(train, data.Jpegs):  # Of which some may be left out.
+    except callbacks.NonFiniteLossError as error:
+        if error.examples is None or isinstance(train, data.ImageFileDataset):  # Of which some may be left out.
             raise
         numbers = ", ".join(map(str, _numbers(error, train, settings)))
-        raise callbacks.NonFiniteLoss(
+        raise callbacks.NonFiniteLossError(
             f"{error} In the training set those examples have the numbers {numbers}, from 0 on.",
             terms=error.terms,
             epoch=error.epoch,
@@ -422,7 +432,7 @@ def _checkpoints(settings):
     if not settings.online:
         return None
     beside = pathlib.Path(settings.teacher_weights).parent / "checkpoints"
-    return online.Checkpoints(settings.teacher_checkpoints or beside)
+    return teacher_checkpoints.Checkpoints(settings.teacher_checkpoints or beside)
 
 
 def _store(settings):
@@ -467,7 +477,7 @@ def distiller(settings, recipe, teacher, student, losses, train, *, top_5=False)
         student,
         losses,
         student_loss_weight=recipe.student_loss_weight if weight is None else weight,
-        teacher_training=settings.teacher_training or recipe.teacher_training,
+        teacher_batch_statistics=settings.teacher_training or recipe.teacher_training,
     )
     _compile(model, settings, train, settings.epochs, top_5=top_5)
     return model
@@ -476,7 +486,9 @@ def distiller(settings, recipe, teacher, student, losses, train, *, top_5=False)
 def first_stage(settings, recipe, teacher, student, loss, train):
     """Likewise for the stage before, in which the loss is alone and the learning rate does not decay."""
     training = settings.teacher_training or recipe.teacher_training
-    model = Distiller(teacher, student, loss, student_loss_weight=0.0, teacher_training=training, name="first_stage")
+    model = Distiller(
+        teacher, student, loss, student_loss_weight=0.0, teacher_batch_statistics=training, name="first_stage"
+    )
     rate = recipe.stage.learning_rate or settings.learning_rate
     flat = dataclasses.replace(settings, learning_rate=rate, schedule="steps", decay_epochs=())
     _compile(model, flat, train, settings.stage_epochs)
@@ -509,7 +521,7 @@ def _optimizer(settings, steps, epochs):
             weight_decay=decay,
             global_clipnorm=clip or None,
         )
-    return optimizers.adamw(rate, weight_decay=decay, global_clipnorm=clip or None)
+    return optimizers.bert_adamw(rate, weight_decay=decay, global_clipnorm=clip or None)
 
 
 def _learning_rate(settings, steps, epochs):
@@ -519,7 +531,7 @@ def _learning_rate(settings, steps, epochs):
     """
     if settings.schedule == "linear":
         warm_up = int(settings.learning_rate_warm_up * steps * epochs)
-        return optimizers.LinearDecay(settings.learning_rate, warm_up_steps=warm_up, steps=steps * epochs)
+        return optimizers.LinearWarmupDecay(settings.learning_rate, warm_up_steps=warm_up, steps=steps * epochs)
     boundaries = [epoch * steps - 1 for epoch in settings.decay_epochs]  # Keras: the last step of the old value.
     values = [settings.learning_rate / 10**i for i in range(len(boundaries) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
@@ -533,18 +545,18 @@ def _evaluated_epochs(settings):
 
 
 def _observers(settings, recipe, checkpoints, store, train, out):
-    observers = [callbacks.FiniteLoss()]
+    observers = [callbacks.RaiseOnNonFinite()]
     if checkpoints:
         observers.append(callbacks.TeacherSchedule(checkpoints, settings.online_epochs))
     if settings.keep_checkpoints:
         observers.append(callbacks.Checkpoints(out / "checkpoints", settings.keep_checkpoints))
     warm_up = recipe.warm_up if settings.warm_up_epochs is None else settings.warm_up_epochs
     if warm_up:
-        observers.append(callbacks.WarmUp(warm_up))
+        observers.append(callbacks.DistillationWarmup(warm_up))
     if recipe.counted:
         batches = _probe(settings, store, train)
         observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
-    return [*observers, callbacks.Scalars(out / "tensorboard")]
+    return [*observers, callbacks.TensorBoardScalars(out / "tensorboard")]
 
 
 def _probe(settings, store, train):

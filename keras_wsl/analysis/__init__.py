@@ -2,10 +2,10 @@
 
 from keras_wsl.analysis.bias_variance import Decomposition, Interval, bias_variance, compare, standard_errors
 from keras_wsl.analysis.calibration import calibration, fit_temperature
+from keras_wsl.analysis.class_affinity import agreement, group_means, logit_gradients, resemblance
 from keras_wsl.analysis.fidelity import fidelity
-from keras_wsl.analysis.ntk import ntk_gram
-from keras_wsl.analysis.regularization import regularization_shares
-from keras_wsl.analysis.resemblance import agreement, group_means, logit_gradients, resemblance
+from keras_wsl.analysis.ntk import empirical_ntk
+from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
 from keras_wsl.analysis.semantics import superclass_similarity, superclasses, wordnet_similarity
 from keras_wsl.analysis.supervision_complexity import (
     Bound,
@@ -27,16 +27,16 @@ __all__ = [
     "bias_variance",
     "calibration",
     "compare",
+    "empirical_ntk",
     "fidelity",
     "fit_temperature",
     "group_means",
     "leave_one_out",
     "logit_gradients",
     "margin_bound",
-    "ntk_gram",
     "ntk_similarity",
     "random_labels",
-    "regularization_shares",
+    "regularization_sample_rates",
     "resemblance",
     "standard_errors",
     "superclass_similarity",

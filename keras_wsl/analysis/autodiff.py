@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 
-from keras_wsl.endpoints import Endpoints
+from keras_wsl.features import FeatureExtractor
 
 
 class Outputs:
@@ -22,7 +22,7 @@ class Outputs:
         self.model = model
         self.sum_of_logits = sum_of_logits
         self.variables = model.trainable_variables
-        self._endpoints = Endpoints(model)
+        self._endpoints = FeatureExtractor(model)
         self._compiled = {}
 
     def __call__(self, x):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from keras_wsl.analysis.checks import checked_labels
-from keras_wsl.ops import labels_are_distributions
+from keras_wsl.ops import labels_are_categorical
 
 TERMS = ("error", "noise", "bias", "variance")
 _TOLERANCE = 1e-4  # Of a sum of probabilities: what float32 leaves, and half precision does not.
@@ -74,7 +74,7 @@ def bias_variance(log_probs, labels):
     mean_log = log_probs.mean(axis=0)
     log_mean = mean_log - np.logaddexp.reduce(mean_log, axis=-1, keepdims=True)
     labels = np.asarray(labels)
-    if labels_are_distributions(labels, mean_log):
+    if labels_are_categorical(labels, mean_log):
         y = _checked_distributions(labels)
         noise = -_sum_x_log(y, y)
         error, bias = -(y * mean_log).sum(-1), -(y * log_mean).sum(-1) - noise

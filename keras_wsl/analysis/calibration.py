@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from keras_wsl.analysis.checks import checked_labels, checked_logits
-from keras_wsl.ops import check_count
+from keras_wsl.ops import check_positive_int
 
 
 def calibration(labels, logits, bins=15):
@@ -35,7 +35,7 @@ def calibration(labels, logits, bins=15):
     """
     logits = checked_logits("logits", logits)
     labels = checked_labels(labels, logits.shape)
-    bins = check_count(bins, "bins")
+    bins = check_positive_int(bins, "bins")
     log_p = log_softmax(logits, axis=-1)
     p = np.exp(log_p)
     right = (logits.argmax(axis=-1) == labels).astype("float64")

@@ -11,16 +11,16 @@ import keras
 import numpy as np
 
 from keras_wsl.analysis.autodiff import Outputs, part, size
-from keras_wsl.analysis.structured import Recording
-from keras_wsl.endpoints import symbolic_inputs
-from keras_wsl.ops import check_count
+from keras_wsl.analysis.structured_derivatives import Recording
+from keras_wsl.features import symbolic_inputs
+from keras_wsl.ops import check_positive_int
 
 OUTPUTS = ("full", "trace", "sum")
 METHODS = ("auto", "structured", "jacobian", "ntvp")
 _COLUMNS = 2**14  # Of the Jacobian in one product in float32; the products are added up in float64.
 
 
-def ntk_gram(model, x, outputs="full", method="auto", *, memory=2**30, verbose=0):
+def empirical_ntk(model, x, outputs="full", method="auto", *, memory=2**30, verbose=0):
     r"""The Gram matrix of the empirical neural tangent kernel, in inference mode, over all trainable weights $w$.
 
     $$\Theta(x_i, x_j) = J(x_i) J(x_j)^T, \qquad J(x) = \partial f(x) / \partial w$$
@@ -57,7 +57,7 @@ def ntk_gram(model, x, outputs="full", method="auto", *, memory=2**30, verbose=0
         if value not in known:
             raise ValueError(f"{name}={value!r} is unknown. Expected one of {known}.")
     _check(model)
-    memory = check_count(memory, "memory")
+    memory = check_positive_int(memory, "memory")
     x = keras.tree.map_structure(np.asarray, x)
     of = Outputs(model, sum_of_logits=outputs == "sum")
     examples = size(x)

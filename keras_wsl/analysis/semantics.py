@@ -63,7 +63,7 @@ def superclasses(classes):
     """The superclass of each class of CIFAR-100, counted in the order of `SUPERCLASSES`.
 
     Args:
-        classes: Names, strings, such as `Examples.classes`.
+        classes: Names, strings, such as `ImageArrays.classes`.
 
     Returns:
         Integers, shape `(classes,)`.

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from keras_wsl.ops import check_temperature, check_weight
+from keras_wsl.ops import check_non_negative, check_temperature
 
 TARGETS = ("pm1", "prob_centred", "logit_centred", "raw")
 _TRUSTED = 1e-6  # The smallest eigenvalue, of the diagonal's mean, that float32 gradients leave to be trusted.
@@ -54,7 +54,7 @@ def supervision_complexity(kernel, targets, *, ridge=None, ridges=(1e-4, 1e-3, 1
     2,000, a minute for 4,000.
 
     Args:
-        kernel: Symmetric, `(n, n)`, or `(n C, n C)` with the row $iC + c$, as `ntk_gram` gives them.
+        kernel: Symmetric, `(n, n)`, or `(n C, n C)` with the row $iC + c$, as `empirical_ntk` gives them.
         targets: `(n,)` or `(n, C)`, as of `targets`. Columns share a kernel of `(n, n)`: their $Y^T K^{-1} Y$ are
             added.
         ridge: Float, added to the diagonal as a multiple of its mean; the trace stays that of the kernel alone. By
@@ -71,7 +71,7 @@ def supervision_complexity(kernel, targets, *, ridge=None, ridges=(1e-4, 1e-3, 1
     """
     kernel, targets, columns = _checked(kernel, targets)
     if ridge is not None:
-        check_weight(ridge, "ridge")
+        check_non_negative(ridge, "ridge")
     values, vectors = scipy.linalg.eigh(kernel, driver="evd")
     if values[0] < -_TRUSTED * values[-1]:
         raise ValueError(
@@ -245,7 +245,7 @@ def leave_one_out(kernel, targets, *, ridge=1e-3):
     Raises:
         ValueError: If shapes do not fit, or the kernel with its ridge is singular.
     """
-    check_weight(ridge, "ridge")
+    check_non_negative(ridge, "ridge")
     kernel, columns, _ = _checked(kernel, targets)
     if len(kernel) != len(columns):
         raise ValueError(

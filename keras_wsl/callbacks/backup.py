@@ -11,8 +11,8 @@ import numpy as np
 
 from keras_wsl import files
 from keras_wsl.callbacks.backup_file import Damaged, decode, encode, pack, unpack
-from keras_wsl.callbacks.finite import NonFiniteLoss
-from keras_wsl.callbacks.termination import Terminated
+from keras_wsl.callbacks.preemption import PreemptedError
+from keras_wsl.callbacks.raise_on_non_finite import NonFiniteLossError
 
 
 class _CutShort:
@@ -56,7 +56,7 @@ class Backup(keras.callbacks.Callback):
         defaults: Dict: the value of an entry of `identity` in backups that were written before there was such an entry.
         conditions: Dict that JSON can hold, of what may change the last bits of the result, such as the number of
             threads. Other conditions than the backup's are warned about.
-        termination: A `Termination`, or `None`: whether to save and raise `Terminated` before the next step.
+        termination: A `PreemptionHandler`, or `None`: whether to save and raise `PreemptedError` before the next step.
 
     Attributes:
         position: List `[epoch, step]`, both counted from 0: where training goes on. Every save moves it.
@@ -171,7 +171,7 @@ class Backup(keras.callbacks.Callback):
             self._save(self._epoch, step)
         if ending:
             epoch, done = self.position
-            raise Terminated(
+            raise PreemptedError(
                 f"Backup: {self.termination.name} was received in epoch {epoch + 1}. The state after step {done} of "
                 f"{self.steps_per_epoch} of the epoch is saved in {self.directory}.",
                 self.termination.number,
@@ -227,7 +227,7 @@ class Backup(keras.callbacks.Callback):
         }
         path = self.directory / f"{epoch:06d}-{step:08d}.backup"
         content = pack(run, arrays)
-        files.write_atomically(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
+        files.atomic_write(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
         self._damaged.discard(path)
         whole = sorted(set(self._files()) - self._damaged)
         for old in [*whole[: -self.keep], *self._damaged]:
@@ -330,7 +330,7 @@ class Backup(keras.callbacks.Callback):
     def _check_finite(self, variables, arrays, epoch, step):
         broken = [v.path for v, array in zip(variables, arrays) if v.trainable and not np.isfinite(array).all()]
         if broken:
-            raise NonFiniteLoss(
+            raise NonFiniteLossError(
                 f"Backup: NaN or infinite values in {len(broken)} trainable variables, first {broken[0]}, in epoch "
                 f"{epoch + 1}, after step {step}. Finite weights were expected; this state was not saved. Lower the "
                 f"learning rate or clip gradients, and go on from {self.position} in {self.directory}; FiniteLoss "

@@ -5,12 +5,12 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_wsl import regularization, weighting
-from keras_wsl.callbacks.epoch_table import EpochTable
-from keras_wsl.callbacks.events import Events
+from keras_wsl import regularization_samples, weighting
+from keras_wsl.backend import forward
+from keras_wsl.callbacks.epoch_csv import EpochCSV
+from keras_wsl.callbacks.summary_writer import SummaryWriter
 from keras_wsl.models.weights import weights_sha256
-from keras_wsl.ops import check_count, check_temperature, label_classes
-from keras_wsl.trainers import forward
+from keras_wsl.ops import check_positive_int, check_temperature, class_indices
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
 
@@ -43,14 +43,14 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def __init__(self, log_dir, probe=None, *, temperature=None, batch_size=500):
         super().__init__()
-        self.table = EpochTable(pathlib.Path(log_dir) / "regularization_samples.csv")
-        self.events = Events(log_dir)
+        self.table = EpochCSV(pathlib.Path(log_dir) / "regularization_samples.csv")
+        self.events = SummaryWriter(log_dir)
         if isinstance(probe, (np.ndarray, dict)) or (isinstance(probe, tuple) and len(probe) != 2):
             raise ValueError(
                 "The probe of RegularizationSamples must be (inputs, labels), or batches of such. Received: "
                 f"{type(probe).__name__}. Give both, in a tuple."
             )
-        self.probe, self.batch_size = probe, check_count(batch_size, "batch_size")
+        self.probe, self.batch_size = probe, check_positive_int(batch_size, "batch_size")
         self.temperature = None if temperature is None else check_temperature(temperature)
         self._plain = self._softened = self._counted = self._asked = None
 
@@ -86,7 +86,7 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def _teachers_weights(self):
         """What differs where the weights of a teacher do."""
-        return [weights_sha256(network) for network in self.model.running_teachers]
+        return [weights_sha256(network) for network in self.model.live_teachers]
 
     def _training_row(self, logs):
         count, share = logs["regularization_samples"], logs["regularization_share"]
@@ -100,9 +100,9 @@ class RegularizationSamples(keras.callbacks.Callback):
             self._ask_the_teacher()
         student = self._logits(self._student_batch)
         to_numpy = keras.ops.convert_to_numpy
-        mask = to_numpy(regularization.mask(self._labels, student, self._softened, self._judged_at()))
+        mask = to_numpy(regularization_samples.mask(self._labels, student, self._softened, self._judged_at()))
         weights = to_numpy(weighting.wsl(self._labels, student, self._plain))
-        classes = to_numpy(label_classes(self._labels, student))
+        classes = to_numpy(class_indices(self._labels, student))
         if self._counted is not None:
             mask, weights, classes = (values[self._counted] for values in (mask, weights, classes))
         by_class = np.bincount(classes[mask], minlength=student.shape[-1])
@@ -137,7 +137,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         masks = []
         for inputs, labels in self._batches():
             logits = self.model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
-            masks.append(self.model.position_mask(labels, logits))
+            masks.append(self.model.timestep_mask(labels, logits))
         if masks[0] is None:
             return None
         return np.concatenate([np.asarray(keras.ops.convert_to_numpy(mask), "bool") for mask in masks])
@@ -154,7 +154,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         """What the loss hears at temperature 1, for weights, and where samples are judged: side by side."""
         inputs, labels = keras.tree.map_structure(keras.ops.convert_to_tensor, (inputs, labels))
         outputs = self.model.teacher_outputs(inputs, labels, training=False)
-        heard = [self.model.heard_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
+        heard = [self.model.combined_teacher_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
         return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in heard], axis=-1)
 
 

@@ -5,11 +5,11 @@ import pathlib
 import keras
 import numpy as np
 
-from keras_wsl.analysis.ntk import ntk_gram
+from keras_wsl.analysis.ntk import empirical_ntk
 from keras_wsl.analysis.supervision_complexity import supervision_complexity
-from keras_wsl.callbacks.epoch_table import EpochTable
-from keras_wsl.callbacks.events import Events
-from keras_wsl.ops import check_count
+from keras_wsl.callbacks.epoch_csv import EpochCSV
+from keras_wsl.callbacks.summary_writer import SummaryWriter
+from keras_wsl.ops import check_positive_int
 
 
 class SupervisionComplexity(keras.callbacks.Callback):
@@ -25,7 +25,7 @@ class SupervisionComplexity(keras.callbacks.Callback):
         targets: Dict of names to targets, `(examples,)` or `(examples, classes)`, as `analysis.targets` gives them; or
             to functions of the model that give them, such as one that asks a teacher which changes.
         every: Positive integer, epochs.
-        outputs: `"trace"` or `"sum"`, as of `analysis.ntk_gram`.
+        outputs: `"trace"` or `"sum"`, as of `analysis.empirical_ntk`.
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
@@ -41,9 +41,14 @@ class SupervisionComplexity(keras.callbacks.Callback):
             )
         if outputs not in ("trace", "sum"):
             raise ValueError(f"outputs={outputs!r} is not a kernel of a row an example. Expected 'trace' or 'sum'.")
-        self.table = EpochTable(pathlib.Path(log_dir) / "supervision_complexity.csv")
-        self.events = Events(log_dir)
-        self.inputs, self.targets, self.every, self.outputs = inputs, targets, check_count(every, "every"), outputs
+        self.table = EpochCSV(pathlib.Path(log_dir) / "supervision_complexity.csv")
+        self.events = SummaryWriter(log_dir)
+        self.inputs, self.targets, self.every, self.outputs = (
+            inputs,
+            targets,
+            check_positive_int(every, "every"),
+            outputs,
+        )
 
     def on_train_begin(self, logs=None):
         """Reads the rows of epochs before a resumed one."""
@@ -67,7 +72,7 @@ class SupervisionComplexity(keras.callbacks.Callback):
 
     def _judge(self, epoch):
         model = self.model
-        kernel = ntk_gram(getattr(model, "student", model), self.inputs, self.outputs)
+        kernel = empirical_ntk(getattr(model, "student", model), self.inputs, self.outputs)
         wanted = {name: given(model) if callable(given) else given for name, given in self.targets.items()}
         found = {name: supervision_complexity(kernel, np.asarray(given)) for name, given in wanted.items()}
         first = next(iter(found.values()))

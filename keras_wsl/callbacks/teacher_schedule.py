@@ -2,10 +2,10 @@
 
 import keras
 
-from keras_wsl import online
-from keras_wsl.callbacks.checkpoints import steps_of
+from keras_wsl import teacher_checkpoints
+from keras_wsl.callbacks.periodic_checkpoint import steps_of
 from keras_wsl.models.weights import load_weights
-from keras_wsl.ops import check_count
+from keras_wsl.ops import check_positive_int
 
 
 class TeacherSchedule(keras.callbacks.Callback):
@@ -32,9 +32,9 @@ class TeacherSchedule(keras.callbacks.Callback):
 
     def __init__(self, checkpoints, every=1, unit="epochs", teacher=None):
         super().__init__()
-        every = check_count(every, "every")
-        if not isinstance(checkpoints, online.Checkpoints):
-            checkpoints = online.Checkpoints(checkpoints, unit)
+        every = check_positive_int(every, "every")
+        if not isinstance(checkpoints, teacher_checkpoints.Checkpoints):
+            checkpoints = teacher_checkpoints.Checkpoints(checkpoints, unit)
         elif checkpoints.unit != unit:
             raise ValueError(f"The checkpoints are of {checkpoints.unit}. Received: unit={unit!r}.")
         self.checkpoints, self.every, self.unit, self.teacher = checkpoints, every, unit, teacher
@@ -92,7 +92,7 @@ class Lockstep(keras.callbacks.Callback):
 
     def __init__(self, trainer, batches, every=1, teacher=None):
         super().__init__()
-        every = check_count(every, "every")
+        every = check_positive_int(every, "every")
         self.trainer, self.batches, self.every, self.teacher = trainer, iter(batches), every, teacher
         self._done = 0
 

@@ -2,23 +2,31 @@
 
 from keras_wsl.data.cifar100 import cifar100
 from keras_wsl.data.digits import digits
-from keras_wsl.data.examples import Examples, Splits, halves, load_npz, save_npz
+from keras_wsl.data.image_arrays import ImageArrays, Splits, halves, load_npz, save_npz
+from keras_wsl.data.image_files import (
+    CorruptFiles,
+    ImageFileDataset,
+    ImageFolder,
+    TfdsImageDataset,
+    TooManyCorruptImagesError,
+    image_folder,
+)
 from keras_wsl.data.imagenet import imagenet
-from keras_wsl.data.jpegs import ImageFolder, Jpegs, TfdsImages, Unreadable, UnreadableImages, image_folder
 from keras_wsl.data.multinli import MultiNLI, multinli
-from keras_wsl.data.pipeline import eval_batches, train_batches, view_batches
+from keras_wsl.data.pipeline import augmented_batches, eval_batches, train_batches
 from keras_wsl.data.sentence_pairs import SentencePairs
 
 __all__ = [
-    "Examples",
+    "CorruptFiles",
+    "ImageArrays",
+    "ImageFileDataset",
     "ImageFolder",
-    "Jpegs",
     "MultiNLI",
     "SentencePairs",
     "Splits",
-    "TfdsImages",
-    "Unreadable",
-    "UnreadableImages",
+    "TfdsImageDataset",
+    "TooManyCorruptImagesError",
+    "augmented_batches",
     "cifar100",
     "digits",
     "eval_batches",
@@ -29,5 +37,4 @@ __all__ = [
     "multinli",
     "save_npz",
     "train_batches",
-    "view_batches",
 ]

@@ -4,8 +4,8 @@ import pathlib
 
 import numpy as np
 
-from keras_wsl.data import tfds_folders
-from keras_wsl.data.examples import Examples, Splits, load_npz
+from keras_wsl.data import tfds_builder
+from keras_wsl.data.image_arrays import ImageArrays, Splits, load_npz
 
 # Those of the distillation papers' code. The images' own are (0.5071, 0.4865, 0.4409) and (0.2673, 0.2564, 0.2762).
 MEAN = (0.5071, 0.4867, 0.4408)
@@ -31,7 +31,7 @@ def cifar100(data_dir=None, *, download=False):
     """
     if data_dir is not None and pathlib.Path(data_dir).suffix == ".npz":
         return load_npz(data_dir)
-    builder = tfds_folders.builder(
+    builder = tfds_builder.builder(
         "cifar100",
         data_dir,
         advice="Ask for download=True (--download in the scripts), or set data_dir to the TFDS folder that holds it, "
@@ -56,4 +56,4 @@ def _examples(builder, split, classes):
     order = np.argsort(numbers)
     if not np.array_equal(numbers[order], np.arange(count)):
         raise ValueError(f"CIFAR-100's {split} split has ids other than 0 to {count - 1}; expected the TFDS builder's.")
-    return Examples(images[order], labels[order], classes, MEAN, STD)
+    return ImageArrays(images[order], labels[order], classes, MEAN, STD)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_wsl.data.examples import Examples, Splits
+from keras_wsl.data.image_arrays import ImageArrays, Splits
 
 
 def digits(*, test_fraction=0.25, seed=0):
@@ -29,6 +29,6 @@ def digits(*, test_fraction=0.25, seed=0):
         raise ValueError(f"test_fraction is {test_fraction!r}; expected one that leaves examples in both splits.")
     images = ((data.images.astype("int64") * 255 + 8) // 16).astype("uint8")[..., None]
     classes = tuple(str(name) for name in data.target_names)
-    train, test = Examples(images, data.target, classes, (0.0,), (1.0,)).split(count, seed=seed)
+    train, test = ImageArrays(images, data.target, classes, (0.0,), (1.0,)).split(count, seed=seed)
     mean, std = np.mean(train.images / 255), np.std(train.images / 255)
-    return Splits(*(Examples(part.images, part.labels, classes, (mean,), (std,)) for part in (train, test)))
+    return Splits(*(ImageArrays(part.images, part.labels, classes, (mean,), (std,)) for part in (train, test)))

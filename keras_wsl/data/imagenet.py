@@ -2,12 +2,12 @@
 
 import pathlib
 
-from keras_wsl.data import tfds_folders
-from keras_wsl.data.examples import Splits
-from keras_wsl.data.jpegs import TfdsImages, Unreadable, image_folder
+from keras_wsl.data import tfds_builder
+from keras_wsl.data.image_arrays import Splits
+from keras_wsl.data.image_files import CorruptFiles, TfdsImageDataset, image_folder
 
 
-def imagenet(data_dir=None, *, image_size=224, resize=None, unreadable_limit=100):
+def imagenet(data_dir=None, *, image_size=224, resize=None, max_corrupt_images=100):
     """Training and validation images, from a tree of folders or from TFDS's `imagenet2012`.
 
     Classes are in the order of their WordNet numbers, as in published weights.
@@ -21,7 +21,7 @@ def imagenet(data_dir=None, *, image_size=224, resize=None, unreadable_limit=100
         unreadable_limit: Integer: so many images that cannot be read are left out, and counted.
 
     Returns:
-        `Splits` of `ImageFolder` or `TfdsImages`.
+        `Splits` of `ImageFolder` or `TfdsImageDataset`.
 
     Raises:
         FileNotFoundError: The data set is not there.
@@ -30,16 +30,16 @@ def imagenet(data_dir=None, *, image_size=224, resize=None, unreadable_limit=100
     settings = {
         "image_size": image_size,
         "resize": round(image_size * 256 / 224) if resize is None else resize,
-        "unreadable": Unreadable(unreadable_limit),
+        "unreadable": CorruptFiles(max_corrupt_images),
     }
     folder = None if data_dir is None else pathlib.Path(data_dir).expanduser()
     if folder is not None and (folder / "train").is_dir():
         train = image_folder(folder / "train", **settings)
         return Splits(train, image_folder(folder / "val", classes=train.classes, **settings))
-    builder = tfds_folders.builder(
+    builder = tfds_builder.builder(
         "imagenet2012",
         data_dir,
         advice="TFDS builds it from the archives of image-net.org, or set data_dir to a folder with train/ and val/ "
         "that have a folder of JPEG files for each class.",
     )
-    return Splits(TfdsImages(builder, "train", **settings), TfdsImages(builder, "validation", **settings))
+    return Splits(TfdsImageDataset(builder, "train", **settings), TfdsImageDataset(builder, "validation", **settings))

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wsl.data import tfds_folders
+from keras_wsl.data import tfds_builder
 from keras_wsl.data.sentence_pairs import SentencePairs
 
 NAMES = ("glue/mnli", "multi_nli")
@@ -38,9 +38,9 @@ def multinli(data_dir=None, *, tokenizer, length=128, download=False):
     """
     advice = "Ask for download=True (--download in the scripts), or set data_dir to the TFDS folder that holds it."
     try:
-        builder = tfds_folders.builder(NAMES[1], data_dir, advice=advice)
+        builder = tfds_builder.builder(NAMES[1], data_dir, advice=advice)
     except FileNotFoundError:
-        builder = tfds_folders.builder(
+        builder = tfds_builder.builder(
             NAMES[0], data_dir, advice=f"{advice} {NAMES[1]} will do too.", download=download
         )
     classes = tuple(builder.info.features["label"].names)

@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_wsl.data import arrays
-from keras_wsl.data.jpegs import Jpegs
+from keras_wsl.data import numpy_pipeline
+from keras_wsl.data.image_files import ImageFileDataset
 
 
 def train_batches(
@@ -24,7 +24,7 @@ def train_batches(
     left, if `steps` is `examples.steps_per_epoch(batch_size)`.
 
     Args:
-        examples: A data set: `Examples`, `SentencePairs`, `ImageFolder` or `TfdsImages`.
+        examples: A data set: `ImageArrays`, `SentencePairs`, `ImageFolder` or `TfdsImageDataset`.
         seed: Integer in `[0, 2**32)`.
         batch_size: Integer; the last batch of an epoch may be smaller, as may one in which a file could not be read.
         start: Epoch, and step in that epoch, of the first batch.
@@ -34,7 +34,8 @@ def train_batches(
             `"teacher_logits"` of exactly these pixels. `seed` is of the order alone.
         framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend; JPEG files are always read
             by TensorFlow.
-        **augmentation: How images are varied, by default as `examples.augmentation` says. Of `Examples`, `padding`, the
+        **augmentation: How images are varied, by default as `examples.augmentation` says. Of `ImageArrays`, `padding`,
+        the
             pixels put on each side of the uint8 image before the crop, 0 for no crop; `border`, whether these are
             `"black"` or `"reflect"` the image; and `flip`, whether half of the images are flipped left to right. Of
             JPEG files, `scale` and `ratio`, the ranges of a crop's share of the area and of its width by height, and
@@ -52,7 +53,7 @@ def train_batches(
     return _module(framework, examples).train_batches(examples, **settings, soft_labels=soft_labels, **augmentation)
 
 
-def view_batches(examples, batch_size, *, seed, view, framework="auto", **augmentation):
+def augmented_batches(examples, batch_size, *, seed, view, framework="auto", **augmentation):
     """All examples once, in order, with the crops and flips of a view.
 
     Args:
@@ -70,7 +71,7 @@ def view_batches(examples, batch_size, *, seed, view, framework="auto", **augmen
         ValueError: A setting is out of its range.
     """
     module = _module(framework, examples)
-    return module.view_batches(examples, batch_size, seed=seed, view=view, **augmentation)
+    return module.augmented_batches(examples, batch_size, seed=seed, view=view, **augmentation)
 
 
 def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None, framework="auto"):
@@ -106,8 +107,8 @@ def _module(framework, examples):
         raise ValueError(f'framework is {framework!r}; expected "auto", "tensorflow" or "numpy".')
     if framework == "auto":
         framework = "tensorflow" if keras.backend.backend() == "tensorflow" else "numpy"
-    if framework == "numpy" and not isinstance(examples, Jpegs):
-        return arrays
-    from keras_wsl.data import tensorflow
+    if framework == "numpy" and not isinstance(examples, ImageFileDataset):
+        return numpy_pipeline
+    from keras_wsl.data import tf_data_pipeline
 
-    return tensorflow
+    return tf_data_pipeline

@@ -5,14 +5,14 @@ import dataclasses
 import keras
 import numpy as np
 
-from keras_wsl.data.labelled import Labelled, fingerprint
+from keras_wsl.data.dataset import Dataset, fingerprint
 
 _CHUNK = 1000  # Pairs tokenized at once.
 STEP = 16  # Batches are cut to a multiple of it, so that a compiled step meets few lengths.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SentencePairs(Labelled):
+class SentencePairs(Dataset):
     """Pairs such as `[CLS] premise [SEP] hypothesis [SEP]`, and whether one follows from the other.
 
     A batch is cut behind its longest pair, at the next multiple of 16 tokens: a BERT masks what is cut anyway.
@@ -195,7 +195,7 @@ class _Tokens(keras.layers.Layer):
     def call(self, pair):
         import tensorflow as tf
 
-        from keras_wsl.data.tensorflow import cut
+        from keras_wsl.data.tf_data_pipeline import cut
 
         tokens, segments, sizes = self._pack(pair["first"], pair["second"])
         lengths = tf.minimum(tf.cast(sizes, tf.int32), self.length)

@@ -4,7 +4,7 @@ import inspect
 
 import keras
 
-from keras_wsl.losses.base import DistillationLoss, FeatureLoss, RelationLoss, SoftLabelLoss
+from keras_wsl.losses.base import DistillationLoss, FeatureLoss, LogitsLoss, RelationLoss
 from keras_wsl.losses.feature.ab import AB
 from keras_wsl.losses.feature.at import AT
 from keras_wsl.losses.feature.catkd import CATKD
@@ -32,7 +32,7 @@ from keras_wsl.losses.relation.crd import CRD
 from keras_wsl.losses.relation.pkt import PKT
 from keras_wsl.losses.relation.rkd import RKD
 from keras_wsl.losses.relation.sp import SP
-from keras_wsl.ops import suggestion
+from keras_wsl.ops import did_you_mean
 
 NAMES = {
     "ab": AB,
@@ -86,7 +86,7 @@ def get(spec, **kwargs):
     if not isinstance(spec, str) or spec not in NAMES:
         raise ValueError(
             f"There is no distillation loss {spec!r}. Expected one of {sorted(NAMES)}, or a loss that is made, such as "
-            f"losses.KD(temperature=4.0).{suggestion(spec, NAMES)}"
+            f"losses.KD(temperature=4.0).{did_you_mean(spec, NAMES)}"
         )
     if unknown := sorted(set(kwargs) - settings_of(spec)):
         raise ValueError(f"The loss {spec!r} has no settings {unknown}. It takes {sorted(settings_of(spec))}.")
@@ -129,12 +129,12 @@ __all__ = [
     "FitNet",
     "KerasLoss",
     "KnowledgeAdjustment",
+    "LogitsLoss",
     "MaskedKD",
     "Overhaul",
     "Paraphrase",
     "RelationLoss",
     "ReviewKD",
-    "SoftLabelLoss",
     "TfKD",
     "TfKDReg",
     "from_keras",

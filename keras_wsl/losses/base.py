@@ -8,23 +8,23 @@ from keras import ops
 from keras_wsl import weighting as weightings
 from keras_wsl.ops import (
     InputError,
-    check_switch,
+    check_bool,
+    check_non_negative,
     check_temperature,
-    check_weight,
+    common_spatial_size,
     is_number,
     log_mean_softmax,
-    may_agree,
-    mean_over_positions,
-    smaller_size,
-    standardized,
+    masked_mean_over_time,
+    shapes_compatible,
+    standardize,
 )
-from keras_wsl.top_k import Partial
+from keras_wsl.top_k_logits import TopKLogits
 
 
 class DistillationLoss(keras.layers.Layer):
     r"""Base class: `loss(labels, student, teacher)` is $\omega_i \ell_i$ for each example, without a reduction.
 
-    A subclass writes `per_example(labels, student, teacher)`, and names in `student_endpoints` and `teacher_endpoints`
+    A subclass writes `per_example(labels, student, teacher)`, and names in `student_layers` and `teacher_layers`
     what it needs beside the logits. Adapters that train with the student are layers that it creates in `build`: the
     Distiller trains and saves them, and no export holds them. Endpoints arrive in float32, whatever made them.
 
@@ -39,14 +39,16 @@ class DistillationLoss(keras.layers.Layer):
         ValueError: If a setting is out of its range.
     """
 
-    student_endpoints = ()
-    teacher_endpoints = ()
+    student_layers = ()
+    teacher_layers = ()
     temperature = None  # Of the losses that soften; weightings and counts judge at it.
     needs_teacher = True
-    needs_index = False  # Whether `per_example` is also given `index`, the examples' numbers in their data set.
+    requires_example_index = (
+        False  # Whether `per_example` is also given `index`, the examples' numbers in their data set.
+    )
 
     def __init__(self, *, weight=1.0, weighting=None, teacher=None, name=None):
-        weight = check_weight(weight)
+        weight = check_non_negative(weight)
         super().__init__(name=name or snake_case(type(self).__name__), dtype="float32")
         self.supports_masking = True
         self.weight = weight
@@ -112,18 +114,18 @@ class DistillationLoss(keras.layers.Layer):
             logits = student["logits"]
             weights = self._weigh(labels, logits, self.heard(teacher, 1.0)["logits"])
             _check_values(f"The weighting of {self.name}", weights, logits.shape[:-1])
-        settings = {"index": index} if self.needs_index else {}
+        settings = {"index": index} if self.requires_example_index else {}
         heard = self.heard(teacher, self.temperature or 1.0, student["logits"])
         values = self.weighted(weights, mask, labels, student, heard, **settings)
         _check_values(f"`per_example` of {self.name}", values, student["logits"].shape[:1], more=True)
-        return mean_over_positions(values, mask if len(values.shape) > 1 else None)
+        return masked_mean_over_time(values, mask if len(values.shape) > 1 else None)
 
     def weighted(self, weights, mask, *args, **kwargs):
         """`per_example` of the other arguments, times the `weights`, `None` or `(batch,)` or `(batch, time)`."""
         values = self.per_example(*args, **kwargs)
         if weights is None:
             return values
-        return (weights if len(values.shape) > 1 else mean_over_positions(weights, mask)) * values
+        return (weights if len(values.shape) > 1 else masked_mean_over_time(weights, mask)) * values
 
     def heard(self, teacher, temperature, student=None):
         """The endpoints that this loss listens to, of one teacher or of several by name.
@@ -158,9 +160,9 @@ class DistillationLoss(keras.layers.Layer):
             wanted = {wanted: 1.0}
         if missing := sorted(set(wanted) - set(names)):
             raise ValueError(f"{self.name} listens to {missing}. The distiller's teachers are {sorted(names)}.")
-        if self.teacher_endpoints and len(wanted) > 1:
+        if self.teacher_layers and len(wanted) > 1:
             raise ValueError(
-                f"{self.name} needs {self.teacher_endpoints} of one teacher. Say of which: teacher='{min(wanted)}'."
+                f"{self.name} needs {self.teacher_layers} of one teacher. Say of which: teacher='{min(wanted)}'."
             )
         total = sum(wanted.values())
         return {name: share / total for name, share in wanted.items()}
@@ -195,12 +197,12 @@ def _unpacked(weighting):
     return weighting
 
 
-class SoftLabelLoss(DistillationLoss):
+class LogitsLoss(DistillationLoss):
     """Base class of the losses on logits that are softened by a temperature.
 
     Args:
         temperature: Positive float, by which both networks' logits are divided.
-        standardize: Whether both networks' logits are first standardized, example by example: `ops.standardized`.
+        standardize: Whether both networks' logits are first standardized, example by example: `ops.standardize`.
         **kwargs: As of `DistillationLoss`.
 
     Raises:
@@ -212,7 +214,7 @@ class SoftLabelLoss(DistillationLoss):
     def __init__(self, *, temperature=4.0, standardize=False, **kwargs):
         self.temperature = check_temperature(temperature)
         super().__init__(**kwargs)
-        self.standardize = check_switch(standardize, "standardize")
+        self.standardize = check_bool(standardize, "standardize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks that both networks tell the same classes apart."""
@@ -226,7 +228,7 @@ class SoftLabelLoss(DistillationLoss):
     def logits(self, student, teacher):
         """Both networks' logits as the loss compares them, before the temperature: `(student, teacher)`."""
         student, teacher = student["logits"], teacher["logits"]
-        return (standardized(student), standardized(teacher)) if self.standardize else (student, teacher)
+        return (standardize(student), standardize(teacher)) if self.standardize else (student, teacher)
 
     def get_config(self):
         """The constructor's arguments."""
@@ -248,7 +250,7 @@ class FeatureLoss(DistillationLoss):
     default_layers = ("block1", "block2", "block3")
     rank = 4  # Of the endpoints: maps `(batch, height, width, channels)`, or vectors `(batch, channels)`.
     pools = False  # Whether the larger map of a pair is pooled to the smaller one's size.
-    one_pair = False  # Whether it compares one layer alone.
+    single_layer = False  # Whether it compares one layer alone.
 
     def __init__(self, *, layers=None, **kwargs):
         super().__init__(**kwargs)
@@ -261,18 +263,18 @@ class FeatureLoss(DistillationLoss):
             for pair in pairs
         ):
             raise ValueError(f"`layers` must be names, or pairs (student's, teacher's). Received: layers={layers!r}.")
-        if self.one_pair and len(pairs) > 1:
+        if self.single_layer and len(pairs) > 1:
             raise ValueError(
                 f"{self.name} compares one layer. Received: layers={layers!r}. Make one loss a layer, each with a "
                 "`name` of its own."
             )
-        self.student_endpoints, self.teacher_endpoints = (tuple(names) for names in zip(*pairs))
+        self.student_layers, self.teacher_layers = (tuple(names) for names in zip(*pairs))
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks that the endpoints are maps, or vectors; and that maps can be pooled to each other's size."""
         for role, names, shapes in (
-            ("student", self.student_endpoints, student_shape),
-            ("teacher", self.teacher_endpoints, teacher_shape),
+            ("student", self.student_layers, student_shape),
+            ("teacher", self.teacher_layers, teacher_shape),
         ):
             for name in names:
                 if len(shapes[name]) != self.rank:
@@ -284,15 +286,15 @@ class FeatureLoss(DistillationLoss):
                     )
         if self.pools:
             for pair in self.pairs(student_shape, teacher_shape):
-                smaller_size(*pair)
+                common_spatial_size(*pair)
 
     def pairs(self, student, teacher):
         """The pairs `(student's, teacher's)` of what two dicts hold for the layers: endpoints, or their shapes."""
-        return [(student[own], teacher[other]) for own, other in zip(self.student_endpoints, self.teacher_endpoints)]
+        return [(student[own], teacher[other]) for own, other in zip(self.student_layers, self.teacher_layers)]
 
     def get_config(self):
         """The constructor's arguments."""
-        pairs = zip(self.student_endpoints, self.teacher_endpoints)
+        pairs = zip(self.student_layers, self.teacher_layers)
         return {**super().get_config(), "layers": [list(pair) for pair in pairs]}
 
 
@@ -322,7 +324,7 @@ class RelationLoss(FeatureLoss):
         for values in self.relations(student, teacher):
             rank = len(values.shape)
             if weights is not None:
-                each = mean_over_positions(weights, mask)
+                each = masked_mean_over_time(weights, mask)
                 shapes = [[-1 if axis == own else 1 for axis in range(rank)] for own in range(rank)]
                 values = values * (sum(ops.reshape(each, shape) for shape in shapes) / rank)
             total = total + ops.mean(values, axis=tuple(range(1, rank)))
@@ -343,7 +345,7 @@ def _check_values(what, values, shape, more=False):
     """Raises `InputError` unless values have that shape, as far as it is known; `more` axes may come behind it."""
     came = getattr(values, "shape", None)
     fits = came is not None and (len(came) == len(shape) or (more and len(came) > len(shape)))
-    if not fits or not may_agree(came, shape):
+    if not fits or not shapes_compatible(came, shape):
         raise InputError(
             f"{what} must give one number an example, of shape {tuple(shape)}. Received: "
             f"{type(values).__name__ if came is None else f'shape {tuple(came)}'}. Reduce other axes alone."
@@ -353,7 +355,7 @@ def _check_values(what, values, shape, more=False):
 def _at(teacher, temperature, student):
     """A teacher's endpoints, with logits of all classes where only the highest are known."""
     logits = teacher.get("logits")
-    return {**teacher, "logits": logits.at(temperature, student)} if isinstance(logits, Partial) else teacher
+    return {**teacher, "logits": logits.at(temperature, student)} if isinstance(logits, TopKLogits) else teacher
 
 
 def _are_several(teacher):

@@ -57,8 +57,8 @@ class KerasLoss(DistillationLoss):
         self.loss = loss
         self.student_layer = getattr(loss, "student_layer_name", None)
         self.teacher_layer = getattr(loss, "teacher_layer_name", None)
-        self.student_endpoints = (self.student_layer,) if self.student_layer else ()
-        self.teacher_endpoints = (self.teacher_layer,) if self.teacher_layer else ()
+        self.student_layers = (self.student_layer,) if self.student_layer else ()
+        self.teacher_layers = (self.teacher_layer,) if self.teacher_layer else ()
 
     def per_example(self, labels, student, teacher):
         """The loss of the batch, once for each example."""

@@ -48,7 +48,7 @@ def save_weights(model, path, dtype="float16"):
     buffer = io.BytesIO()
     with _written(model) as source, h5py.File(buffer, "w") as target:
         _copy(source, target, np.dtype(dtype))
-    files.write_atomically(path, lambda file: file.write(buffer.getbuffer()))
+    files.atomic_write(path, lambda file: file.write(buffer.getbuffer()))
 
 
 class _Memory(io.BytesIO):

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from keras_wsl import top_k, untrusted
+from keras_wsl import top_k_logits, untrusted
 
 FORMAT = "keras_wsl.soft_labels/1"
 CLEAN = "clean"
@@ -132,7 +132,7 @@ class Manifest:
     def row_type(self):
         """The NumPy dtype of an example's row."""
         if self.k:
-            return top_k.row_type(self.k, self.classes, self.temperatures)
+            return top_k_logits.row_type(self.k, self.classes, self.temperatures)
         return np.dtype((np.dtype(self.dtype), (self.classes,)))
 
     @property
@@ -211,7 +211,7 @@ def _are_temperatures(values):
         and len(values) <= 100
         and all(type(value) in (int, float) and 0 < value < math.inf for value in values)
         and all(one < other for one, other in itertools.pairwise(values))
-        and len({top_k.text(value) for value in values}) == len(values)
+        and len({top_k_logits.text(value) for value in values}) == len(values)
         and (not values or 1 in values)
     )
 

@@ -6,7 +6,7 @@ import pytest
 from keras import layers
 
 from keras_wsl import models
-from keras_wsl.analysis import ntk, ntk_gram
+from keras_wsl.analysis import empirical_ntk, ntk
 
 TENSORFLOW = keras.backend.backend() == "tensorflow"
 
@@ -93,11 +93,11 @@ if not TENSORFLOW:  # It has no gradients of grouped convolutions on a CPU but u
 @pytest.mark.parametrize("case", RULES)
 def test_each_rule_gives_the_jacobians_kernel(case):
     model, x = network(*RULES[case]()), images()
-    expected = ntk_gram(model, x, method="jacobian")
+    expected = empirical_ntk(model, x, method="jacobian")
     assert expected.shape == (18, 18) and np.linalg.eigvalsh(expected)[0] > -1e-4 * np.abs(expected).max()
-    found = ntk_gram(model, x, method="structured")
+    found = empirical_ntk(model, x, method="structured")
     np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
-    in_parts = ntk_gram(model, x, method="structured", memory=500)
+    in_parts = empirical_ntk(model, x, method="structured", memory=500)
     np.testing.assert_allclose(in_parts, expected, atol=1e-5 * np.abs(expected).max())
 
 
@@ -110,17 +110,17 @@ def test_channels_first():
         pytest.skip("TensorFlow has no channels_first convolutions on a CPU")
     model = network(*convolutions, layers.BatchNormalization(axis=1), layers.Flatten(), inputs=(3, 7, 7))
     x = np.moveaxis(images(), -1, 1)
-    expected = ntk_gram(model, x, method="jacobian")
-    np.testing.assert_allclose(ntk_gram(model, x), expected, atol=1e-5 * np.abs(expected).max())
+    expected = empirical_ntk(model, x, method="jacobian")
+    np.testing.assert_allclose(empirical_ntk(model, x), expected, atol=1e-5 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("outputs", ntk.OUTPUTS)
 @pytest.mark.parametrize("method", ["auto", "jacobian", "ntvp"])
 def test_outputs_by_every_method(outputs, method):
     model, x = network(layers.Conv2D(4, 3, activation="relu"), layers.BatchNormalization(), layers.PReLU()), images(4)
-    full = ntk_gram(model, x, method="jacobian").reshape(4, 3, 4, 3)
+    full = empirical_ntk(model, x, method="jacobian").reshape(4, 3, 4, 3)
     blocks = {"full": full.reshape(12, 12), "trace": np.einsum("icjc->ij", full) / 3, "sum": full.sum((1, 3)) / 3}
-    found = ntk_gram(model, x, outputs, method)
+    found = empirical_ntk(model, x, outputs, method)
     np.testing.assert_allclose(found, blocks[outputs], atol=1e-5 * np.abs(blocks[outputs]).max())
     assert found.dtype == np.float64 and (found == found.T).all()
 
@@ -130,9 +130,9 @@ def test_linear_model_has_the_kernel_of_its_inputs(use_bias):
     x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3, use_bias=use_bias)])
     inner = x.astype("float64") @ x.T + use_bias
-    np.testing.assert_allclose(ntk_gram(model, x), np.kron(inner, np.eye(3)), atol=1e-5)
-    np.testing.assert_allclose(ntk_gram(model, x, "trace"), inner, atol=1e-5)
-    np.testing.assert_allclose(ntk_gram(model, x, "sum"), inner, atol=1e-5)
+    np.testing.assert_allclose(empirical_ntk(model, x), np.kron(inner, np.eye(3)), atol=1e-5)
+    np.testing.assert_allclose(empirical_ntk(model, x, "trace"), inner, atol=1e-5)
+    np.testing.assert_allclose(empirical_ntk(model, x, "sum"), inner, atol=1e-5)
 
 
 def test_layers_without_a_rule_take_the_jacobian():
@@ -142,10 +142,10 @@ def test_layers_without_a_rule_take_the_jacobian():
 
     for body in ([Scale()], [Half(3)], [Positions()], [layers.Conv2D(4, 3), layers.GroupNormalization(2)]):
         model, x = network(*body), images(4)
-        expected = ntk_gram(model, x, method="jacobian")
-        np.testing.assert_allclose(ntk_gram(model, x), expected, atol=1e-5 * np.abs(expected).max())
+        expected = empirical_ntk(model, x, method="jacobian")
+        np.testing.assert_allclose(empirical_ntk(model, x), expected, atol=1e-5 * np.abs(expected).max())
         with pytest.raises(ValueError, match="method='structured' has no rule for the weights"):
-            ntk_gram(model, x, method="structured")
+            empirical_ntk(model, x, method="structured")
 
 
 def test_a_weight_that_is_used_in_another_place_too():
@@ -160,10 +160,10 @@ def test_a_weight_that_is_used_in_another_place_too():
 
     model, tokens = Tied(), np.random.default_rng(0).integers(0, 6, (4, 5)).astype("int32")
     model(tokens)
-    expected = ntk_gram(model, tokens, method="jacobian")
-    np.testing.assert_allclose(ntk_gram(model, tokens), expected, atol=1e-5 * expected.max())
+    expected = empirical_ntk(model, tokens, method="jacobian")
+    np.testing.assert_allclose(empirical_ntk(model, tokens), expected, atol=1e-5 * expected.max())
     with pytest.raises(ValueError, match="has no rule for the weights"):
-        ntk_gram(model, tokens, method="structured")
+        empirical_ntk(model, tokens, method="structured")
 
 
 def test_embeddings_and_inputs_by_name():
@@ -174,32 +174,34 @@ def test_embeddings_and_inputs_by_name():
     generator = np.random.default_rng(0)
     x = {"tokens": generator.integers(0, 9, (6, 5)), "bag": generator.normal(size=(6, 3)).astype("float32")}
     x["tokens"][:, 1] = x["tokens"][:, 0]  # A token twice: its gradients are added.
-    expected = ntk_gram(model, x, method="jacobian")
-    np.testing.assert_allclose(ntk_gram(model, x, method="structured"), expected, atol=1e-5 * expected.max())
+    expected = empirical_ntk(model, x, method="jacobian")
+    np.testing.assert_allclose(empirical_ntk(model, x, method="structured"), expected, atol=1e-5 * expected.max())
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "mobilenet_v2", "lenet5x8"])
 def test_networks_of_the_papers_have_a_rule_for_every_weight(name):
     model, x = models.build(name, 2, input_shape=(32, 32, 3)), images(2, 32)
     # Of the sum alone: the full one would take twice as long, by the same rules.
-    expected = ntk_gram(model, x, "sum", "jacobian")
-    np.testing.assert_allclose(ntk_gram(model, x, "sum", "structured"), expected, atol=1e-5 * np.abs(expected).max())
+    expected = empirical_ntk(model, x, "sum", "jacobian")
+    np.testing.assert_allclose(
+        empirical_ntk(model, x, "sum", "structured"), expected, atol=1e-5 * np.abs(expected).max()
+    )
 
 
 def test_chunks_do_not_change_it(monkeypatch):
     model, x = network(layers.Conv2D(4, 3, activation="relu")), images(7)
-    expected = ntk_gram(model, x)
-    monkeypatch.setattr("keras_wsl.analysis.structured._CHUNK", 2 * 4 * (5 * 5 * 4 + 3) + 4)
-    np.testing.assert_allclose(ntk_gram(model, x), expected, rtol=1e-5)
+    expected = empirical_ntk(model, x)
+    monkeypatch.setattr("keras_wsl.analysis.structured_derivatives._CHUNK", 2 * 4 * (5 * 5 * 4 + 3) + 4)
+    np.testing.assert_allclose(empirical_ntk(model, x), expected, rtol=1e-5)
 
 
 def test_what_is_frozen_has_no_part_in_it():
     model, x = network(layers.Conv2D(4, 3), layers.BatchNormalization()), images()
     model.layers[1].trainable = False
-    without = ntk_gram(model, x)
-    np.testing.assert_allclose(without, ntk_gram(model, x, method="jacobian"), atol=1e-5 * without.max())
+    without = empirical_ntk(model, x)
+    np.testing.assert_allclose(without, empirical_ntk(model, x, method="jacobian"), atol=1e-5 * without.max())
     model.layers[1].trainable = True
-    assert (np.diag(ntk_gram(model, x)) > np.diag(without)).all()
+    assert (np.diag(empirical_ntk(model, x)) > np.diag(without)).all()
 
 
 def test_the_model_is_left_as_it_was():
@@ -207,7 +209,7 @@ def test_the_model_is_left_as_it_was():
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
     attributes = [set(vars(layer)) for layer in model.layers]
     activation = model.layers[1].activation
-    ntk_gram(model, x)
+    empirical_ntk(model, x)
     assert model.layers[1].activation is activation
     assert [set(vars(layer)) for layer in model.layers] == attributes
     for old, variable in zip(before, model.variables):
@@ -221,20 +223,20 @@ def test_bad_input(monkeypatch):
         (dict(method="fast"), "method='fast' is unknown. Expected one of"),
     ):
         with pytest.raises(ValueError, match=message):
-            ntk_gram(model, x, **arguments)
+            empirical_ntk(model, x, **arguments)
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="infinite or NaN"):
-        ntk_gram(model, np.where(np.arange(6)[:, None, None, None] == 2, np.inf, x))
+        empirical_ntk(model, np.where(np.arange(6)[:, None, None, None] == 2, np.inf, x))
     with pytest.raises(ValueError, match="of one length"):
-        ntk_gram(model, x[:0])
+        empirical_ntk(model, x[:0])
     sequences = keras.Sequential([keras.Input((4, 3)), layers.Dense(2)])
     with pytest.raises(ValueError, match=r"logits of shape \(batch, classes\)"):
-        ntk_gram(sequences, np.ones((3, 4, 3), "float32"))
+        empirical_ntk(sequences, np.ones((3, 4, 3), "float32"))
     half = keras.Sequential([keras.Input((3,)), layers.Dense(2, dtype="mixed_float16")])
     with pytest.raises(ValueError, match=r"computes in \['float16'\]"):
-        ntk_gram(half, np.ones((3, 3), "float32"))
+        empirical_ntk(half, np.ones((3, 3), "float32"))
     monkeypatch.setattr("os.sysconf", lambda name: 1000)  # A thousand pages of a thousand bytes.
     with pytest.raises(MemoryError, match="Give at most 89 examples, or outputs='trace'"):
-        ntk_gram(model, images(300))
+        empirical_ntk(model, images(300))
     model.trainable = False
     with pytest.raises(ValueError, match="no trainable weights"):
-        ntk_gram(model, x)
+        empirical_ntk(model, x)

@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl import regularization
-from keras_wsl.analysis.regularization import regularization_shares
+from keras_wsl import regularization_samples
+from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
 
 
 def _logits(*of_first_class):
@@ -18,14 +18,14 @@ def test_the_two_kinds_and_the_teachers_right_and_wrong():
     # Label 0, temperature 1: a = q - 1, a + b = q - p. Held back where q > p; nothing is pulled twice as hard, q - p
     # being more than 2 (q - 1) whatever p is.
     teacher, student = _logits(0.9, 0.6, 0.2, 0.3), _logits(0.8, 0.7, 0.6, 0.1)
-    assert regularization_shares(teacher, student, [0, 0, 0, 0], 1.0) == {
+    assert regularization_sample_rates(teacher, student, [0, 0, 0, 0], 1.0) == {
         "regularization_share": 0.5,
         "regularization_share_held_back": 0.5,
         "regularization_share_where_teacher_right": 0.5,
         "regularization_share_where_teacher_wrong": 0.5,
     }
     # Temperature 4, teacher surer than a sure student: 4 (q^4 - p^4) = -0.31, twice the label's pull is -0.02.
-    surer = regularization_shares(_logits(0.999), _logits(0.99), [[0]], 4.0)
+    surer = regularization_sample_rates(_logits(0.999), _logits(0.99), [[0]], 4.0)
     assert surer == {
         "regularization_share": 1.0,
         "regularization_share_held_back": 0.0,
@@ -39,8 +39,8 @@ def test_as_the_training_step_counts(temperature):
     generator = np.random.default_rng(0)
     teacher, student = generator.normal(size=(2, 400, 6)).astype("float32") * 3
     labels = np.where(generator.random(400) < 0.6, student.argmax(-1), generator.integers(0, 6, 400))
-    mask = keras.ops.convert_to_numpy(regularization.mask(labels, student, teacher, temperature))
-    found = regularization_shares(teacher, student, labels, temperature)
+    mask = keras.ops.convert_to_numpy(regularization_samples.mask(labels, student, teacher, temperature))
+    found = regularization_sample_rates(teacher, student, labels, temperature)
     right = teacher.argmax(-1) == labels
     assert 0.1 < found["regularization_share"] == mask.mean() < 1
     assert found["regularization_share_where_teacher_right"] == mask[right].mean()
@@ -63,4 +63,4 @@ def test_as_the_training_step_counts(temperature):
 def test_bad_input(changes, message):
     given = {"teacher_logits": _logits(0.5, 0.6), "student_logits": _logits(0.4, 0.9), "labels": [0, 1]}
     with pytest.raises(ValueError, match=message):
-        regularization_shares(**{**given, "temperature": 4.0, **changes})
+        regularization_sample_rates(**{**given, "temperature": 4.0, **changes})

@@ -164,7 +164,7 @@ def test_targets():
 
 def test_of_keras_models_kernel():
     model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(3, use_bias=False)])
-    kernel = analysis.ntk_gram(model, X.astype("float32"))
+    kernel = analysis.empirical_ntk(model, X.astype("float32"))
     found = analysis.supervision_complexity(kernel, TEACHERS["teacher_tau1_centred"])
     assert found.adjusted == pytest.approx(GOLDEN["multiclass"]["teacher_tau1_centred"]["adjusted"], rel=1e-6)
 

@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl.callbacks import Backup, NonFiniteLoss, Terminated, Termination, backup_file
+from keras_wsl.callbacks import Backup, NonFiniteLossError, PreemptedError, PreemptionHandler, backup_file
 from keras_wsl.callbacks.backup import differences
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
@@ -212,8 +212,10 @@ class SignalAfter(InterruptAfter):
 @pytest.mark.parametrize("steps", [1, STEPS + 3, 2 * STEPS])
 def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterrupted, steps):
     before = signal.getsignal(signal.SIGTERM)
-    with Termination() as termination:
-        with pytest.raises(Terminated, match=f"SIGTERM was received in epoch {1 + steps // STEPS}. The state after"):
+    with PreemptionHandler() as termination:
+        with pytest.raises(
+            PreemptedError, match=f"SIGTERM was received in epoch {1 + steps // STEPS}. The state after"
+        ):
             train(tmp_path, callbacks=[SignalAfter(steps)], every=None, termination=termination)
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
@@ -223,18 +225,21 @@ def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterru
 
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
 def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
-    with Termination() as termination, pytest.raises(Terminated, match=f"{name} was received in epoch 1") as ended:
+    with (
+        PreemptionHandler() as termination,
+        pytest.raises(PreemptedError, match=f"{name} was received in epoch 1") as ended,
+    ):
         train(tmp_path, callbacks=[SignalAfter(3, signal.Signals[name])], every=None, termination=termination)
     assert ended.value.status == status and Backup(tmp_path, STEPS).position == [0, 3]
 
 
 def test_termination_ends_at_once_at_the_second_sigint(tmp_path):
     before = signal.getsignal(signal.SIGINT)
-    with Termination() as termination:
+    with PreemptionHandler() as termination:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # As `jobs` sends it, until the process ends.
     assert not termination.repeated
-    with Termination() as termination, pytest.raises(KeyboardInterrupt):
+    with PreemptionHandler() as termination, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
         assert termination.asked and termination.name == "SIGINT"
         signal.raise_signal(signal.SIGINT)
@@ -245,7 +250,7 @@ def test_termination_ends_at_once_at_the_second_sigint(tmp_path):
 def test_termination_leaves_an_ignored_signal_ignored(number):
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        with Termination() as termination:
+        with PreemptionHandler() as termination:
             signal.raise_signal(number)
             assert not termination.asked
         assert signal.getsignal(number) == signal.SIG_IGN
@@ -257,7 +262,7 @@ IN_A_TERMINAL = """
 import fcntl, os, runpy, signal, sys, termios, time
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup it is ignored.
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-with runpy.run_path(sys.argv[1])["Termination"]() as termination:
+with runpy.run_path(sys.argv[1])["PreemptionHandler"]() as termination:
     os.write(1, b"ready")
     while not termination.asked:
         time.sleep(0.01)
@@ -269,7 +274,7 @@ sys.exit(0 if termination.name == "SIGHUP" else 2)
 def test_termination_survives_the_end_of_the_terminal():
     """A closed terminal fails every write, such as that of a progress bar before the next backup."""
     terminal, end = pty.openpty()
-    command = [sys.executable, "-c", IN_A_TERMINAL, inspect.getfile(Termination)]
+    command = [sys.executable, "-c", IN_A_TERMINAL, inspect.getfile(PreemptionHandler)]
     child = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, start_new_session=True)
     os.close(end)
     assert os.read(terminal, 100) == b"ready"
@@ -278,7 +283,7 @@ def test_termination_survives_the_end_of_the_terminal():
 
 
 def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
-    with Termination() as termination:
+    with PreemptionHandler() as termination:
         ended = train(tmp_path, callbacks=[SignalAfter(EPOCHS * STEPS)], termination=termination)
     assert termination.asked and ended == uninterrupted
 
@@ -288,7 +293,7 @@ def test_another_thread_hears_no_signals(tmp_path):
 
     def enter():
         try:
-            with Termination() as termination:
+            with PreemptionHandler() as termination:
                 assert signal.getsignal(signal.SIGTERM) == before and not termination.asked
         except BaseException as error:
             errors.append(error)
@@ -552,7 +557,7 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
             bias.assign(np.array([0, np.nan, 0], "float32"))
 
     with pytest.raises(
-        NonFiniteLoss, match=r"1 trainable variables, first student/logits/bias, .*go on from \[0, 6\]"
+        NonFiniteLossError, match=r"1 trainable variables, first student/logits/bias, .*go on from \[0, 6\]"
     ) as error:
         train(tmp_path, callbacks=[Spoil()])
     assert error.value.terms == ["student/logits/bias"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Events, RegularizationSamples, Scalars
+from keras_wsl.callbacks import RegularizationSamples, SummaryWriter, TensorBoardScalars
 from tests.common import examples, hard_loss, largest_file, network
 
 
@@ -35,7 +35,7 @@ def test_events_removed_while_training_goes_on(what, tmp_path):
     distiller = Distiller(network("teacher"), network("student"), losses.WSL())
     distiller.compile("sgd", hard_loss())
     x, y = examples(16)
-    observers = [RegularizationSamples(tmp_path / "log", (x, y)), Scalars(tmp_path / "log"), Remove()]
+    observers = [RegularizationSamples(tmp_path / "log", (x, y)), TensorBoardScalars(tmp_path / "log"), Remove()]
     with pytest.warns(UserWarning, match="events.* was removed while it was being written: the events in it are lost"):
         history = distiller.fit(x, y, epochs=4, batch_size=8, verbose=0, callbacks=observers).history
     assert len(history["loss"]) == 4 and np.isfinite(history["loss"]).all()
@@ -45,7 +45,7 @@ def test_events_removed_while_training_goes_on(what, tmp_path):
 
 
 def test_events_without_room_are_an_error_that_names_the_place(tmp_path):
-    events = Events(tmp_path / "log")
+    events = SummaryWriter(tmp_path / "log")
     events.scalar("loss", 1.0, 1)
     events.flush()
     with (

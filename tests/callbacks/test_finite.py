@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup, FiniteLoss, NonFiniteLoss
+from keras_wsl.callbacks import Backup, NonFiniteLossError, RaiseOnNonFinite
 from tests.callbacks.backup_child import STEPS, arrays, batch, batches, build_model
 from tests.common import examples, hard_loss, network
 
@@ -42,8 +42,10 @@ def fit(data, *callbacks, epochs=3, **settings):
 
 @pytest.mark.parametrize("every, epoch, step, expected", [(1, 0, 0, 1), (1, 1, 3, 4), (3, 1, 3, 6), (100, 0, 3, STEPS)])
 def test_the_first_check_after_it_stops_the_run(every, epoch, step, expected):
-    with pytest.raises(NonFiniteLoss, match=rf"loss=nan, epoch {epoch + 1}, .* updates .* Lower the learning") as error:
-        fit(poisoned(epoch, step), FiniteLoss(every))
+    with pytest.raises(
+        NonFiniteLossError, match=rf"loss=nan, epoch {epoch + 1}, .* updates .* Lower the learning"
+    ) as error:
+        fit(poisoned(epoch, step), RaiseOnNonFinite(every))
     assert (error.value.epoch, error.value.step, error.value.terms) == (epoch + 1, expected, ["loss"])
     assert f"has made {epoch * STEPS + expected} updates" in str(error.value)
     # Eight a step, from the check before.
@@ -53,11 +55,11 @@ def test_the_first_check_after_it_stops_the_run(every, epoch, step, expected):
 
 
 def test_terms_are_named_before_their_sum():
-    callback = FiniteLoss()
+    callback = RaiseOnNonFinite()
     callback.set_model(build_model())
     callback.on_epoch_begin(4)
     callback.on_train_batch_end(0, {"accuracy": 0.5, "kd": 1.0, "loss": 2.0, "student_loss": 1.0, "note": "text"})
-    with pytest.raises(NonFiniteLoss, match=r"kd=inf, student_loss=nan, loss=nan, epoch 5, step 2 ") as error:
+    with pytest.raises(NonFiniteLossError, match=r"kd=inf, student_loss=nan, loss=nan, epoch 5, step 2 ") as error:
         callback.on_train_batch_end(1, {"accuracy": 0.5, "kd": np.inf, "loss": np.nan, "student_loss": np.nan})
     assert error.value.terms == ["kd", "student_loss", "loss"]
     assert isinstance(error.value, FloatingPointError)
@@ -65,12 +67,12 @@ def test_terms_are_named_before_their_sum():
 
 def test_logs_of_validation_and_of_arrays_are_checked_at_the_epochs_end():
     images, labels = batch(0, 0)
-    with pytest.raises(NonFiniteLoss, match=r"val_loss=nan, epoch 1, at the end \(all counted") as error:
-        fit(batches((0, 0)), FiniteLoss(), validation_data=(images * np.nan, labels))
+    with pytest.raises(NonFiniteLossError, match=r"val_loss=nan, epoch 1, at the end \(all counted") as error:
+        fit(batches((0, 0)), RaiseOnNonFinite(), validation_data=(images * np.nan, labels))
     assert error.value.examples is None and error.value.step is None
-    callback = FiniteLoss()
+    callback = RaiseOnNonFinite()
     callback.set_model(build_model())
-    with pytest.raises(NonFiniteLoss, match="recall="):
+    with pytest.raises(NonFiniteLossError, match="recall="):
         callback.on_epoch_end(0, {"recall": np.array([1.0, np.nan]), "loss": 1.0})
 
 
@@ -80,7 +82,7 @@ def test_a_finite_run_is_left_alone():
             self.weights = [keras.ops.convert_to_numpy(v) for v in self.model.variables]
 
     ends = []
-    for callbacks in ([], [FiniteLoss()]):
+    for callbacks in ([], [RaiseOnNonFinite()]):
         keras.utils.set_random_seed(0)
         end = Ends()
         fit(batches((0, 0)), *callbacks, end)
@@ -90,8 +92,8 @@ def test_a_finite_run_is_left_alone():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_the_last_good_backup_stays(tmp_path, order):
-    callbacks = [Backup(tmp_path, STEPS, every=2), FiniteLoss(2)]
-    with pytest.raises(NonFiniteLoss, match="epoch 2, step 4 "):
+    callbacks = [Backup(tmp_path, STEPS, every=2), RaiseOnNonFinite(2)]
+    with pytest.raises(NonFiniteLossError, match="epoch 2, step 4 "):
         fit(poisoned(1, 2), *[callbacks[i] for i in order])
     backup = Backup(tmp_path, STEPS, every=2)
     assert backup.position == [1, 2]
@@ -103,7 +105,7 @@ def test_the_last_good_backup_stays(tmp_path, order):
         epochs=2,
         verbose=0,
         shuffle=False,
-        callbacks=[backup, FiniteLoss()],
+        callbacks=[backup, RaiseOnNonFinite()],
     )
     assert np.isfinite(backup.history[-1]["loss"])
 
@@ -131,14 +133,14 @@ def fit_uneven(spoil, *, every=1):
     """What stops the training of a Distiller."""
     distiller = Distiller(network("teacher"), network("student"), [losses.WSL(), InfiniteForClass4(name="broken")])
     distiller.compile("sgd", hard_loss(), metrics=["accuracy"])
-    with pytest.raises(NonFiniteLoss) as error:
+    with pytest.raises(NonFiniteLossError) as error:
         distiller.fit(
             uneven(spoil),
             steps_per_epoch=len(SIZES),
             epochs=2,
             verbose=0,
             shuffle=False,
-            callbacks=[FiniteLoss(every)],
+            callbacks=[RaiseOnNonFinite(every)],
         )
     return error.value
 
@@ -171,11 +173,13 @@ def test_the_examples_of_one_term_alone():
 def test_several_steps_in_one_execution():
     model = build_model()
     model.compile(model.optimizer, model.loss, steps_per_execution=2)
-    with pytest.raises(NonFiniteLoss, match="epoch 1, step 4 "):
-        model.fit(poisoned(0, 1), steps_per_epoch=6, epochs=1, verbose=0, shuffle=False, callbacks=[FiniteLoss(3)])
+    with pytest.raises(NonFiniteLossError, match="epoch 1, step 4 "):
+        model.fit(
+            poisoned(0, 1), steps_per_epoch=6, epochs=1, verbose=0, shuffle=False, callbacks=[RaiseOnNonFinite(3)]
+        )
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, None])
 def test_every_out_of_range(every):
     with pytest.raises(ValueError, match=f"every={every} came, a positive integer"):
-        FiniteLoss(every)
+        RaiseOnNonFinite(every)

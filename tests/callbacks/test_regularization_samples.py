@@ -67,7 +67,7 @@ def test_training_counts_are_those_of_the_batches():
 def test_watching_changes_no_bit(tmp_path):
     plain, history = _train()
     watched, seen = _train(
-        [callbacks.RegularizationSamples(tmp_path, examples(30, seed=9)), callbacks.Scalars(tmp_path)]
+        [callbacks.RegularizationSamples(tmp_path, examples(30, seed=9)), callbacks.TensorBoardScalars(tmp_path)]
     )
     for one, other in zip(arrays(plain), arrays(watched)):
         np.testing.assert_array_equal(one, other)
@@ -79,7 +79,7 @@ def test_events_can_be_read(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     scalars = tmp_path / "scalars"
-    observers = [callbacks.RegularizationSamples(tmp_path, examples(30, seed=9)), callbacks.Scalars(scalars)]
+    observers = [callbacks.RegularizationSamples(tmp_path, examples(30, seed=9)), callbacks.TensorBoardScalars(scalars)]
     _, history = _train(observers)
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     tags = events.Tags()["tensors"]

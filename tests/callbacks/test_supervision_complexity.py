@@ -32,7 +32,7 @@ def rows(folder):
 
 
 def expected(student, targets):
-    return analysis.supervision_complexity(analysis.ntk_gram(student, X[:8], "trace"), targets)
+    return analysis.supervision_complexity(analysis.empirical_ntk(student, X[:8], "trace"), targets)
 
 
 def test_numbers_of_every_epoch(tmp_path):

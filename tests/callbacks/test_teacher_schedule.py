@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl import Distiller, callbacks, losses, models, online
+from keras_wsl import Distiller, callbacks, losses, models, teacher_checkpoints
 from tests.common import arrays, examples, hard_loss, network
 
 STEPS, BATCH = 4, 8
@@ -38,7 +38,7 @@ def constant_teacher(number=-1.0):
 def written(folder, counts, unit="epochs"):
     """A folder of checkpoints of the constant teacher, each of which says its count."""
     for count in counts:
-        models.save_weights(constant_teacher(count), folder / online.file_name(count, unit), "float32")
+        models.save_weights(constant_teacher(count), folder / teacher_checkpoints.file_name(count, unit), "float32")
     return folder
 
 
@@ -64,12 +64,12 @@ def test_the_checkpoint_of_each_epoch(tmp_path, every, expected):
     folder = written(tmp_path, range(5))
     assert heard(callbacks.TeacherSchedule(folder, every), 5) == pytest.approx(expected)
     # A resumed run goes on where it was.
-    found = heard(callbacks.TeacherSchedule(online.Checkpoints(folder), every), 5, initial_epoch=2)
+    found = heard(callbacks.TeacherSchedule(teacher_checkpoints.Checkpoints(folder), every), 5, initial_epoch=2)
     assert found == pytest.approx(expected[2:])
 
 
 def test_checkpoints_that_are_missing_are_passed_over(tmp_path):
-    checkpoints = online.Checkpoints(written(tmp_path, [0, 2, 5]))
+    checkpoints = teacher_checkpoints.Checkpoints(written(tmp_path, [0, 2, 5]))
     assert [int(checkpoints.teaching(done).name[6:12]) for done in range(6)] == [2, 2, 5, 5, 5, 5]
     assert checkpoints.last.name == "epoch-000005.weights.h5"
 
@@ -81,14 +81,14 @@ def test_checkpoints_takes_files_of_its_own_names_alone(tmp_path):
     (folder / "epoch-000011.weights.h5").mkdir()
     (folder / "epoch-000012.weights.h5").symlink_to("missing")
     os.mkfifo(folder / "epoch-000013.weights.h5")
-    assert list(online.Checkpoints(folder).paths) == [1, 2]
+    assert list(teacher_checkpoints.Checkpoints(folder).paths) == [1, 2]
 
 
 def test_checkpoints_removes_what_a_killed_process_left(tmp_path):
     left = tmp_path / "epoch-000001.weights.h5.0123456789abcdef.writing"
     left.write_bytes(b"half")
     fit(Distiller(constant_teacher(), network("student"), TeacherSays()), 1, callbacks.Checkpoints(tmp_path))
-    assert not left.exists() and len(online.Checkpoints(tmp_path).paths) == 2
+    assert not left.exists() and len(teacher_checkpoints.Checkpoints(tmp_path).paths) == 2
 
 
 @pytest.mark.parametrize("every", [1, 2, 3])
@@ -124,7 +124,7 @@ def test_lockstep_is_the_schedule_without_files(tmp_path, every, unit):
     """The student's weights are equal, whether its teacher was stored or trains beside it; so are the teacher's."""
     teacher, start = trained_teacher([callbacks.Checkpoints(tmp_path, every, unit)], every)
     names = sorted(path.name for path in tmp_path.iterdir())
-    assert names == [online.file_name(i, unit) for i in range(0, 9 if unit == "steps" else 3, every)]
+    assert names == [teacher_checkpoints.file_name(i, unit) for i in range(0, 9 if unit == "steps" else 3, every)]
 
     def student(teacher, *observers):
         keras.utils.set_random_seed(1)
@@ -163,7 +163,7 @@ def test_a_probe_hears_the_new_teacher(tmp_path):
         return logs["probe_wsl_weight_mean"]
 
     online_ones = shares(start, callbacks.TeacherSchedule(tmp_path))
-    models.load_weights(start, tmp_path / online.file_name(1))
+    models.load_weights(start, tmp_path / teacher_checkpoints.file_name(1))
     first = shares(start)
     assert online_ones == pytest.approx([first[0], shares(teacher)[1]], rel=1e-6)
     assert abs(online_ones[0] - online_ones[1]) > 1e-6
@@ -174,10 +174,10 @@ def test_checkpoints_are_of_the_network_that_is_trained(tmp_path):
     before = arrays(student)
     fit(Distiller(constant_teacher(), student, TeacherSays()), 1, callbacks.Checkpoints(tmp_path, dtype="float16"))
     again = network("student")
-    models.load_weights(again, tmp_path / online.file_name(1))
+    models.load_weights(again, tmp_path / teacher_checkpoints.file_name(1))
     for found, expected in zip(arrays(again), arrays(student)):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
-    models.load_weights(again, tmp_path / online.file_name(0))
+    models.load_weights(again, tmp_path / teacher_checkpoints.file_name(0))
     for found, expected in zip(arrays(again), before):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
 
@@ -190,7 +190,10 @@ def test_bad_input(tmp_path):
         (lambda: callbacks.TeacherSchedule(folder, 0), "`every` must be an integer of at least 1. Received: 0"),
         (lambda: callbacks.Checkpoints(folder, 1.5), "`every` must be an integer of at least 1. Received: 1.5"),
         (lambda: callbacks.TeacherSchedule(folder, unit="hours"), "unit='hours' is unknown"),
-        (lambda: callbacks.TeacherSchedule(online.Checkpoints(folder), unit="steps"), "are of epochs. Received: unit="),
+        (
+            lambda: callbacks.TeacherSchedule(teacher_checkpoints.Checkpoints(folder), unit="steps"),
+            "are of epochs. Received: unit=",
+        ),
         (lambda: fit(Distiller(None, student), 1, callbacks.TeacherSchedule(folder)), "has no teacher"),
         (lambda: fit(distiller, 1, callbacks.TeacherSchedule(folder, teacher="x")), "and none named 'x'"),
         (lambda: fit(distiller, 1, callbacks.Lockstep(student, [])), "does not train the weights of the teacher"),
@@ -199,8 +202,8 @@ def test_bad_input(tmp_path):
         with pytest.raises(ValueError, match=message):
             call()
     with pytest.raises(FileNotFoundError, match="has no checkpoints such as step-000000001.weights.h5"):
-        online.Checkpoints(folder, "steps")
-    models.save_weights(network("other"), tmp_path / online.file_name(1))
+        teacher_checkpoints.Checkpoints(folder, "steps")
+    models.save_weights(network("other"), tmp_path / teacher_checkpoints.file_name(1))
     with pytest.raises(ValueError, match="weights"):  # A checkpoint of another network.
         fit(distiller, 1, callbacks.TeacherSchedule(folder))
     trainer = Distiller(None, keras.Sequential([keras.Input((6,)), keras.layers.Dense(5)]))

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup, WarmUp
+from keras_wsl.callbacks import Backup, DistillationWarmup
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, Interrupted
 from tests.common import arrays, examples, hard_loss, network
@@ -59,7 +59,7 @@ def fit(distiller, observers=(), epochs=5, **settings):
 def test_the_ramp_of_each_epoch(epochs, expected):
     """It counts in the sum of the distillation losses, and not in their own entries nor in the student's loss."""
     ramps = Ramps()
-    history = fit(made(student_loss_weight=0.3), [WarmUp(epochs), ramps])
+    history = fit(made(student_loss_weight=0.3), [DistillationWarmup(epochs), ramps])
     np.testing.assert_allclose(ramps.seen, expected, rtol=1e-6)
     plain = fit(made(student_loss_weight=0.3))
     for name in ("student_loss", "dkd", "kd"):
@@ -82,7 +82,7 @@ def test_the_gradient_is_ramped():
     s, t = logits(student, x), logits(teacher, x)
     distiller = Distiller(teacher, student, losses.KD(temperature=2.0, weight=3.0))
     distiller.compile(keras.optimizers.SGD(0.5), hard_loss())
-    distiller.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[WarmUp(5)])
+    distiller.fit(x, y, batch_size=16, epochs=1, verbose=0, callbacks=[DistillationWarmup(5)])
     q, q2, p2 = (np.exp(log_softmax(z)) for z in (s, s / 2, t / 2))
     of_logits = (q - np.eye(5)[y]) + (1 / 5) * 3.0 * 2.0 * (q2 - p2)
     np.testing.assert_allclose(arrays(student)[0], kernel - 0.5 * x.T @ of_logits / 16, atol=1e-5)
@@ -98,7 +98,7 @@ def test_without_it_the_ramp_stays():
 
 def test_it_counts_epochs_of_the_run_and_not_of_the_fit():
     ramps = Ramps()
-    fit(made(), [WarmUp(4), ramps], epochs=3, initial_epoch=1)
+    fit(made(), [DistillationWarmup(4), ramps], epochs=3, initial_epoch=1)
     np.testing.assert_allclose(ramps.seen, [0.5, 0.75])
 
 
@@ -106,8 +106,8 @@ def test_it_counts_epochs_of_the_run_and_not_of_the_fit():
 def test_files_keep_the_ramp(ending, tmp_path):
     """A run continued from a file ends in the same bits as one that was not interrupted."""
     whole, distiller = made(0.05), made(0.05)
-    fit(whole, [WarmUp(4)], epochs=3)
-    fit(distiller, [WarmUp(4)], epochs=2)
+    fit(whole, [DistillationWarmup(4)], epochs=3)
+    fit(distiller, [DistillationWarmup(4)], epochs=2)
     path = tmp_path / f"distiller{ending}"
     if ending == ".keras":
         distiller.save(path)
@@ -119,7 +119,7 @@ def test_files_keep_the_ramp(ending, tmp_path):
         loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
         loaded.load_weights(path)
     assert float(ops.convert_to_numpy(loaded.ramp)) == 0.5
-    fit(loaded, [WarmUp(4)], epochs=3, initial_epoch=2)
+    fit(loaded, [DistillationWarmup(4)], epochs=3, initial_epoch=2)
     assert not changed(arrays(whole), arrays(loaded))
 
 
@@ -145,7 +145,7 @@ def resumable(directory, cut=()):
         epochs=4,
         verbose=0,
         shuffle=False,
-        callbacks=[backup, WarmUp(4), ramps, *cut],
+        callbacks=[backup, DistillationWarmup(4), ramps, *cut],
     )
     return arrays(distiller) + arrays(distiller.optimizer), backup.history, ramps.seen
 
@@ -168,11 +168,11 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, steps, monkeypatch):
 @pytest.mark.parametrize("epochs", [0, -1, float("nan"), float("inf"), "3", None])
 def test_epochs_out_of_range(epochs):
     with pytest.raises(ValueError, match="`epochs` must be a positive number. Received"):
-        WarmUp(epochs)
+        DistillationWarmup(epochs)
 
 
 def test_other_models_are_refused():
     model = network("student")
     model.compile("sgd", hard_loss())
     with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
-        model.fit(*examples(8), verbose=0, callbacks=[WarmUp()])
+        model.fit(*examples(8), verbose=0, callbacks=[DistillationWarmup()])

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_wsl.data import Examples, Splits, cifar100, load_npz, save_npz
+from keras_wsl.data import ImageArrays, Splits, cifar100, load_npz, save_npz
 
 
 def make(count=100, classes=5, **changes):
@@ -15,7 +15,7 @@ def make(count=100, classes=5, **changes):
         "mean": (0.5, 0.4, 0.3),
         "std": (0.2, 0.25, 0.3),
     }
-    return Examples(**{**fields, **changes})
+    return ImageArrays(**{**fields, **changes})
 
 
 def assert_equal(one, other):
@@ -124,7 +124,7 @@ def test_take_cannot_take_more_than_there_are():
 def test_npz_round_trips(tmp_path):
     train, test = make(100, index=np.arange(100)[::-1]), make(40)
     train.save(tmp_path / "new folder" / "train.npz")
-    assert_equal(Examples.load(tmp_path / "new folder" / "train.npz"), train)
+    assert_equal(ImageArrays.load(tmp_path / "new folder" / "train.npz"), train)
     save_npz(Splits(train, test), tmp_path / "both.npz")
     for loaded in (load_npz(tmp_path / "both.npz"), cifar100(tmp_path / "both.npz")):
         assert_equal(loaded.train, train)
@@ -143,11 +143,11 @@ def test_npz_errors_say_what_is_wrong(tmp_path):
     data = (tmp_path / "train.npz").read_bytes()
     (tmp_path / "torn.npz").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"not a whole \.npz file"):
-        Examples.load(tmp_path / "torn.npz")
+        ImageArrays.load(tmp_path / "torn.npz")
 
 
 def test_npz_with_pickled_objects_is_refused(tmp_path):
     fields = {name: getattr(make(), name) for name in ("images", "labels", "index", "mean", "std")}
     np.savez(tmp_path / "pickled.npz", classes=np.array(["a", "b", "c", "d", 5], object), **fields)
     with pytest.raises(ValueError, match="allow_pickle=False"):
-        Examples.load(tmp_path / "pickled.npz")
+        ImageArrays.load(tmp_path / "pickled.npz")

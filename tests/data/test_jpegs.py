@@ -10,11 +10,18 @@ import socket
 import numpy as np
 import pytest
 
-from keras_wsl.data import UnreadableImages, eval_batches, image_folder, imagenet, seeded, train_batches
+from keras_wsl.data import (
+    TooManyCorruptImagesError,
+    eval_batches,
+    image_folder,
+    imagenet,
+    stateless_random,
+    train_batches,
+)
 
 tf = pytest.importorskip("tensorflow")
 Image = pytest.importorskip("PIL.Image")
-decoding = pytest.importorskip("keras_wsl.data.decoding")
+decoding = pytest.importorskip("keras_wsl.data.image_decoding")
 
 SHARED = pathlib.Path(__file__).resolve().parents[3] / "shared"
 SIZES = {"image_size": 16, "resize": 20}
@@ -90,7 +97,9 @@ def slow_window(number, height, width, *, seed, view, scale, ratio):
 
     def uniform(choice, attempt, low=0.0, high=1.0):
         key = np.array([(10 * number + attempt) % 2**32], "uint32")
-        bits = seeded.draw(choice, seeded.key("seed", seed), seeded.key("view", view), key)[0]
+        bits = stateless_random.draw(
+            choice, stateless_random.key("seed", seed), stateless_random.key("view", view), key
+        )[0]
         return low + (high - low) * (int(bits) / 2**32)
 
     for attempt in range(10):
@@ -111,7 +120,7 @@ def slow_window(number, height, width, *, seed, view, scale, ratio):
 
 def windows(numbers, heights, widths, *, seed=3, view=0, **settings):
     """`random_window` of many images: int array, shape `(n, 4)`."""
-    seed, view = tf.constant(seeded.key("seed", seed)), tf.constant(seeded.key("view", view))
+    seed, view = tf.constant(stateless_random.key("seed", seed)), tf.constant(stateless_random.key("view", view))
     sizes = [np.broadcast_to(np.asarray(side, "int32"), np.shape(numbers)) for side in (heights, widths)]
     found = tf.data.Dataset.from_tensor_slices((np.asarray(numbers, "uint32"), *sizes)).map(
         lambda *image: tf.stack(decoding.random_window(*image, seed=seed, view=view, **{**DEFAULTS, **settings}))
@@ -125,7 +134,7 @@ def slow_crop(path, number, size, *, seed, view, **settings):
         int(number), image.height, image.width, seed=seed, view=view, **{**DEFAULTS, **settings}
     )
     crop = resized(image.crop((left, top, left + width, top + height)), size, size)
-    flip = seeded.draw("flip", *(np.array([value], "uint32") for value in (seed, view, number)))[0] >= 2**31
+    flip = stateless_random.draw("flip", *(np.array([value], "uint32") for value in (seed, view, number)))[0] >= 2**31
     return crop[:, ::-1] if flip else crop
 
 
@@ -190,8 +199,8 @@ def test_image_folder_leaves_out_what_is_no_regular_file(tmp_path, caplog):
     assert left_out == ["dangling.jpeg", "device.png", "folder.jpg", "pipe.jpg", "socket.JPG"]
     assert len(train) == 3 + 1 + 3 and len(train.fingerprints) == 7 and "pipe.jpg cannot be read" in caplog.text
     assert sum(len(labels) for _, labels, _ in numpy_batches(eval_batches(train, 4))) == 7
-    with pytest.raises(UnreadableImages, match="5 images could not be read, and the limit is 4"):
-        imagenet(tmp_path, **SIZES, unreadable_limit=4)
+    with pytest.raises(TooManyCorruptImagesError, match="5 images could not be read, and the limit is 4"):
+        imagenet(tmp_path, **SIZES, max_corrupt_images=4)
 
 
 def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):
@@ -199,7 +208,7 @@ def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):
     assert [len(images) for images, _, _ in three_epochs] == [10, 10, 4] * 3
     for epoch in range(3):
         index = np.concatenate([index for _, _, index in three_epochs[3 * epoch : 3 * epoch + 3]])
-        np.testing.assert_array_equal(index, seeded.order(5, epoch, train.index))
+        np.testing.assert_array_equal(index, stateless_random.order(5, epoch, train.index))
     for images, labels, index in three_epochs:
         assert images.dtype == np.float32 and images.shape[1:] == (16, 16, 3)
         assert labels.dtype == index.dtype == np.int32
@@ -373,7 +382,7 @@ def test_what_cannot_be_read_is_left_out_counted_and_told_once(tmp_path, caplog)
             assert_same(after, [tuple(array[rows] for array in batch) for batch, rows in zip(before, kept)])
     assert sorted(train.unreadable.names) == sorted(map(str, damaged.values()))
     assert train.report["unreadable_images"] == 4 and train.report["unreadable"] == train.unreadable.names
-    warned = [record.getMessage() for record in caplog.records if record.name == "keras_wsl.data.jpegs"]
+    warned = [record.getMessage() for record in caplog.records if record.name == "keras_wsl.data.image_files"]
     assert sorted(warned) == [f"{path} cannot be read as an image, and is left out." for path in damaged.values()]
     train.unreadable.check()
 
@@ -390,17 +399,17 @@ def test_a_file_cut_off_is_read_as_far_as_the_crop_needs_it(tmp_path):
 
 
 def test_beyond_the_limit_reading_ends(tmp_path):
-    train, test = imagenet(make(tmp_path), unreadable_limit=3, **SIZES)
+    train, test = imagenet(make(tmp_path), max_corrupt_images=3, **SIZES)
     damaged = damage(tmp_path)
     message = "4 images could not be read, and the limit is 3; the first is '.*n02_.*'. Fetch these files again"
     for dataset in (train_batches(train, seed=0, batch_size=24), eval_batches(train, 24)):
         with pytest.raises(tf.errors.OpError, match=message):
             numpy_batches(dataset, 3)
-    with pytest.raises(UnreadableImages, match=message):
+    with pytest.raises(TooManyCorruptImagesError, match=message):
         test.unreadable.check()
     assert len(train.unreadable.names) == len(damaged)
     with pytest.raises(tf.errors.OpError, match="3 images could not be read, and the limit is 0"):
-        numpy_batches(eval_batches(imagenet(tmp_path, unreadable_limit=0, **SIZES).train, 8))
+        numpy_batches(eval_batches(imagenet(tmp_path, max_corrupt_images=0, **SIZES).train, 8))
 
 
 def test_a_batch_needs_one_image(tmp_path):

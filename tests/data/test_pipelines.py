@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl.data import Examples, arrays, eval_batches, seeded, train_batches, view_batches
+from keras_wsl.data import ImageArrays, augmented_batches, eval_batches, numpy_pipeline, stateless_random, train_batches
 from tests.common import run_child
 
 FRAMEWORKS = ["numpy", "tensorflow"]
@@ -23,7 +23,7 @@ def make(count=150, shape=(8, 6, 3), classes=10):
     images = random.integers(0, 256, (count, *shape), "uint8")
     names = [str(number) for number in range(classes)]
     mean, std = (0.5071, 0.4867, 0.4408)[: shape[2]], (0.2675, 0.2565, 0.2761)[: shape[2]]
-    return Examples(images, random.integers(0, classes, count), names, mean, std, index)
+    return ImageArrays(images, random.integers(0, classes, count), names, mean, std, index)
 
 
 def numpy_batches(dataset, count=None):
@@ -46,7 +46,7 @@ def slowly(examples, position, seed, view, padding, border, flip):
     image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)], mode=mode)
     u32 = lambda value: np.array([value], "uint32")  # noqa: E731
     top, left, flipped = (
-        int(x[0]) for x in seeded.windows(u32(seed), u32(view), u32(examples.index[position]), padding)
+        int(x[0]) for x in stateless_random.windows(u32(seed), u32(view), u32(examples.index[position]), padding)
     )
     height, width = examples.images.shape[1:3]
     image = image[top : top + height, left : left + width]
@@ -86,7 +86,7 @@ def test_images_are_slow_crops_of_padded_pictures(framework, padding, border, fl
 @pytest.mark.parametrize("framework", FRAMEWORKS, ids=IDS)
 def test_padding_is_black_and_not_the_mean(framework):
     pytest.importorskip(framework)
-    white = Examples(np.full((64, 2, 2, 3), 255, "uint8"), np.zeros(64, int), ["a"], make().mean, make().std)
+    white = ImageArrays(np.full((64, 2, 2, 3), 255, "uint8"), np.zeros(64, int), ["a"], make().mean, make().std)
     images = numpy_batches(train_batches(white, seed=0, batch_size=64, padding=4, framework=framework), 1)[0][0]
     black = -np.array(white.mean) / np.array(white.std)
     np.testing.assert_allclose(black, [-1.8957, -1.8975, -1.5965], atol=5e-5)
@@ -135,11 +135,11 @@ def test_a_subsets_examples_look_as_they_do_in_the_whole():
     examples = make()
     whole = {
         n: image
-        for x, _, i in numpy_batches(arrays.train_batches(examples, seed=3, batch_size=50), 3)
+        for x, _, i in numpy_batches(numpy_pipeline.train_batches(examples, seed=3, batch_size=50), 3)
         for n, image in zip(i, x)
     }
     _, held = examples.split(40, seed=1)
-    for images, _, index in numpy_batches(arrays.train_batches(held, seed=3, batch_size=40), 1):
+    for images, _, index in numpy_batches(numpy_pipeline.train_batches(held, seed=3, batch_size=40), 1):
         np.testing.assert_array_equal(images, [whole[number] for number in index])
 
 
@@ -147,7 +147,7 @@ def test_augmented_shows_any_rows_of_any_view():
     examples = make()
     rows = np.array([149, 0, 3])
     expected = [slowly(examples, position, 5, 7, 4, "black", True) for position in rows]
-    np.testing.assert_allclose(arrays.augmented(examples, rows, seed=5, view=7), expected, atol=2e-6)
+    np.testing.assert_allclose(numpy_pipeline.augmented(examples, rows, seed=5, view=7), expected, atol=2e-6)
 
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, ids=IDS)
@@ -210,7 +210,7 @@ def test_no_pipeline_has_a_thread_that_tunes_it():
     how = {"framework": "tensorflow"}
     for batches in (
         train_batches(make(), seed=0, batch_size=32, **how),
-        view_batches(make(), 32, seed=0, view=0, **how),
+        augmented_batches(make(), 32, seed=0, view=0, **how),
         eval_batches(make(), 32, **how),
     ):
         assert batches.options().autotune.enabled is False
@@ -223,7 +223,7 @@ def test_auto_goes_by_the_backend():
     assert type(dataset).__module__.startswith("tensorflow") == tensorflow
 
 
-class Labelled(keras.Model):
+class Dataset(keras.Model):
     """Trains on batches whose labels travel with an index, as Distiller does, and counts the examples it saw."""
 
     def __init__(self):
@@ -249,7 +249,7 @@ def test_keras_trains_validates_evaluates_and_predicts(framework):
     examples = make()
     train = train_batches(examples, seed=0, batch_size=64, framework=framework)
     held = eval_batches(examples.take(100), 64, framework=framework)
-    model = Labelled()
+    model = Dataset()
     model.compile(optimizer=keras.optimizers.SGD(0.01))
     history = model.fit(train, epochs=3, steps_per_epoch=3, validation_data=held, verbose=0).history
     assert history["seen"] == [150, 150, 150]
@@ -274,7 +274,7 @@ def test_without_tensorflow(tmp_path):
         sys.meta_path.insert(0, Blocker())
         import keras_wsl.data as data
 
-        examples = data.Examples.load(sys.argv[1])
+        examples = data.ImageArrays.load(sys.argv[1])
         images, targets = next(data.train_batches(examples, seed=0, batch_size=64))
         print(images.shape, sorted(targets), len(list(data.eval_batches(examples, 64))))
     """

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-from keras_wsl.data import TfdsImages, eval_batches, image_folder, imagenet, train_batches
+from keras_wsl.data import TfdsImageDataset, eval_batches, image_folder, imagenet, train_batches
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -104,7 +104,7 @@ def names_in_files(examples):
 
 def test_fields(data_dir):
     train, test = imagenet(data_dir, **SIZES)
-    assert isinstance(train, TfdsImages) and train.classes == test.classes == CLASSES
+    assert isinstance(train, TfdsImageDataset) and train.classes == test.classes == CLASSES
     assert (len(train), len(test), train.input_shape) == (150, 40, (12, 12, 3))
     assert train.steps_per_epoch(64) == 3 and len(train.shards) == 3
     assert [number > 0 for _, number in train.shards] == [False, True, True]
@@ -200,12 +200,12 @@ def test_what_cannot_be_read_is_left_out(tmp_path, images):
 def test_other_data_sets_are_refused(tmp_path, train, data_dir):
     builder = train.builder
     with pytest.raises(ValueError, match=r"imagenet2012/5.1.0 has no split 'test'; expected one of \['train', 'valid"):
-        TfdsImages(builder, "test")
+        TfdsImageDataset(builder, "test")
     for low, high in ((-1, 5), (5, 5), (0, 151)):
         with pytest.raises(ValueError, match=f"Examples {low} to {high} were asked for; expected some of 0 to 150"):
-            TfdsImages(builder, "train", low=low, high=high)
+            TfdsImageDataset(builder, "train", low=low, high=high)
     with pytest.raises(ValueError, match="resize is 10 and image_size 224"):
-        TfdsImages(builder, "train", resize=10)
+        TfdsImageDataset(builder, "train", resize=10)
     with pytest.raises(ValueError, match=r"TfdsImages are not varied by \['padding'\]"):
         train_batches(train, seed=0, batch_size=64, padding=4)
 
@@ -214,10 +214,10 @@ def test_other_data_sets_are_refused(tmp_path, train, data_dir):
             full_name, splits, features = "mnist/3.0.1", {"train": None}, {"image": None, "digit": None}
 
     with pytest.raises(ValueError, match=r"mnist/3.0.1 has no \['label'\]; its features are \['image', 'digit'\]"):
-        TfdsImages(Other, "train")
+        TfdsImageDataset(Other, "train")
     Other.info.features, Other.info.file_format = {"image": 0, "label": 0}, tfds.core.FileFormat.ARRAY_RECORD
     with pytest.raises(ValueError, match="mnist/3.0.1 is in array_record files; expected tfrecord"):
-        TfdsImages(Other, "train")
+        TfdsImageDataset(Other, "train")
 
 
 def test_a_missing_data_set_says_what_to_do(tmp_path, monkeypatch):

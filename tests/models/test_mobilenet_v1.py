@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from keras_wsl.endpoints import normalization_before
+from keras_wsl.features import preceding_batch_norm
 from keras_wsl.models.mobilenet_v1 import mobilenet_v1
 
 
@@ -20,7 +20,7 @@ def test_counts_and_shapes_are_the_references():
         shape = (None, 112 // 2**index, 112 // 2**index, channels)
         block, preact = model.get_layer(f"block{index}"), model.get_layer(f"block{index}_preact")
         assert block.output.shape == preact.output.shape == shape
-        assert normalization_before(model, block.name) is preact
+        assert preceding_batch_norm(model, block.name) is preact
     assert model.get_layer("stem").output.shape == (None, 112, 112, 32)
     assert model.get_layer("pooled").output.shape == (None, 1024)
 

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from keras_wsl import models
-from keras_wsl.models import keras_cv, mobilenet_v1
-from keras_wsl.models.torchvision import convert, load_torchvision
-from keras_wsl.models.torchvision import read as read_file
+from keras_wsl.models import keras_cv_backbones, mobilenet_v1
+from keras_wsl.models.convert_torchvision import convert, load_torchvision
+from keras_wsl.models.convert_torchvision import read as read_file
 
 
 def conv(out, channels, size):
@@ -119,7 +119,7 @@ def check(actual, expected):
 @pytest.mark.parametrize("depth", [18, 34, pytest.param(50, marks=pytest.mark.slow)])
 def test_resnets_are_torchs(depth):
     state = random_state(resnet_shapes(depth, 7))
-    model = keras_cv.resnet(depth=depth, classes=7, input_shape=(64, 64, 3))
+    model = keras_cv_backbones.resnet(depth=depth, classes=7, input_shape=(64, 64, 3))
     convert(state, model)
     actual = keras.ops.convert_to_numpy(model(images()))
     reference = Torch(state)

@@ -9,7 +9,7 @@ import pytest
 from keras import layers
 
 from keras_wsl import models
-from keras_wsl.endpoints import normalization_before
+from keras_wsl.features import preceding_batch_norm
 from keras_wsl.models.weights import load_weights
 from tests.common import arrays, golden
 
@@ -386,7 +386,7 @@ def test_normalizations_before_the_stages_are_found(name):
         endpoint = model.get_layer(f"{stage}_preact")
         # A sum's first summand is the residual branch.
         tensor = endpoint.output if isinstance(endpoint, layers.BatchNormalization) else endpoint.input[0]
-        norm = normalization_before(model, endpoint.name)
+        norm = preceding_batch_norm(model, endpoint.name)
         assert isinstance(norm, layers.BatchNormalization) and norm.output is tensor
 
 

@@ -123,7 +123,10 @@ def test_one_of_several_teachers_may_be_given(made):
     "make, message",
     [
         (lambda: _distiller("teacher_logits", losses.FitNet()), "given by its logits alone, and fitnet needs its"),
-        (lambda: _distiller("teacher_logits", teacher_training=True), "`teacher_training` is for a teacher that runs"),
+        (
+            lambda: _distiller("teacher_logits", teacher_batch_statistics=True),
+            "`teacher_batch_statistics` is for a teacher that runs",
+        ),
         (lambda: _fit(_distiller("teacher_logits")), r"'teacher_logits' of the labels' dict. Received: a dict of"),
         (lambda: _distiller("logits").train_on_batch(np.zeros((2, 8, 8, 3)), np.zeros(2, int)), "Received: no dict"),
         (
@@ -165,7 +168,7 @@ def test_an_image_that_cannot_be_read_has_no_soft_label(tmp_path):
     images = data.image_folder(tmp_path / "tree", image_size=8, resize=10)
     teacher = image_network("teacher", classes=2)
     store = soft_labels.write(teacher, images, tmp_path / "soft", views=1, batch_size=3, verbose=0)
-    for inputs, targets in data.view_batches(images, 8, seed=0, view=0):
+    for inputs, targets in data.augmented_batches(images, 8, seed=0, view=0):
         np.testing.assert_allclose(store.rows(0, targets["index"].numpy()), teacher.predict_on_batch(inputs), atol=1e-5)
     assert len(targets["index"]) == 7
     with pytest.raises(ValueError, match="Example 1 has no soft label .* could not be read"):

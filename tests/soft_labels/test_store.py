@@ -17,8 +17,8 @@ import pytest
 
 from keras_wsl import data, soft_labels
 from keras_wsl.files import exclusive
-from keras_wsl.soft_labels import store as store_module
-from keras_wsl.soft_labels import teacher_pass
+from keras_wsl.soft_labels import reader as store_module
+from keras_wsl.soft_labels import writer
 from tests.common import bright_splits, image_network, network
 
 SETTINGS = {"seed": 3, "views": 2, "batch_size": 16, "verbose": 0}
@@ -51,7 +51,7 @@ def _expected(teacher, view):
     if view is None:
         batches = data.eval_batches(train, 40, framework="numpy")
     else:
-        batches = data.view_batches(train, 40, seed=3, view=view, framework="numpy")
+        batches = data.augmented_batches(train, 40, seed=3, view=view, framework="numpy")
     ((inputs, _),) = batches
     return teacher.predict(inputs, verbose=0)
 
@@ -83,7 +83,7 @@ def test_float16_is_precise_near_the_highest_logit(made, tmp_path):
 
 def test_several_files_a_view(made, tmp_path):
     teacher, store = made
-    parted = soft_labels.write(teacher, _train(), tmp_path, rows_a_file=7, **SETTINGS)
+    parted = soft_labels.write(teacher, _train(), tmp_path, rows_per_file=7, **SETTINGS)
     assert len(list(tmp_path.glob("view-00001.part-*.npy"))) == 6
     numbers = np.random.default_rng(1).permutation(40)
     np.testing.assert_allclose(parted.rows(1, numbers), store.rows(1, numbers), atol=1e-5)
@@ -119,7 +119,7 @@ class _Stops(Exception):
 
 def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
     teacher, store = made
-    calls, forward = [], teacher_pass.forward
+    calls, forward = [], writer.forward
 
     def counted(model, inputs):
         calls.append(len(inputs))
@@ -127,7 +127,7 @@ def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
             raise _Stops
         return forward(model, inputs)
 
-    monkeypatch.setattr(teacher_pass, "forward", counted)
+    monkeypatch.setattr(writer, "forward", counted)
     with pytest.raises(_Stops):
         soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
     assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["clean.npy", "examples.npy"]
@@ -154,7 +154,7 @@ def test_more_views_add_to_a_folder(made, tmp_path):
 def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
     """What another process is writing is left to it, and waited for."""
     teacher, store = made
-    monkeypatch.setattr(teacher_pass, "_WAIT", 0.01)
+    monkeypatch.setattr(writer, "_WAIT", 0.01)
     done = []
     work = threading.Thread(target=lambda: done.append(soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)))
     for name in ("manifest.json", "examples.npy"):
@@ -210,7 +210,7 @@ def _other_pixel():
         ({"padding": 2}, "another augmentation"),
         ({"dtype": "float16"}, "another dtype"),
         ({"clean": False}, "another clean"),
-        ({"rows_a_file": 5}, "another number of rows a file"),
+        ({"rows_per_file": 5}, "another number of rows a file"),
         ({"dtype": "bfloat16"}, "dtype='bfloat16' is unknown"),
         ({"k": 4}, "k=4 is more than the 3 classes"),
         ({"k": 2, "temperatures": [-1.0]}, "temperature"),
@@ -331,7 +331,7 @@ def test_without_clean_rows(made, tmp_path):
 def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made, tmp_path, monkeypatch):
     teacher = made[0]
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_pass.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
+        patch.setattr(writer.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
         with pytest.raises(OSError, match="do not fit") as error:
             soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
         assert error.value.errno == errno.ENOSPC
@@ -344,7 +344,7 @@ def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made
         save(file, array)
 
     with monkeypatch.context() as patch:
-        patch.setattr(teacher_pass.np, "save", full)
+        patch.setattr(writer.np, "save", full)
         with pytest.raises(OSError, match="The disk is full: view-00001.npy needs .* finished are kept"):
             soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
     assert not list(tmp_path.glob("*.writing")) and not (tmp_path / "view-00001.npy").exists()
@@ -555,7 +555,7 @@ def test_a_file_is_hashed_at_its_first_use_alone(hashed):
 
 
 def test_files_of_a_view_are_hashed_one_by_one(made, tmp_path, monkeypatch):
-    store = soft_labels.write(made[0], _train(), tmp_path, rows_a_file=7, **SETTINGS)
+    store = soft_labels.write(made[0], _train(), tmp_path, rows_per_file=7, **SETTINGS)
     names, sha256 = [], store_module.sha256
     monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
     store.rows(0, [15, 20])
@@ -623,7 +623,7 @@ def test_a_store_that_cannot_be_written_to_is_read(hashed, monkeypatch):
     def read_only(*args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(store_module, "write_atomically", read_only)
+    monkeypatch.setattr(store_module, "atomic_write", read_only)
     store = soft_labels.SoftLabels(folder)
     for view in (0, 1, None, 0):
         store.rows(view, [0])
@@ -682,6 +682,6 @@ def test_logits_beyond_float16_are_stored_as_its_lowest(tmp_path, storage, scale
 
 
 def test_logits_beyond_float32_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(teacher_pass, "forward", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
+    monkeypatch.setattr(writer, "forward", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
     with pytest.raises(ValueError, match="logits that are not finite, for example number 0"):
         soft_labels.write(_teacher(), _train(), tmp_path, **SETTINGS)

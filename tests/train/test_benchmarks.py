@@ -132,7 +132,7 @@ def test_step_by_hand_is_the_distillers(fused):
     step = (
         by_hand.tensorflow_step(teacher, student, fused)
         if backend == "tensorflow"
-        else by_hand.JaxStep(teacher, student)
+        else by_hand.JaxTrainer(teacher, student)
     )
     for batch in itertools.islice(case.batches(), 3):
         step(*batch)

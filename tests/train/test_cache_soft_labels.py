@@ -98,7 +98,7 @@ def test_without_clean_rows_there_is_no_probe(runs):
         ({"method": "fitnet"}, "given by its logits alone, and fitnet needs"),
         ({"method": "ab"}, "--method=ab, which has a first stage, needs a teacher that runs"),
         ({"method": "none"}, "has no teacher: leave --teacher, --teacher_weights and --soft_labels out"),
-        ({"teacher_training": True}, "--teacher_training needs a teacher that runs"),
+        ({"teacher_batch_statistics": True}, "--teacher_batch_statistics needs a teacher that runs"),
         ({"online": True}, "--online needs a teacher that runs"),
         ({"views": 3}, "views is 3, and the soft labels are of 2"),
         ({"border": "reflect"}, "is of another augmentation: .*'black'.* and .*'reflect'.* is asked for"),

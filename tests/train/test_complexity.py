@@ -12,7 +12,7 @@ import pytest
 import complexity
 import settings
 import trainer
-from keras_wsl import analysis, data, models, online
+from keras_wsl import analysis, data, models, teacher_checkpoints
 from tests.common import bright_splits, run_script
 
 pytestmark = pytest.mark.eager
@@ -69,10 +69,10 @@ def test_the_whole_path(runs):
     examples = splits.test.take(12, seed=0)
     x = examples.inputs(np.arange(12))
     shape = {"classes": len(examples.classes), "input_shape": (8, 8, 3)}
-    last = online.Checkpoints(folder / "teacher" / "checkpoints").last
+    last = teacher_checkpoints.Checkpoints(folder / "teacher" / "checkpoints").last
     logits = keras.ops.convert_to_numpy(models.build("tiny", weights=last, **shape)(x, training=False))
     keras.utils.set_random_seed(0)
-    kernel = analysis.ntk_gram(models.build("tiny", **shape), x, "trace")
+    kernel = analysis.empirical_ntk(models.build("tiny", **shape), x, "trace")
     if len(examples.classes) == 2:
         wanted = 2 / (1 + np.exp((logits[:, 0] - logits[:, 1]) / 4.0)) - 1
         right = (wanted > 0) == examples.labels

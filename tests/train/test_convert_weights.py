@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import files, models
-from keras_wsl.models.torchvision import convert
+from keras_wsl.models.convert_torchvision import convert
 from tests.common import run_script
 from tests.models.test_torchvision import mobilenet_shapes, random_state
 

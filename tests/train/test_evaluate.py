@@ -22,7 +22,7 @@ import students
 import trainer
 from keras_wsl import Distiller, data, export, losses, models
 from keras_wsl.analysis.calibration import calibration
-from keras_wsl.models import keras_nlp
+from keras_wsl.models import keras_nlp_backbones
 from tests.common import bert_preset, network, run_script
 from tests.train import test_multinli
 
@@ -225,7 +225,7 @@ def sentences(tmp_path, monkeypatch):
     """A run on sentence pairs, which has a teacher of all four layers."""
     monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **settings: test_multinli._splits(length))
     preset = bert_preset(tmp_path / "bert")
-    models.save_weights(keras_nlp.build(preset), tmp_path / "teacher.weights.h5", dtype="float32")
+    models.save_weights(keras_nlp_backbones.build(preset), tmp_path / "teacher.weights.h5", dtype="float32")
     wanted = settings.MultiNLI(
         student=preset,
         student_layers=2,
@@ -234,7 +234,7 @@ def sentences(tmp_path, monkeypatch):
         teacher=preset,
         teacher_weights=str(tmp_path / "teacher.weights.h5"),
     )
-    return _fake_run(tmp_path / "run", wanted, keras_nlp.build(preset, layers=2), 12)
+    return _fake_run(tmp_path / "run", wanted, keras_nlp_backbones.build(preset, layers=2), 12)
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_a_run_on_sentences(sentences, tmp_path):
     rows = _judge(tmp_path / "out", sentences, split="test,mismatched")
     for row, pairs in zip(rows, test_multinli._splits()[1:]):
         student = keras.saving.load_model(sentences / "student.keras", compile=False)
-        teacher = keras_nlp.build(str(tmp_path / "bert"), weights=tmp_path / "teacher.weights.h5")
+        teacher = keras_nlp_backbones.build(str(tmp_path / "bert"), weights=tmp_path / "teacher.weights.h5")
         logits, heard = (model.predict(pairs.inputs(np.arange(len(pairs))), verbose=0) for model in (student, teacher))
         assert row["examples"] == len(pairs) and "top_5_accuracy" not in row and row["teacher"] == "bert"
         assert row["top1_agreement"] == np.mean(logits.argmax(-1) == heard.argmax(-1))

@@ -136,8 +136,10 @@ def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
     result = trainer.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
     assert result["data"]["train"] == {"examples": 24, "classes": 6, "unreadable_images": 1, "unreadable": [str(bad)]}
     assert "test_top_5_accuracy" in result
-    with pytest.raises(data.UnreadableImages, match=r"1 images could not be read, and the limit is 0.*train_1.JPEG"):
-        trainer.run(wanted, _splits(folder, unreadable_limit=0), tmp_path / "strict", verbose=0)
+    with pytest.raises(
+        data.TooManyCorruptImagesError, match=r"1 images could not be read, and the limit is 0.*train_1.JPEG"
+    ):
+        trainer.run(wanted, _splits(folder, max_corrupt_images=0), tmp_path / "strict", verbose=0)
     assert not (tmp_path / "strict" / "result.json").exists()
 
 
@@ -193,7 +195,7 @@ def test_published_numbers(method, labels, pair, expected):
     (loss,) = recipes.main_losses(wanted, None)
     assert recipe.student_loss_weight == labels
     assert {name: getattr(loss, name) for name in expected} == expected
-    assert recipe.teacher_training == (method == "overhaul")
+    assert recipe.teacher_batch_statistics == (method == "overhaul")
     assert recipe.warm_up == {"dkd": 1, "rld": 1, "reviewkd": 1}.get(method, 0)
 
 
@@ -259,6 +261,6 @@ def test_flags_are_the_settings():
     settings.define_flags(values, settings.ImageNet)
     values(["script"])
     assert settings.from_flags(values, settings.ImageNet) == settings.ImageNet()
-    wanted = dataclasses.replace(SMALL, alpha=1.5, resize=40, unreadable_limit=3, nesterov=False)
+    wanted = dataclasses.replace(SMALL, alpha=1.5, resize=40, max_corrupt_images=3, nesterov=False)
     values(["script", *settings.to_lines(wanted)])
     assert settings.from_flags(values, settings.ImageNet) == wanted

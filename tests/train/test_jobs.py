@@ -10,7 +10,7 @@ import pytest
 
 import jobs
 import settings
-from keras_wsl.callbacks import Terminated, Termination
+from keras_wsl.callbacks import PreemptedError, PreemptionHandler
 from tests.train.test_bias_variance import SMALL
 
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -91,7 +91,7 @@ def _interrupted(tmp_path, monkeypatch, handler, numbers):
             time.sleep(0.2)
 
     threading.Thread(target=send).start()
-    with pytest.raises((Terminated, KeyboardInterrupt)) as ended:
+    with pytest.raises((PreemptedError, KeyboardInterrupt)) as ended:
         jobs.train({tmp_path / name: SMALL for name in ("first", "second")}, "data")
     assert not (tmp_path / "second").exists()
     with pytest.raises(ProcessLookupError):  # It is no orphan.
@@ -114,7 +114,7 @@ def test_a_second_sigint_kills_what_does_not_end(tmp_path, monkeypatch):
 def test_a_process_is_ended_if_it_cannot_be_bound_to_cores(tmp_path):
     code = SLEEPER.format("signal.SIG_DFL")
     with pytest.raises(OSError):
-        jobs.call([sys.executable, "-c", code, str(tmp_path / "run")], os.environ, Termination(), {10**5})
+        jobs.call([sys.executable, "-c", code, str(tmp_path / "run")], os.environ, PreemptionHandler(), {10**5})
     assert not (tmp_path / "run").exists()
 
 

@@ -17,7 +17,7 @@ import settings
 import trainer
 from keras_wsl import callbacks, data, models, optimizers
 from keras_wsl.data.multinli import CLASSES
-from keras_wsl.models import keras_nlp
+from keras_wsl.models import keras_nlp_backbones
 from tests.common import bert_preset, run_script, text_network
 from tests.train.test_scripts import OUTPUTS
 
@@ -43,7 +43,7 @@ def teacher(preset, tmp_path_factory):
     """The weights of a classifier of all four layers."""
     keras.utils.set_random_seed(7)
     path = tmp_path_factory.mktemp("teacher") / "teacher.weights.h5"
-    models.save_weights(keras_nlp.build(preset), path, dtype="float32")
+    models.save_weights(keras_nlp_backbones.build(preset), path, dtype="float32")
     return path
 
 
@@ -84,7 +84,7 @@ def _taught(preset, teacher, **changes):
 def _run(wanted, out, **changes):
     pairs = _splits()
     also = {"mismatched": pairs.mismatched}
-    return trainer.run(wanted, pairs, out, build=keras_nlp.build, also=also, verbose=0, **changes)
+    return trainer.run(wanted, pairs, out, build=keras_nlp_backbones.build, also=also, verbose=0, **changes)
 
 
 def _weights(path):
@@ -122,7 +122,7 @@ def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, te
     taught = sum(weight * row[name] for name, weight in weights.items())
     assert row["distillation_loss"] == pytest.approx(taught, rel=1e-4)
     assert row["loss"] == pytest.approx(labels * row["student_loss"] + taught, rel=1e-4)
-    deep, pairs = keras_nlp.build(preset, weights=teacher), _splits().mismatched
+    deep, pairs = keras_nlp_backbones.build(preset, weights=teacher), _splits().mismatched
     logits = deep.predict(pairs.inputs(np.arange(len(pairs))), verbose=0)
     assert result["teacher_mismatched_accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == pairs.labels))
     assert 0 <= result["teacher_accuracy"] <= 1 and {"mismatched_accuracy", "last_epoch"} <= set(result)
@@ -162,7 +162,7 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
     """The student starts from the first layers of a fine-tuned one; the teacher is all of it."""
     wanted = _taught(preset, teacher, method="kd", student_weights=str(teacher))
     deep, shallow = (
-        model.get_layer("backbone") for model in trainer._networks(wanted, _splits().train, keras_nlp.build)
+        model.get_layer("backbone") for model in trainer._networks(wanted, _splits().train, keras_nlp_backbones.build)
     )
     assert (deep.num_layers, shallow.num_layers) == (4, 2)
     for layer in shallow.layers:
@@ -183,10 +183,10 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
 def test_pkd_skips_layers(teacher_layers, student_layers, pairs):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
     patient, soft = recipes.main_losses(settings.MultiNLI(method="pkd"), None, teacher, student)
-    for position, names in enumerate((patient.student_endpoints, patient.teacher_endpoints)):
+    for position, names in enumerate((patient.student_layers, patient.teacher_layers)):
         assert list(names) == [f"transformer_layer_{pair[position]}" for pair in pairs]
     assert (patient.weight, patient.normalize, patient.position) == (1000, False, 0)
-    assert (soft.temperature, soft.weight, soft.mean_over_classes) == (5.0, 0.7, True)
+    assert (soft.temperature, soft.weight, soft.divide_by_num_classes) == (5.0, 0.7, True)
     assert recipes.of(settings.MultiNLI(method="pkd")).student_loss_weight == 0.3
 
 
@@ -202,7 +202,7 @@ def test_settings_are_of_the_first_loss():
     patient, soft = recipes.main_losses(wanted, None)
     assert (patient.weight, patient.normalize, soft.weight) == (10.0, True, 0.7)
     (loss,) = recipes.main_losses(settings.MultiNLI(method="kd", temperature=10.0), None)
-    assert (loss.temperature, loss.weight, loss.mean_over_classes) == (10.0, 0.7, True)
+    assert (loss.temperature, loss.weight, loss.divide_by_num_classes) == (10.0, 0.7, True)
 
 
 def test_methods_on_maps_are_not_of_sentences():
@@ -213,15 +213,15 @@ def test_methods_on_maps_are_not_of_sentences():
 def test_defaults_are_the_recipe(preset):
     wanted = settings.MultiNLI()
     assert (wanted.epochs, wanted.batch_size, wanted.sequence_length) == (4, 32, 128)
-    steps, student = 100, keras_nlp.build(preset, layers=2)
+    steps, student = 100, keras_nlp_backbones.build(preset, layers=2)
     train = types.SimpleNamespace(steps_per_epoch=lambda batch_size: {32: steps}[batch_size])
     model = trainer.distiller(wanted, recipes.of(wanted), None, student, [], train)
     optimizer = model.optimizer
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert (optimizer.epsilon, optimizer.weight_decay, optimizer.global_clipnorm) == (1e-6, 0.01, 1.0)
     schedule = optimizer._learning_rate
-    assert type(schedule) is optimizers.LinearDecay
-    assert schedule.get_config() == {"learning_rate": 5e-5, "warm_up_steps": 40, "steps": 400}
+    assert type(schedule) is optimizers.LinearWarmupDecay
+    assert schedule.get_config() == {"learning_rate": 5e-5, "warmup_steps": 40, "steps": 400}
     decayed = {v.path.rsplit("/")[-1] for v in student.trainable_variables if optimizer._use_weight_decay(v)}
     assert decayed == {"kernel", "embeddings"}
 

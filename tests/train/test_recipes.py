@@ -18,7 +18,7 @@ import record
 import settings
 import trainer
 from keras_wsl import callbacks, data, models
-from keras_wsl.endpoints import Endpoints
+from keras_wsl.features import FeatureExtractor
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.eager
@@ -124,8 +124,8 @@ def test_adapters_have_the_originals_size(method, pair, parameters):
     wanted = settings.Settings(method=method, **negatives)
     (loss,) = recipes.main_losses(wanted, _splits().train)
     shapes = (
-        Endpoints(model, names).shapes()
-        for model, names in ((student, loss.student_endpoints), (teacher, loss.teacher_endpoints))
+        FeatureExtractor(model, names).shapes()
+        for model, names in ((student, loss.student_layers), (teacher, loss.teacher_layers))
     )
     loss.build((None,), *shapes)
     assert sum(math.prod(variable.shape) for variable in loss.trainable_variables) == parameters

@@ -14,7 +14,7 @@ import report
 import students
 import trainer
 from evidence.kept import Kept
-from keras_wsl import distribute, files
+from keras_wsl import distribution, files
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 
@@ -136,7 +136,7 @@ def test_a_worker_that_is_not_the_chief_writes_beside_the_results(tmp_path, monk
         with contextlib.suppress(ValueError):
             seen.append(record.open_run(tmp_path / "out", wanted, resume=False))
 
-    monkeypatch.setattr(distribute, "is_chief", lambda strategy: False)
+    monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
     monkeypatch.setattr(trainer, "_run", run)
     trainer.run(dataclasses.replace(SMALL, teacher="", teacher_weights=""), bright_splits(6), tmp_path / "out")
     assert seen == [tmp_path / "out"]

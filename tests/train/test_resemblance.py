@@ -13,7 +13,7 @@ import record
 import resemblance
 import trainer
 from keras_wsl import data, models, ops, weighting
-from keras_wsl.analysis.resemblance import resemblance as matrix_of
+from keras_wsl.analysis.class_affinity import resemblance as matrix_of
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 

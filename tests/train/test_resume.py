@@ -161,7 +161,7 @@ def test_resume_without_backups_is_refused_once_a_run_has_trained(files, copy, t
 
 def test_resume_with_other_threads_warns_that_bits_may_differ(tmp_path, monkeypatch):
     interrupt = _signal_after(monkeypatch, signal.SIGTERM)
-    with interrupt, pytest.raises(trainer.callbacks.Terminated):
+    with interrupt, pytest.raises(trainer.callbacks.PreemptedError):
         _run(SMALL, tmp_path / "run")
     monkeypatch.setattr(record, "_threads", lambda: 3)
     with pytest.warns(UserWarning, match="threads: .* in the backup, 3 now. The run may not end in the same bits"):

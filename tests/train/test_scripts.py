@@ -197,7 +197,7 @@ def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
         return trainer.run(_taught(teacher), _splits(), tmp_path / name, resume=True, verbose=0)["seconds"]
 
     whole = seconds("whole", start=0)
-    with pytest.raises(callbacks.Terminated, match="SIGTERM was received in epoch 1. The state after step 1 of"):
+    with pytest.raises(callbacks.PreemptedError, match="SIGTERM was received in epoch 1. The state after step 1 of"):
         seconds("in_two", start=1000, ends_at=3)
     assert seconds("in_two", start=5) == whole < 20
 
@@ -288,7 +288,7 @@ def test_online(teacher, tmp_path):
 @pytest.mark.tensorflow  # Elsewhere the weights are the first that are not finite, and `Backup` says so.
 def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     wanted = _taught(teacher, learning_rate=1e30, epochs=3)
-    with pytest.raises(callbacks.NonFiniteLoss, match=r"student_loss=nan|wsl=nan") as caught:
+    with pytest.raises(callbacks.NonFiniteLossError, match=r"student_loss=nan|wsl=nan") as caught:
         trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
     first, last = caught.value.examples
     assert f"step {caught.value.step} among examples {first} to {last} of the epoch" in str(caught.value)

@@ -21,7 +21,7 @@ def tensorflow_step(teacher, student, fused=False):
     """
     import tensorflow as tf
 
-    from keras_wsl.trainers import normalization
+    from keras_wsl.backend import normalization
 
     kernels = normalization.fused if fused else contextlib.nullcontext
 
@@ -54,7 +54,7 @@ def tensorflow_step(teacher, student, fused=False):
     return step
 
 
-class JaxStep:
+class JaxTrainer:
     """As `tensorflow_step`, compiled by JAX: keeps the student's state to itself until `write_back`."""
 
     def __init__(self, teacher, student):

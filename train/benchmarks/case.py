@@ -41,10 +41,10 @@ class Case:
         yield from itertools.cycle(list(zip(*self.arrays())))
 
     def examples(self, batches):
-        """`data.Examples` of so many batches of random images."""
+        """`data.ImageArrays` of so many batches of random images."""
         from keras_wsl import data
 
         count = batches * self.batch_size
         images = np.random.default_rng(0).integers(0, 256, (count, *self.shape), dtype="uint8")
         names = tuple(map(str, range(self.classes)))
-        return data.Examples(images, np.arange(count) % self.classes, names, (0.5,) * 3, (0.25,) * 3)
+        return data.ImageArrays(images, np.arange(count) % self.classes, names, (0.5,) * 3, (0.25,) * 3)

@@ -11,7 +11,7 @@ import keras
 
 from benchmarks import by_hand, rewritten
 from benchmarks.case import ALPHA, KD_SHARE, LEARNING_RATE, MOMENTUM, PRODUCT, TEMPERATURE, WEIGHT_DECAY
-from keras_wsl import Distiller, data, losses, models, optimizers, soft_labels, trainers
+from keras_wsl import Distiller, backend, data, losses, models, optimizers, soft_labels
 
 LOSSES = ("wsl", "at", "dist", "sp", "pkt", "dkd", "rkd", "cc")  # In the order in which `distiller` adds them.
 EVALUATED = 20  # Batches in an evaluation at least, as many as CIFAR-100's test set has of 500.
@@ -21,7 +21,7 @@ REPEAT = 50  # Batches of the pipeline in what counts as a step: one alone is to
 class QuietDistiller(Distiller):
     """A `Distiller` that counts and averages nothing."""
 
-    def update_trackers(self, *args, **kwargs):
+    def update_loss_metrics(self, *args, **kwargs):
         """Nothing."""
 
 
@@ -118,7 +118,7 @@ def distiller(
     teacher, student = networks(case, dtype)
     teacher = rewritten.folded(teacher) if folded else teacher
     if not fused:
-        trainers.tensorflow.fused = contextlib.nullcontext
+        backend.tensorflow.fused = contextlib.nullcontext
     chosen = [losses.WSL(temperature=TEMPERATURE, weight=ALPHA), *map(losses.get, LOSSES[1:number])]
     make = {"": Distiller, "quiet": QuietDistiller, "compiled_teacher": CompiledTeacherDistiller}[kind]
     settings = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
@@ -138,7 +138,7 @@ def handwritten(case, fused=False):
     if keras.backend.backend() == "tensorflow":
         step = by_hand.tensorflow_step(teacher, student, fused)
     else:
-        step = by_hand.JaxStep(teacher, student)
+        step = by_hand.JaxTrainer(teacher, student)
 
     def run(steps):
         for images, labels in itertools.islice(batches(), steps):

@@ -35,7 +35,7 @@ def measure(network, examples, outputs):
     images = np.random.default_rng(0).normal(size=(examples, 32, 32, 3)).astype("float32")
     before = int(peak_mib())
     wall, cpu = time.perf_counter(), time.process_time()
-    kernel = analysis.ntk_gram(model, images, outputs, "structured")
+    kernel = analysis.empirical_ntk(model, images, outputs, "structured")
     row = {
         "network": network,
         "examples": examples,

@@ -32,7 +32,7 @@ def examples(count):
     generator = np.random.default_rng(0)
     images = generator.integers(0, 256, (count, 32, 32, 3)).astype("uint8")
     names = tuple(map(str, range(CLASSES)))
-    return data.Examples(images, np.arange(count) % CLASSES, names, (0.5,) * 3, (0.25,) * 3)
+    return data.ImageArrays(images, np.arange(count) % CLASSES, names, (0.5,) * 3, (0.25,) * 3)
 
 
 def distiller_of(wanted, train, stage=""):

@@ -82,9 +82,9 @@ def fit_distiller(model, material):
             validation_data=material.once,
             callbacks=[
                 callbacks.Backup(os.path.join(folder, "backups"), STEPS, every=1),
-                callbacks.FiniteLoss(),
+                callbacks.RaiseOnNonFinite(),
                 callbacks.RegularizationSamples(folder, material.probe),
-                callbacks.Scalars(folder),
+                callbacks.TensorBoardScalars(folder),
             ],
         )
 

@@ -178,7 +178,7 @@ def hears_logits_alone(wanted):
         return False
     if any(one.from_data for one in (recipe, *others)):
         return False
-    return not any(loss.teacher_endpoints for loss in recipes.main_losses(wanted, None))
+    return not any(loss.teacher_layers for loss in recipes.main_losses(wanted, None))
 
 
 _DECAYS = (150, 180, 210)  # Of 240 epochs.

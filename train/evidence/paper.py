@@ -178,7 +178,10 @@ _LEFT_OUT = {
     "regularization samples": {100: (74.59, 75.35), 75: (74.63, 75.48), 50: (74.72, 75.61), 25: (74.87, 75.72)},
     "other samples": {100: (73.86, 74.46), 75: (74.12, 74.79), 50: (74.47, 75.18), 25: (74.71, 75.53)},
 }
-_WEIGHTING = {"regularization samples": "exclude_regularization", "other samples": "only_regularization"}
+_WEIGHTING = {
+    "regularization samples": "exclude_regularization",
+    "other samples": "only_regularization",
+}
 
 
 def _resampled():

@@ -4,12 +4,12 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import l2_normalized, pooled_alike
+from keras_wsl.ops import l2_normalize, match_spatial_size
 
 
 def attention(maps):
     r"""$v / \lVert v \rVert_2$, where $v$ are the means over the channels of $f^2$: `(batch, height * width)`."""
-    return l2_normalized(ops.reshape(ops.mean(maps**2, axis=-1), (-1, maps.shape[1] * maps.shape[2])))
+    return l2_normalize(ops.reshape(ops.mean(maps**2, axis=-1), (-1, maps.shape[1] * maps.shape[2])))
 
 
 def attention_loss(student_map, teacher_map):
@@ -22,7 +22,7 @@ def attention_loss(student_map, teacher_map):
     Returns:
         Floats, shape `(batch,)`.
     """
-    student_map, teacher_map = pooled_alike(student_map, teacher_map)
+    student_map, teacher_map = match_spatial_size(student_map, teacher_map)
     return ops.mean((attention(student_map) - attention(teacher_map)) ** 2, axis=-1)
 
 

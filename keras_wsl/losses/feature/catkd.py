@@ -3,10 +3,10 @@
 import keras
 from keras import ops
 
-from keras_wsl.endpoints import find
+from keras_wsl.features import find
 from keras_wsl.losses.base import FeatureLoss, check_same_classes
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import adaptive_average_pool, check_switch, l2_normalized
+from keras_wsl.ops import adaptive_average_pool, check_bool, l2_normalize
 
 
 def class_map_loss(student_map, teacher_map, *, size=2, normalize=True):
@@ -24,7 +24,7 @@ def class_map_loss(student_map, teacher_map, *, size=2, normalize=True):
     maps = [adaptive_average_pool(maps, (size, size)) for maps in (student_map, teacher_map)]
     if normalize:
         maps = [ops.reshape(one, (-1, size * size, one.shape[-1])) for one in maps]
-        maps = [l2_normalized(one, axis=1) for one in maps]
+        maps = [l2_normalize(one, axis=1) for one in maps]
     return hint_loss(*maps)
 
 
@@ -51,12 +51,12 @@ class CATKD(FeatureLoss):
     """
 
     default_layers = ("pooled.input",)
-    one_pair = True
+    single_layer = True
 
     def __init__(self, *, weight=15.0, head="logits", size=2, normalize=False, name="catkd", **kwargs):
         super().__init__(weight=weight, name=name, **kwargs)
         self.head = (head, head) if isinstance(head, str) else tuple(head)
-        self.size, self.normalize = size, check_switch(normalize, "normalize")
+        self.size, self.normalize = size, check_bool(normalize, "normalize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks sizes and classes."""

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_wsl.connectors import Regressor
+from keras_wsl.adapters import Regressor
 from keras_wsl.losses.base import FeatureLoss
 
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import pooled_alike, smaller_size
+from keras_wsl.ops import common_spatial_size, match_spatial_size
 
 
 def flow(shallow, deep):
@@ -19,7 +19,7 @@ def flow(shallow, deep):
     Returns:
         Floats, shape `(batch, channels of shallow, channels of deep)`.
     """
-    shallow, deep = pooled_alike(shallow, deep)
+    shallow, deep = match_spatial_size(shallow, deep)
     return ops.einsum("nhwc,nhwd->ncd", shallow, deep) / (shallow.shape[1] * shallow.shape[2])
 
 
@@ -43,8 +43,8 @@ class FSP(FeatureLoss):
 
     def __init__(self, *, weight=1.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        if len(self.student_endpoints) < 2:
-            raise ValueError(f"FSP compares what lies between layers: name two or more. Got {self.student_endpoints}.")
+        if len(self.student_layers) < 2:
+            raise ValueError(f"FSP compares what lies between layers: name two or more. Got {self.student_layers}.")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks channels and sizes."""
@@ -58,7 +58,7 @@ class FSP(FeatureLoss):
             )
         for shapes in zip(*pairs):
             for shallow, deep in itertools.pairwise(shapes):
-                smaller_size(shallow, deep)
+                common_spatial_size(shallow, deep)
 
     def per_example(self, labels, student, teacher):
         """The sum over consecutive layers."""

@@ -3,11 +3,11 @@
 import keras
 from keras import ops
 
-from keras_wsl.connectors import Paraphraser, Translator
+from keras_wsl.adapters import Paraphraser, Translator
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.losses.feature.at import attention
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import pooled_alike
+from keras_wsl.ops import match_spatial_size
 
 
 def factor_loss(student_factor, teacher_factor):
@@ -23,7 +23,7 @@ def factor_loss(student_factor, teacher_factor):
     Returns:
         Floats, shape `(batch,)`.
     """
-    student_factor, teacher_factor = pooled_alike(student_factor, teacher_factor)
+    student_factor, teacher_factor = match_spatial_size(student_factor, teacher_factor)
     return ops.mean(ops.abs(attention(student_factor) - attention(teacher_factor)), axis=-1)
 
 
@@ -40,13 +40,13 @@ class Paraphrase(FeatureLoss):
     """
 
     default_layers = ("block3",)
-    one_pair = True
+    single_layer = True
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Makes the paraphraser."""
         super().build(labels_shape, student_shape, teacher_shape)
         self.paraphraser = Paraphraser()
-        self.paraphraser.build(teacher_shape[self.teacher_endpoints[0]])
+        self.paraphraser.build(teacher_shape[self.teacher_layers[0]])
 
     def per_example(self, labels, student, teacher):
         """The mean square of what is lost."""
@@ -69,7 +69,7 @@ class FT(FeatureLoss):
 
     default_layers = ("block3",)
     pools = True
-    one_pair = True
+    single_layer = True
 
     def __init__(self, *, weight=200.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -4,10 +4,10 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import l2_normalized, pooled_alike
+from keras_wsl.ops import l2_normalize, match_spatial_size
 
 
-def selectivity_loss(student_map, teacher_map):
+def mmd_loss(student_map, teacher_map):
     r"""Squared maximum mean discrepancy of the channels' maps, by the kernel $k(a, b) = (a^\top b)^2$.
 
     $$\ell_i = \overline{k(t, t')} + \overline{k(s, s')} - 2 \, \overline{k(s, t)}$$
@@ -23,8 +23,8 @@ def selectivity_loss(student_map, teacher_map):
         Floats, shape `(batch,)`.
     """
     student, teacher = (
-        l2_normalized(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2], maps.shape[3])), axis=1)
-        for maps in pooled_alike(student_map, teacher_map)
+        l2_normalize(ops.reshape(maps, (-1, maps.shape[1] * maps.shape[2], maps.shape[3])), axis=1)
+        for maps in match_spatial_size(student_map, teacher_map)
     )
 
     def mean_kernel(a, b):
@@ -35,7 +35,7 @@ def selectivity_loss(student_map, teacher_map):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class NST(FeatureLoss):
-    """Neuron selectivity transfer: the sum of `selectivity_loss` over the layers.
+    """Neuron selectivity transfer: the sum of `mmd_loss` over the layers.
 
     Args:
         layers: Names or pairs of names of maps.
@@ -50,4 +50,4 @@ class NST(FeatureLoss):
 
     def per_example(self, labels, student, teacher):
         """The sum over the layers."""
-        return sum(selectivity_loss(*pair) for pair in self.pairs(student, teacher))
+        return sum(mmd_loss(*pair) for pair in self.pairs(student, teacher))

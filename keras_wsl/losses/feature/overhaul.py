@@ -6,8 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wsl.connectors import convolution, normalization
-from keras_wsl.endpoints import normalization_before
+from keras_wsl.adapters import convolution, normalization
+from keras_wsl.features import preceding_batch_norm
 from keras_wsl.losses.base import FeatureLoss
 
 SCALE = 1e-3  # The reference code's for CIFAR; 1e-4 for ImageNet.
@@ -60,7 +60,7 @@ class Overhaul(FeatureLoss):
 
     The student's maps go through a 1x1 convolution and batch normalization. The margins are of the teacher's batch
     normalization before each layer's ReLU, read when the Distiller meets its teacher. The reference code runs the
-    teacher with the batch's statistics, on purpose: `Distiller(..., teacher_training=True)`.
+    teacher with the batch's statistics, on purpose: `Distiller(..., teacher_batch_statistics=True)`.
 
     Args:
         layers: Names or pairs of names of maps before their ReLU, equally large in both networks.
@@ -78,9 +78,9 @@ class Overhaul(FeatureLoss):
     def __init__(self, *, weight=1.0, normalizations=None, **kwargs):
         super().__init__(weight=weight, **kwargs)
         self.normalizations = None if normalizations is None else tuple(normalizations)
-        if normalizations is not None and len(self.normalizations) != len(self.teacher_endpoints):
+        if normalizations is not None and len(self.normalizations) != len(self.teacher_layers):
             raise ValueError(
-                f"`normalizations` names {len(self.normalizations)} layers, and `layers` {len(self.teacher_endpoints)}."
+                f"`normalizations` names {len(self.normalizations)} layers, and `layers` {len(self.teacher_layers)}."
             )
 
     def build(self, labels_shape, student_shape, teacher_shape):
@@ -106,9 +106,9 @@ class Overhaul(FeatureLoss):
 
     def meet(self, student, teacher):
         """Reads the margins from the teacher."""
-        names = self.normalizations or (None,) * len(self.teacher_endpoints)
-        for variable, endpoint, name in zip(self.margins, self.teacher_endpoints, names):
-            layer = normalization_before(teacher, endpoint, name)
+        names = self.normalizations or (None,) * len(self.teacher_layers)
+        for variable, endpoint, name in zip(self.margins, self.teacher_layers, names):
+            layer = preceding_batch_norm(teacher, endpoint, name)
             gamma = ops.convert_to_numpy(layer.gamma) if layer.scale else np.ones(variable.shape)
             beta = ops.convert_to_numpy(layer.beta) if layer.center else np.zeros(variable.shape)
             if gamma.shape != tuple(variable.shape):

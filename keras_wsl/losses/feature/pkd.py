@@ -4,10 +4,10 @@ import keras
 
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import check_switch, l2_normalized
+from keras_wsl.ops import check_bool, l2_normalize
 
 
-def patience_loss(student_states, teacher_states, *, normalize=False):
+def patient_loss(student_states, teacher_states, *, normalize=False):
     r"""`hint_loss` of hidden states, each of length 1 if `normalize`.
 
     Args:
@@ -19,18 +19,18 @@ def patience_loss(student_states, teacher_states, *, normalize=False):
         Floats, shape `(batch,)`.
     """
     if normalize:
-        student_states, teacher_states = l2_normalized(student_states), l2_normalized(teacher_states)
+        student_states, teacher_states = l2_normalize(student_states), l2_normalize(teacher_states)
     return hint_loss(student_states, teacher_states)
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class PKD(FeatureLoss):
-    """Patient distillation of transformers: the mean over the layers of `patience_loss` of one token's hidden state.
+    """Patient distillation of transformers: the mean over the layers of `patient_loss` of one token's hidden state.
 
     Of a 12-layer BERT and a student of 3, PKD-skip has `layers=[("transformer_layer_0", "transformer_layer_3"),
     ("transformer_layer_1", "transformer_layer_7")]`. Published beside `KD(temperature=5.0, weight=0.7,
-    mean_over_classes=True)` and 0.3 of the cross-entropy, with weights from 10 to 1,000 of this; the best on MultiNLI
-    is 1,000 and not normalized.
+    divide_by_num_classes=True)` and 0.3 of the cross-entropy, with weights from 10 to 1,000 of this; the best on
+    MultiNLI is 1,000 and not normalized.
 
     Args:
         layers: Names or pairs of names of what gives states, `(batch, time, channels)`, equally wide in both networks.
@@ -48,7 +48,7 @@ class PKD(FeatureLoss):
 
     def __init__(self, *, weight=1000.0, position=0, normalize=False, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        self.position, self.normalize = position, check_switch(normalize, "normalize")
+        self.position, self.normalize = position, check_bool(normalize, "normalize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
         """Checks that the states are equally wide, and long enough."""
@@ -70,7 +70,7 @@ class PKD(FeatureLoss):
         """The mean over the layers."""
         pairs = self.pairs(student, teacher)
         rows = [
-            patience_loss(own[:, self.position], other[:, self.position], normalize=self.normalize)
+            patient_loss(own[:, self.position], other[:, self.position], normalize=self.normalize)
             for own, other in pairs
         ]
         return sum(rows) / len(rows)

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_wsl.connectors import AttentionFusion
+from keras_wsl.adapters import AttentionFusion
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.losses.feature.fitnet import hint_loss
 from keras_wsl.ops import adaptive_average_pool
@@ -38,7 +38,7 @@ class ReviewKD(FeatureLoss):
 
     From the deepest map on, an `AttentionFusion` joins the student's map with what came from the deeper ones; the sum
     over the layers of `hierarchical_context_loss`. Published with the weight ramped up over 20 epochs:
-    `callbacks.WarmUp(20)`; the weight is 0.6 for ResNet-56 to ResNet-20, 5 for WRN-40-2 to WRN-16-2.
+    `callbacks.DistillationWarmup(20)`; the weight is 0.6 for ResNet-56 to ResNet-20, 5 for WRN-40-2 to WRN-16-2.
 
     Args:
         layers: Names or pairs of names, from the shallowest on; a vector counts as a map of 1 x 1.

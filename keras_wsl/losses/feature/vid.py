@@ -5,15 +5,15 @@ import math
 import keras
 from keras import ops
 
-from keras_wsl.connectors import convolution
+from keras_wsl.adapters import convolution
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import pooled_alike, smaller_size
+from keras_wsl.ops import common_spatial_size, match_spatial_size
 
 VARIANCE = 5.0  # At the start.
 EPSILON = 1e-5
 
 
-def information_loss(mean, teacher_map, variance):
+def gaussian_nll_loss(mean, teacher_map, variance):
     r"""$\ell_i = \frac{1}{h w c} \sum \frac12 \left( \frac{(\mu - t)^2}{\sigma_c^2} + \log \sigma_c^2 \right)$.
 
     The negative log-likelihood of the teacher's map, but for a constant, where the student predicts $\mu$.
@@ -31,7 +31,7 @@ def information_loss(mean, teacher_map, variance):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class VID(FeatureLoss):
-    r"""Variational information distillation: the sum of `information_loss` over the layers.
+    r"""Variational information distillation: the sum of `gaussian_nll_loss` over the layers.
 
     $\mu$ is of the student's map by three 1x1 convolutions with ReLUs between them, and
     $\sigma_c^2 = \mathrm{softplus}(s_c) + 10^{-5}$ is learned, from 5 on. The larger map is pooled to the smaller one's
@@ -54,7 +54,7 @@ class VID(FeatureLoss):
         self.regressors, self.scales = [], []
         start = math.log(math.expm1(VARIANCE - EPSILON))
         for i, (own, other) in enumerate(self.pairs(student_shape, teacher_shape)):
-            size, filters = smaller_size(own, other), (own[-1], *[other[-1]] * 3)
+            size, filters = common_spatial_size(own, other), (own[-1], *[other[-1]] * 3)
             regressor = [
                 convolution(filters[k + 1], 1, filters[k], use_bias=False, name=f"regressor{i}_{k}") for k in range(3)
             ]
@@ -69,8 +69,8 @@ class VID(FeatureLoss):
         """The sum over the layers."""
         total = 0.0
         for regressor, scale, pair in zip(self.regressors, self.scales, self.pairs(student, teacher)):
-            mean, teacher_map = pooled_alike(*pair)
+            mean, teacher_map = match_spatial_size(*pair)
             for layer in regressor[:-1]:
                 mean = ops.relu(layer(mean))
-            total = total + information_loss(regressor[-1](mean), teacher_map, ops.softplus(scale) + EPSILON)
+            total = total + gaussian_nll_loss(regressor[-1](mean), teacher_map, ops.softplus(scale) + EPSILON)
         return total

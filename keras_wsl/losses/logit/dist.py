@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
-from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import check_weight, correlation, softmax
+from keras_wsl.losses.base import LogitsLoss
+from keras_wsl.ops import check_non_negative, correlation, softmax
 
 
 def inter_class_loss(student_logits, teacher_logits, *, temperature=4.0):
@@ -41,7 +41,7 @@ def intra_class_loss(student_logits, teacher_logits, *, temperature=4.0):
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class DIST(SoftLabelLoss):
+class DIST(LogitsLoss):
     r"""Correlation in place of divergence: $\ell = \beta \, \mathrm{inter} + \gamma \, \mathrm{intra}$.
 
     Published beside the whole cross-entropy, with $\beta = \gamma = 2$ and $\tau = 4$ on CIFAR-100.
@@ -50,7 +50,7 @@ class DIST(SoftLabelLoss):
         temperature: Positive float, $\tau$.
         beta: Float, the weight of `inter_class_loss`.
         gamma: Float, the weight of `intra_class_loss`.
-        **kwargs: As of `SoftLabelLoss`.
+        **kwargs: As of `LogitsLoss`.
 
     Raises:
         ValueError: For a setting out of its range, logits of a sequence, or different numbers of classes.
@@ -60,7 +60,7 @@ class DIST(SoftLabelLoss):
 
     def __init__(self, *, temperature=4.0, beta=2.0, gamma=2.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        self.beta, self.gamma = check_weight(beta, "beta"), check_weight(gamma, "gamma")
+        self.beta, self.gamma = check_non_negative(beta, "beta"), check_non_negative(gamma, "gamma")
 
     def per_example(self, labels, student, teacher):
         """The weighted sum of the two parts."""

@@ -2,8 +2,15 @@
 
 import keras
 
-from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import binary_kl_divergence, check_weight, kl_divergence, label_classes, label_margin, without_label
+from keras_wsl.losses.base import LogitsLoss
+from keras_wsl.ops import (
+    binary_kl_divergence,
+    check_non_negative,
+    class_indices,
+    kl_divergence,
+    label_margin,
+    mask_label_logit,
+)
 
 
 def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
@@ -22,7 +29,7 @@ def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0
     return temperature**2 * binary_kl_divergence(teacher, student)
 
 
-def other_classes_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
+def non_target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
     r"""NCKD: $\tau^2 \mathrm{KL}$ of the softmaxes over all classes but the label.
 
     Args:
@@ -34,23 +41,23 @@ def other_classes_loss(labels, student_logits, teacher_logits, *, temperature=4.
     Returns:
         Floats, shape `(...)`.
     """
-    student, teacher = (without_label(labels, logits) for logits in (student_logits, teacher_logits))
+    student, teacher = (mask_label_logit(labels, logits) for logits in (student_logits, teacher_logits))
     return temperature**2 * kl_divergence(teacher, student, temperature)
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class DKD(SoftLabelLoss):
+class DKD(LogitsLoss):
     r"""$\ell_i = \alpha \, \mathrm{TCKD}_i + \beta \, \mathrm{NCKD}_i$: the two parts of KD, each with its own weight.
 
     KD itself has $\alpha = 1$ and $\beta = 1 - p_y$. Published beside the whole cross-entropy, with the weight ramped
-    up over 20 epochs: `callbacks.WarmUp(20)`. $\beta$ is 8 for most pairs, 6 for WRN-40-2 to WRN, 2 for ResNet-56 to
-    ResNet-20. Labels that are distributions count as their likeliest class.
+    up over 20 epochs: `callbacks.DistillationWarmup(20)`. $\beta$ is 8 for most pairs, 6 for WRN-40-2 to WRN, 2 for
+    ResNet-56 to ResNet-20. Labels that are distributions count as their likeliest class.
 
     Args:
         temperature: Positive float, $\tau$.
         alpha: Float, the weight of `target_class_loss`.
-        beta: Float, the weight of `other_classes_loss`.
-        **kwargs: As of `SoftLabelLoss`.
+        beta: Float, the weight of `non_target_class_loss`.
+        **kwargs: As of `LogitsLoss`.
 
     Raises:
         ValueError: For a setting out of its range, or networks with different numbers of classes.
@@ -58,14 +65,14 @@ class DKD(SoftLabelLoss):
 
     def __init__(self, *, temperature=4.0, alpha=1.0, beta=8.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        self.alpha, self.beta = check_weight(alpha, "alpha"), check_weight(beta, "beta")
+        self.alpha, self.beta = check_non_negative(alpha, "alpha"), check_non_negative(beta, "beta")
 
     def per_example(self, labels, student, teacher):
         """The weighted sum of the two parts."""
         logits = self.logits(student, teacher)
-        labels = label_classes(labels, logits[0])
+        labels = class_indices(labels, logits[0])
         target = target_class_loss(labels, *logits, temperature=self.temperature)
-        return self.alpha * target + self.beta * other_classes_loss(labels, *logits, temperature=self.temperature)
+        return self.alpha * target + self.beta * non_target_class_loss(labels, *logits, temperature=self.temperature)
 
     def get_config(self):
         """The constructor's arguments."""

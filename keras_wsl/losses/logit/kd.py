@@ -2,8 +2,8 @@
 
 import keras
 
-from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.ops import check_switch, entropy, kl_divergence
+from keras_wsl.losses.base import LogitsLoss
+from keras_wsl.ops import check_bool, entropy, kl_divergence
 
 FORMS = ("kl", "cross_entropy")
 
@@ -32,7 +32,7 @@ def soft_label_loss(student_logits, teacher_logits, *, temperature=4.0, form="kl
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class KD(SoftLabelLoss):
+class KD(LogitsLoss):
     r"""Knowledge distillation: `soft_label_loss` of the logits, times $\omega_i$ where it has a weighting.
 
     The published CIFAR-100 numbers are of $0.1\,\mathrm{CE} + 0.9\,L$ with $\tau = 4$:
@@ -44,25 +44,25 @@ class KD(SoftLabelLoss):
         form: `"kl"` or `"cross_entropy"`, as of `soft_label_loss`: the same gradient, another value in the logs.
         mean_over_classes: Whether to divide by the number of classes too, as PyTorch's `KLDivLoss()` does by default
             and with it the code of Tf-KD and of PKD.
-        **kwargs: As of `SoftLabelLoss`: `standardize`, `weighting`, `teacher`, `name`.
+        **kwargs: As of `LogitsLoss`: `standardize`, `weighting`, `teacher`, `name`.
 
     Raises:
         ValueError: For a setting out of its range, or networks with different numbers of classes.
     """
 
-    def __init__(self, *, temperature=4.0, weight=0.9, form="kl", mean_over_classes=False, **kwargs):
+    def __init__(self, *, temperature=4.0, weight=0.9, form="kl", divide_by_num_classes=False, **kwargs):
         if form not in FORMS:
             raise ValueError(f"`form` must be one of {FORMS}. Received: form={form!r}.")
         super().__init__(temperature=temperature, weight=weight, **kwargs)
         self.form = form
-        self.mean_over_classes = check_switch(mean_over_classes, "mean_over_classes")
+        self.divide_by_num_classes = check_bool(divide_by_num_classes, "divide_by_num_classes")
 
     def per_example(self, labels, student, teacher):
         """`soft_label_loss` of the two logits."""
         student_logits, teacher_logits = self.logits(student, teacher)
         loss = soft_label_loss(student_logits, teacher_logits, temperature=self.temperature, form=self.form)
-        return loss / student_logits.shape[-1] if self.mean_over_classes else loss
+        return loss / student_logits.shape[-1] if self.divide_by_num_classes else loss
 
     def get_config(self):
         """The constructor's arguments."""
-        return {**super().get_config(), "form": self.form, "mean_over_classes": self.mean_over_classes}
+        return {**super().get_config(), "form": self.form, "divide_by_num_classes": self.divide_by_num_classes}

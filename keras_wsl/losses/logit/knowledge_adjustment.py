@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.logit.kd import KD
-from keras_wsl.ops import expected_at_label, is_class, label_classes
+from keras_wsl.ops import class_indices, is_class, value_at_label
 
 
 def probability_shift(labels, teacher_logits):
@@ -20,7 +20,7 @@ def probability_shift(labels, teacher_logits):
     likeliest = ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)
     is_label, is_likeliest = (is_class(each, teacher_logits) for each in (labels, likeliest))
     # Not `ops.max`: on TensorFlow it refuses an empty batch, such as the last replica may get.
-    at_label, highest = (expected_at_label(each, teacher_logits)[..., None] for each in (labels, likeliest))
+    at_label, highest = (value_at_label(each, teacher_logits)[..., None] for each in (labels, likeliest))
     return ops.where(is_label, highest, ops.where(is_likeliest, at_label, teacher_logits))
 
 
@@ -36,5 +36,5 @@ class KnowledgeAdjustment(KD):
 
     def per_example(self, labels, student, teacher):
         """`soft_label_loss` of the student's and the shifted logits."""
-        labels = label_classes(labels, teacher["logits"])
+        labels = class_indices(labels, teacher["logits"])
         return super().per_example(labels, student, {"logits": probability_shift(labels, teacher["logits"])})

@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_wsl.losses.base import SoftLabelLoss
-from keras_wsl.losses.logit.dkd import other_classes_loss
-from keras_wsl.ops import is_class, label_classes, log_softmax, softmax
+from keras_wsl.losses.base import LogitsLoss
+from keras_wsl.losses.logit.dkd import non_target_class_loss
+from keras_wsl.ops import class_indices, is_class, log_softmax, softmax
 
 READINGS = ("literal", "stop_gradient", "renormalized")
 
@@ -18,7 +18,7 @@ def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperatur
 
     - `"literal"`: $-\tau^2 \sum_{k \ne y} p_k \log q_k$;
     - `"stop_gradient"`: the same value, with no gradient to $z_y$;
-    - `"renormalized"`: $\tau^2 \mathrm{KL}$ over the classes but the label, DKD's `other_classes_loss`.
+    - `"renormalized"`: $\tau^2 \mathrm{KL}$ over the classes but the label, DKD's `non_target_class_loss`.
 
     Args:
         labels: Integers, shape `(...)`.
@@ -31,7 +31,7 @@ def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperatur
         Floats, shape `(...)`.
     """
     if reading == "renormalized":
-        return other_classes_loss(labels, student_logits, teacher_logits, temperature=temperature)
+        return non_target_class_loss(labels, student_logits, teacher_logits, temperature=temperature)
     is_label = is_class(labels, student_logits)
     if reading == "stop_gradient":
         student_logits = ops.where(is_label, ops.stop_gradient(student_logits), student_logits)
@@ -40,14 +40,14 @@ def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperatur
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class MaskedKD(SoftLabelLoss):
+class MaskedKD(LogitsLoss):
     """`masked_soft_label_loss` of the logits: table 2's evidence that the label's logit carries the soft labels' worth.
 
     Args:
         reading: `"literal"`, `"stop_gradient"` or `"renormalized"`.
         temperature: Positive float.
         weight: Float, the factor of the mean in the total; the paper's KD has 0.9 beside 0.1 of the cross-entropy.
-        **kwargs: As of `SoftLabelLoss`.
+        **kwargs: As of `LogitsLoss`.
 
     Raises:
         ValueError: For a setting out of its range, or networks with different numbers of classes.
@@ -62,7 +62,7 @@ class MaskedKD(SoftLabelLoss):
     def per_example(self, labels, student, teacher):
         """`masked_soft_label_loss` of the two logits."""
         logits = self.logits(student, teacher)
-        labels = label_classes(labels, logits[0])
+        labels = class_indices(labels, logits[0])
         return masked_soft_label_loss(labels, *logits, temperature=self.temperature, reading=self.reading)
 
     def get_config(self):

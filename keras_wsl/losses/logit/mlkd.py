@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_wsl.losses.base import SoftLabelLoss
+from keras_wsl.losses.base import LogitsLoss
 from keras_wsl.losses.logit.kd import soft_label_loss
 from keras_wsl.ops import check_temperature, softmax
 
@@ -48,7 +48,7 @@ def class_level_loss(student_logits, teacher_logits, *, temperature):
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class MLKD(SoftLabelLoss):
+class MLKD(LogitsLoss):
     r"""Soft labels of examples, batch and classes, at several temperatures.
 
     $$\ell = \sum_\tau (\mathrm{KD}_\tau + \tfrac12 \mathrm{BC}_\tau + \tfrac12 \mathrm{CC}_\tau)$$
@@ -60,7 +60,7 @@ class MLKD(SoftLabelLoss):
         temperatures: Positive floats, the $\tau$.
         weight: Float, the factor of the mean in the total.
         temperature: Positive float, at which regularization samples are counted.
-        **kwargs: As of `SoftLabelLoss`.
+        **kwargs: As of `LogitsLoss`.
 
     Raises:
         ValueError: For a setting out of its range, logits of a sequence, or different numbers of classes.

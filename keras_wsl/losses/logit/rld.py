@@ -3,26 +3,26 @@
 import keras
 from keras import ops
 
-from keras_wsl.losses.base import SoftLabelLoss
+from keras_wsl.losses.base import LogitsLoss
 from keras_wsl.ops import (
     binary_kl_divergence,
+    check_non_negative,
     check_temperature,
-    check_weight,
-    expected_at_label,
+    class_indices,
     kl_divergence,
-    label_classes,
     label_margin,
+    value_at_label,
 )
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
-class RLD(SoftLabelLoss):
+class RLD(LogitsLoss):
     r"""Soft labels without what a teacher says wrong: $\ell_i = \alpha \, \mathrm{SCD}_i + \beta \, \mathrm{MCD}_i$.
 
     SCD is $\tau_s^2 \mathrm{KL}$ of the teacher's $[\max_c p_c, \text{rest}]$ against the student's
     $[q_y, \text{rest}]$: the student is to be as sure of the label as the teacher of its favourite. MCD is
     $\tau^2 \mathrm{KL}$ over the classes whose teacher logit is below the label's; 0 where there are none. Published
-    beside the whole cross-entropy, with the weight ramped up over 20 epochs: `callbacks.WarmUp(20)`.
+    beside the whole cross-entropy, with the weight ramped up over 20 epochs: `callbacks.DistillationWarmup(20)`.
 
     Args:
         temperature: Positive float, $\tau$ of MCD.
@@ -30,33 +30,33 @@ class RLD(SoftLabelLoss):
             runs.
         alpha: Float, the weight of SCD.
         beta: Float, the weight of MCD.
-        **kwargs: As of `SoftLabelLoss`.
+        **kwargs: As of `LogitsLoss`.
 
     Raises:
         ValueError: For a setting out of its range, or networks with different numbers of classes.
     """
 
-    def __init__(self, *, temperature=4.0, sample_temperature=None, alpha=1.0, beta=8.0, **kwargs):
+    def __init__(self, *, temperature=4.0, scd_temperature=None, alpha=1.0, beta=8.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
-        own = temperature if sample_temperature is None else sample_temperature
-        self.sample_temperature = check_temperature(own, "sample_temperature")
-        self.alpha, self.beta = check_weight(alpha, "alpha"), check_weight(beta, "beta")
+        own = temperature if scd_temperature is None else scd_temperature
+        self.scd_temperature = check_temperature(own, "scd_temperature")
+        self.alpha, self.beta = check_non_negative(alpha, "alpha"), check_non_negative(beta, "beta")
 
     def per_example(self, labels, student, teacher):
         """The weighted sum of the two parts."""
         student, teacher = self.logits(student, teacher)
-        labels = label_classes(labels, student)
+        labels = class_indices(labels, student)
         favourites = ops.argmax(teacher, axis=-1)
         confidence = binary_kl_divergence(
-            label_margin(favourites, teacher, self.sample_temperature),
-            label_margin(labels, student, self.sample_temperature),
+            label_margin(favourites, teacher, self.scd_temperature),
+            label_margin(labels, student, self.scd_temperature),
         )
-        below = teacher < expected_at_label(labels, teacher)[..., None]
+        below = teacher < value_at_label(labels, teacher)[..., None]
         student, teacher = (ops.where(below, logits, -1e30) for logits in (student, teacher))
         others = kl_divergence(teacher, student, self.temperature)
-        return self.alpha * self.sample_temperature**2 * confidence + self.beta * self.temperature**2 * others
+        return self.alpha * self.scd_temperature**2 * confidence + self.beta * self.temperature**2 * others
 
     def get_config(self):
         """The constructor's arguments."""
-        config = {"sample_temperature": self.sample_temperature, "alpha": self.alpha, "beta": self.beta}
+        config = {"scd_temperature": self.scd_temperature, "alpha": self.alpha, "beta": self.beta}
         return {**super().get_config(), **config}

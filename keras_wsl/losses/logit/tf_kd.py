@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_wsl.losses.base import DistillationLoss
 from keras_wsl.losses.logit.kd import KD
-from keras_wsl.ops import check_temperature, kl_divergence, label_classes
+from keras_wsl.ops import check_temperature, class_indices, kl_divergence
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
@@ -22,8 +22,8 @@ class TfKD(KD):
         **kwargs: As of `KD`.
     """
 
-    def __init__(self, *, temperature=20.0, weight=0.95, mean_over_classes=True, **kwargs):
-        super().__init__(temperature=temperature, weight=weight, mean_over_classes=mean_over_classes, **kwargs)
+    def __init__(self, *, temperature=20.0, weight=0.95, divide_by_num_classes=True, **kwargs):
+        super().__init__(temperature=temperature, weight=weight, divide_by_num_classes=divide_by_num_classes, **kwargs)
 
 
 def virtual_teacher_loss(labels, student_logits, *, temperature=40.0, correct=0.99):
@@ -42,7 +42,7 @@ def virtual_teacher_loss(labels, student_logits, *, temperature=40.0, correct=0.
         Floats, shape `(...)`.
     """
     classes = student_logits.shape[-1]
-    one_hot = ops.one_hot(label_classes(labels, student_logits), classes, dtype=student_logits.dtype)
+    one_hot = ops.one_hot(class_indices(labels, student_logits), classes, dtype=student_logits.dtype)
     teacher = correct * one_hot + (1 - correct) / (classes - 1) * (1 - one_hot)
     return kl_divergence(teacher / temperature, student_logits) / classes
 

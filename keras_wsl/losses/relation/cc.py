@@ -3,12 +3,12 @@
 import keras
 from keras import ops
 
-from keras_wsl.connectors import embeddings
+from keras_wsl.adapters import embeddings
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import mean_over_positions
+from keras_wsl.ops import masked_mean_over_time
 
 
-def neighbour_products(student_vectors, teacher_vectors):
+def adjacent_products(student_vectors, teacher_vectors):
     r"""$\sum_d \Delta_{id} \Delta_{i+1,d}$ with $\Delta = |s - t|$, of each example and the next one in the batch.
 
     Args:
@@ -24,7 +24,7 @@ def neighbour_products(student_vectors, teacher_vectors):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class CC(FeatureLoss):
-    r"""Correlation congruence, as in the comparison of CRD: the mean of `neighbour_products` of two linear embeddings.
+    r"""Correlation congruence, as in the comparison of CRD: the mean of `adjacent_products` of two linear embeddings.
 
     $$\ell = \frac{1}{n - 1} \sum_{i < n} \sum_d \Delta_{id} \Delta_{i+1,d}, \qquad \Delta = |W_s s - W_t t|$$
 
@@ -41,7 +41,7 @@ class CC(FeatureLoss):
 
     default_layers = ("pooled",)
     rank = 2
-    one_pair = True
+    single_layer = True
 
     def __init__(self, *, weight=0.02, dimensions=128, **kwargs):
         super().__init__(weight=weight, **kwargs)
@@ -56,9 +56,9 @@ class CC(FeatureLoss):
     def weighted(self, weights, mask, labels, student, teacher):
         """Each example's share of the mean over pairs, shape `(batch,)`."""
         ((own, other),) = self.pairs(student, teacher)
-        values = neighbour_products(self.student_embedding(own), self.teacher_embedding(other))
+        values = adjacent_products(self.student_embedding(own), self.teacher_embedding(other))
         if weights is not None:
-            weights = mean_over_positions(weights, mask)
+            weights = masked_mean_over_time(weights, mask)
             values = values * (weights[:-1] + weights[1:]) / 2
         count = ops.shape(own)[0]
         shares = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]]))[:count] / 2  # None of an empty batch.

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_wsl.connectors import MemoryBank, embeddings
+from keras_wsl.adapters import MemoryBank, embeddings
 from keras_wsl.losses.base import FeatureLoss
-from keras_wsl.ops import check_share, check_temperature, l2_normalized
+from keras_wsl.ops import check_fraction, check_temperature, l2_normalize
 
 EPSILON = 1e-7  # The reference code's, in the denominators.
 
@@ -61,11 +61,11 @@ class CRD(FeatureLoss):
 
     default_layers = ("pooled",)
     rank = 2
-    one_pair = True
-    needs_index = True
+    single_layer = True
+    requires_example_index = True
 
     def __init__(
-        self, labels, *, weight=0.8, negatives=16384, dimensions=128, contrast_temperature=0.07, momentum=0.5, **kwargs
+        self, labels, *, weight=0.8, negatives=16384, dimensions=128, nce_temperature=0.07, momentum=0.5, **kwargs
     ):
         super().__init__(weight=weight, **kwargs)
         labels = np.asarray(labels)
@@ -85,8 +85,8 @@ class CRD(FeatureLoss):
                 f"{self.members - self.largest_class} of {self.members} examples. Pass `negatives` of at most that."
             )
         self.negatives, self.dimensions = negatives, dimensions
-        self.contrast_temperature = check_temperature(contrast_temperature, "contrast_temperature")
-        self.momentum = check_share(momentum, "momentum")
+        self.nce_temperature = check_temperature(nce_temperature, "nce_temperature")
+        self.momentum = check_fraction(momentum, "momentum")
         self.seed = keras.random.SeedGenerator()
         self.seed_state = self.seed.state  # Else in no file: Keras writes variables there, and no generators.
 
@@ -138,13 +138,13 @@ class CRD(FeatureLoss):
 
     def contrast(self, student_vectors, teacher_vectors, index, pairs, chosen):
         """The loss of a batch and its `pairs`, as `draw` gives them; updates memories and normalizers."""
-        student_vectors = l2_normalized(self.student_embedding(student_vectors))
-        teacher_vectors = l2_normalized(self.teacher_embedding(teacher_vectors))
+        student_vectors = l2_normalize(self.student_embedding(student_vectors))
+        teacher_vectors = l2_normalize(self.teacher_embedding(teacher_vectors))
         total, normalizers = 0.0, []
         directions = ((student_vectors, self.teacher_memory), (teacher_vectors, self.student_memory))
         for i, (vectors, memory) in enumerate(directions):
             scores = ops.take_along_axis(memory.scores(vectors), pairs, axis=-1)
-            scores = ops.exp(scores / self.contrast_temperature)
+            scores = ops.exp(scores / self.nce_temperature)
             counted = ops.where(chosen, ops.stop_gradient(scores), 0.0)
             mean = ops.mean(ops.sum(counted, axis=-1)) / (1 + self.negatives)
             normalizers.append(ops.where(self.normalizers[i] > 0, self.normalizers[i], mean * self.members))
@@ -167,5 +167,5 @@ class CRD(FeatureLoss):
     def get_config(self):
         """The constructor's arguments."""
         config = {"labels": self.labels.tolist(), "negatives": self.negatives, "dimensions": self.dimensions}
-        rest = {"contrast_temperature": self.contrast_temperature, "momentum": self.momentum}
+        rest = {"nce_temperature": self.nce_temperature, "momentum": self.momentum}
         return {**super().get_config(), **config, **rest}

@@ -9,7 +9,7 @@ from keras_wsl.ops import safe_sqrt
 EPSILON = 1e-7  # The reference code's, of the lengths and of the probabilities.
 
 
-def neighbour_probabilities(vectors):
+def affinity_matrix(vectors):
     r"""Rows $S_{ij} \propto (\cos(e_i, e_j) + 1) / 2$ that add up to 1: `(batch, channels)` to `(batch, batch)`."""
     vectors = vectors / (safe_sqrt(ops.sum(vectors**2, axis=-1, keepdims=True)) + EPSILON)
     similar = (ops.matmul(vectors, ops.transpose(vectors)) + 1) / 2
@@ -20,7 +20,7 @@ def neighbour_probabilities(vectors):
 class PKT(RelationLoss):
     r"""Probabilistic transfer: $\ell = \frac{1}{n^2} \sum_{ij} S^t_{ij} \log \frac{S^t_{ij}}{S^s_{ij}}$.
 
-    $S$ are `neighbour_probabilities`, each plus $10^{-7}$ in the logarithm.
+    $S$ are `affinity_matrix`, each plus $10^{-7}$ in the logarithm.
 
     Args:
         layers: Names or pairs of names of vectors.
@@ -35,6 +35,6 @@ class PKT(RelationLoss):
         """The summands, `(batch, batch)`, one matrix a layer."""
         relations = []
         for pair in self.pairs(student, teacher):
-            own, other = map(neighbour_probabilities, pair)
+            own, other = map(affinity_matrix, pair)
             relations.append(other * (ops.log(other + EPSILON) - ops.log(own + EPSILON)))
         return relations

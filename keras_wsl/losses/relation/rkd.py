@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import RelationLoss
-from keras_wsl.ops import check_weight, l2_normalized, smooth_l1
+from keras_wsl.ops import check_non_negative, l2_normalize, smooth_l1
 
 
 def distances(vectors):
@@ -19,7 +19,7 @@ def distances(vectors):
 
 def angles(vectors):
     r"""$u_{ij} \cdot u_{ik}$ with $u_{ij} = (e_j - e_i) / \lVert e_j - e_i \rVert$: `(batch, batch, batch)`."""
-    directions = l2_normalized(vectors[None] - vectors[:, None])
+    directions = l2_normalize(vectors[None] - vectors[:, None])
     return ops.matmul(directions, ops.transpose(directions, (0, 2, 1)))
 
 
@@ -42,8 +42,8 @@ class RKD(RelationLoss):
 
     def __init__(self, *, weight=1.0, distance_weight=25.0, angle_weight=50.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        self.distance_weight = check_weight(distance_weight, "distance_weight")
-        self.angle_weight = check_weight(angle_weight, "angle_weight")
+        self.distance_weight = check_non_negative(distance_weight, "distance_weight")
+        self.angle_weight = check_non_negative(angle_weight, "angle_weight")
 
     def relations(self, student, teacher):
         """Weighted differences: `(batch, batch)` of distances and `(batch, batch, batch)` of angles, for each layer."""

@@ -4,13 +4,13 @@ import keras
 from keras import ops
 
 from keras_wsl.losses.base import RelationLoss
-from keras_wsl.ops import l2_normalized
+from keras_wsl.ops import l2_normalize
 
 
 def similarities(maps):
     """$G = F F^\\top$ with rows of length 1, where a row of $F$ is an example's whole map: `(batch, batch)`."""
     rows = ops.reshape(maps, (ops.shape(maps)[0], -1))
-    return l2_normalized(ops.matmul(rows, ops.transpose(rows)))
+    return l2_normalize(ops.matmul(rows, ops.transpose(rows)))
 
 
 @keras.saving.register_keras_serializable("keras_wsl")

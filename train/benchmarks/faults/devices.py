@@ -18,7 +18,7 @@ from benchmarks.faults.fault import (
     describe,
     fault,
 )
-from keras_wsl import distribute
+from keras_wsl import distribution
 
 BATCHES = (11, 8, 5, 3, 1)
 TOLERANCE = 1e-4
@@ -42,7 +42,7 @@ def _trained(strategy, batch, rows=23, drop_remainder=False):
 
     x, y = material.examples(rows)
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).batch(batch, drop_remainder=drop_remainder)
-    with distribute.scope(strategy):
+    with distribution.scope(strategy):
         distiller = material.distiller()
     history = distiller.fit(dataset, epochs=2, shuffle=False, verbose=0, validation_data=dataset).history
     return [
@@ -137,7 +137,7 @@ def worker_lost(bench):
         line = fault_injection.last_line(_log(run, left))
         _finish_workers(run)
         # A backup has the sum of the workers' metrics: in the interrupted epoch they are added in another order.
-        claims = {"status_2": status == USER_ERROR_STATUS, "a_line": line.startswith("WorkerLost")}
+        claims = {"status_2": status == USER_ERROR_STATUS, "a_line": line.startswith("WorkerLostError")}
         yield classify_finished(alone, run, f"{name} lost: {line}", seconds, logs=1e-6, **claims)
 
 

@@ -179,7 +179,7 @@ def block_in_write(path):
         while True:
             time.sleep(1)
 
-    files.write_atomically(pathlib.Path(path), write)
+    files.atomic_write(pathlib.Path(path), write)
 
 
 def _interrupted_write(path):
@@ -406,7 +406,7 @@ def opening_a_verified_store(bench):
     folder = bench.new_folder()
     if not pathlib.Path("/proc/self/io").exists():
         raise UnsupportedFault("the system does not count the bytes that a process reads.")
-    settings = {"seed": 3, "views": 2, "rows_a_file": 1 << 20, "batch_size": 4096, "verbose": 0}
+    settings = {"seed": 3, "views": 2, "rows_per_file": 1 << 20, "batch_size": 4096, "verbose": 0}
     keras.utils.set_random_seed(0)
     splits = material.images(2000)
     names = tuple(map(str, range(2000)))

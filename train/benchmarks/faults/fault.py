@@ -15,7 +15,13 @@ from benchmarks import fault_injection
 from keras_wsl import callbacks
 
 SURVIVED, LOST, WRONG = "survived", "lost", "wrong"
-USER_ERRORS = (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLoss)  # Those of `scripts.status`.
+USER_ERRORS = (
+    ValueError,
+    OSError,
+    ImportError,
+    MemoryError,
+    callbacks.NonFiniteLossError,
+)  # Those of `scripts.status`.
 USER_ERROR_STATUS = 2
 TIME_LIMIT = 600  # Seconds of an attempt in this process.
 FAULTS = []

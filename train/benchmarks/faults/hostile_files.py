@@ -180,7 +180,7 @@ def _replace_value(copy, value):
     array[1, 1] = value
     np.save(path, array)
     for sums in copy.glob(f"{path.name}.*"):
-        sums.write_text(soft_labels.store.sha256(path))
+        sums.write_text(soft_labels.reader.sha256(path))
 
 
 @fault("the header, the description or the payload of a backup is changed", "named as damaged, or refused in a line")

@@ -43,7 +43,7 @@ def fit_outcome(distiller, x, y, **kwargs):
 def _refused(distiller, x, y, note, **kwargs):
     finite, error = fit_outcome(distiller, x, y, **kwargs)
     if error is None:
-        # A loss that is not finite is what `callbacks.FiniteLoss` stops a run at: nothing is silently wrong.
+        # A loss that is not finite is what `callbacks.RaiseOnNonFinite` stops a run at: nothing is silently wrong.
         return classify(f"{note}: trained", not_trained_silently=not finite)
     return classify(f"{note}: {error!r:.200}", a_line=is_refusal(error))
 

@@ -65,7 +65,7 @@ def images(count=30, seed=0):
     def part(number, generator):
         labels = np.arange(number) % 3
         pixels = generator.integers(0, 80, (number, 8, 8, 3)) + 80 * labels[:, None, None, None]
-        return data.Examples(pixels.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
+        return data.ImageArrays(pixels.astype("uint8"), labels, ("dark", "grey", "light"), (0.5,) * 3, (0.25,) * 3)
 
     generator = np.random.default_rng(seed)
     return data.Splits(part(count, generator), part(9, generator))
@@ -74,7 +74,7 @@ def images(count=30, seed=0):
 def store(folder):
     """Write soft labels of 20 of `images` in two views and several files, and return the `SoftLabels`."""
     keras.utils.set_random_seed(0)
-    settings = {"seed": 3, "views": 2, "rows_a_file": 8, "batch_size": 16, "verbose": 0}
+    settings = {"seed": 3, "views": 2, "rows_per_file": 8, "batch_size": 16, "verbose": 0}
     return soft_labels.write(image_network("teacher"), images(20).train, folder, **settings)
 
 

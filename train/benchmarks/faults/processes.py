@@ -202,7 +202,7 @@ def write_many(path, times):
     failures = []
     for i in range(times):
         try:
-            files.write_atomically(pathlib.Path(path), lambda file, i=i: file.write(bytes([i % 256]) * 4096))
+            files.atomic_write(pathlib.Path(path), lambda file, i=i: file.write(bytes([i % 256]) * 4096))
         except Exception as error:
             failures.append(describe(error))
     return failures

@@ -1,0 +1,1 @@
+"""Training with JAX on several devices."""

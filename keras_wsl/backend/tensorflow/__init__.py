@@ -1,0 +1,1 @@
+"""Training with TensorFlow: the step, replicas and workers."""
