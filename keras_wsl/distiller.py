@@ -71,7 +71,8 @@ class Distiller(step(), keras.Model):
         distillation_losses: One or a list of what `losses.get` takes: a `losses.DistillationLoss`, a name, a loss of
             `keras.distillation`.
         student_loss_weight: Float, $w_s$.
-        teacher_training: Whether the teacher's batch normalization uses the statistics of the batch, as the reference
+        teacher_batch_statistics: Whether the teacher's batch normalization uses the statistics of the batch, as the
+        reference
             scripts do. It changes none of its state either way.
         student_inputs: What the student is given of a batch's inputs `x`: a key where `x` is a dict, or a function or
             layer, such as a `keras.layers.Rescaling`; `x` itself by default. The student alone, and its export, expect

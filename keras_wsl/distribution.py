@@ -207,7 +207,7 @@ def reraise_worker_loss(name):
         name: Of `strategy`.
 
     Raises:
-        WorkerLost: If one is.
+        WorkerLostError: If one is.
     """
     if name != "multi_worker":
         yield

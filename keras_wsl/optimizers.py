@@ -86,7 +86,7 @@ class LinearWarmupDecay(keras.optimizers.schedules.LearningRateSchedule):
 
     Args:
         learning_rate: Positive float, the highest, $\eta$.
-        warm_up_steps: Integer in `[0, steps)`.
+        warmup_steps: Integer in `[0, steps)`.
         steps: Integer; from then on it is 0.
 
     Raises:

@@ -26,6 +26,8 @@ TENSORFLOW = {
     "backend/tensorflow/trainer.py",
     "distribution.py",
     "export.py",
+    "training/artifacts.py",
+    "training/runner.py",
 }
 BUILT_ON_TENSORFLOW = {
     "data/tf_data_pipeline.py",
@@ -66,6 +68,27 @@ ALLOWED = {
         "backend",
         "weighting",
     },
+    "training": {
+        "adapters",
+        "analysis",
+        "backend",
+        "callbacks",
+        "data",
+        "distiller",
+        "distribution",
+        "export",
+        "features",
+        "files",
+        "losses",
+        "models",
+        "ops",
+        "optimizers",
+        "regularization_samples",
+        "soft_labels",
+        "teacher_checkpoints",
+        "untrusted",
+        "weighting",
+    },
     "callbacks": {
         "analysis",
         "features",
@@ -103,7 +126,7 @@ def test_imports_go_one_way(path):
         if top in ("tensorflow", "tensorflow_datasets"):
             assert str(inside) in TENSORFLOW, f"{inside} imports {name}"
             assert not at_top or str(inside) in BUILT_ON_TENSORFLOW, f"{inside} imports {name} before it is needed"
-        assert top not in ("train", "tests", "trainer", "settings")
+        assert top not in ("train", "tests")
         if top in ("sklearn", "matplotlib", "tensorboard", "keras_cv", "keras_nlp"):
             assert not at_top, f"{inside} imports {name} before it is needed"
         if top == "keras_wsl" and package != "__init__":
@@ -292,3 +315,14 @@ def test_every_test_file_is_found():
     for path in (ROOT / "tests").rglob("*.py"):
         named = path.name.startswith("test_") or path.stem in ("__init__", "common", "conftest") or "child" in path.stem
         assert named, f"{path.name} is named so that pytest does not run it"
+
+
+SCRIPTS = [path for path in sorted((ROOT / "train").glob("*.py")) if "__main__" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.name)
+def test_scripts_set_the_environment_before_tensorflow_is_imported(path):
+    harmless = {"absl", "matplotlib", "numpy", "scipy", *sys.stdlib_module_names}
+    names = [name.split(".")[0] for name, at_top in _imports(path) if at_top]
+    assert "before_tensorflow" in names
+    assert set(names[: names.index("before_tensorflow")]) <= harmless

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import keras_wsl
-import settings
+from keras_wsl.training import config
 from tests.common import hard_loss, run_child
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -41,8 +41,8 @@ def test_its_own_loss_trains():
 
 
 def test_a_script_of_ones_own_runs(tmp_path):
-    """The README's `train/mine.py`, on images that this test makes, with all flags and outputs of the others."""
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "# train/mine.py" in block]
+    """The README's `mine.py`, on images that this test makes, with all flags and outputs of the others."""
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "# mine.py" in block]
     (tmp_path / "mine.py").write_text(code)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
     labels = np.arange(40) % 2
@@ -62,13 +62,13 @@ def test_flags_and_files_exist():
     known = {"flagfile", "help", "logdir"}  # absl's and TensorBoard's.
     for script in (ROOT / "train").glob("*.py"):
         known |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', script.read_text()))
-    for kind in (settings.Settings, settings.ImageNet, settings.MultiNLI):
+    for kind in (config.Config, config.ImageNet, config.MultiNLI):
         values = flags.FlagValues()
-        settings.define_flags(values, kind)
+        config.define_flags(values, kind)
         known |= {*values}
     assert set(re.findall(r"--(\w+)", README)) <= known
     for path in re.findall(r"(train/[\w/.-]+\.(?:py|flags|png|md))", README):
-        assert (ROOT / path).exists() or path == "train/mine.py", path
+        assert (ROOT / path).exists() or path == "mine.py", path
 
 
 def test_commands_are_targets():

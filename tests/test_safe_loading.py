@@ -18,12 +18,12 @@ import pytest
 import bias_variance
 import jobs
 import students
-import trainer
 from keras_wsl import Distiller, callbacks, data, losses, models, soft_labels
 from keras_wsl.callbacks import backup_file
 from keras_wsl.models import convert_torchvision
 from keras_wsl.models.weights import read_network
-from settings import Settings, to_lines
+from keras_wsl.training import runner
+from keras_wsl.training.config import Config, to_lines
 from tests.common import bright_splits, image_network
 
 REFUSED = "student.keras' cannot be read as a network: {}.*code in a file is never run"
@@ -130,16 +130,16 @@ def refused(request, tmp_path, marker):
 
 def teaching(path, tmp_path):
     """A run whose teacher is in the file."""
-    wanted = Settings(
+    wanted = Config(
         method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path), epochs=1, batch_size=8
     )
-    trainer.run(wanted, bright_splits(12), tmp_path / "out", verbose=0)
+    runner.run(wanted, bright_splits(12), tmp_path / "out", verbose=0)
 
 
 def as_a_run(path):
     """The student of a run in the file's folder."""
     splits = bright_splits(12)
-    wanted = Settings(method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path))
+    wanted = Config(method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path))
     (path.parent / "run.flags").write_text("\n".join(to_lines(wanted)))
     (path.parent / "result.json").write_text("{}")
     jobs.pair(path.parent, splits)

@@ -54,7 +54,7 @@ def test_read_json_accepts_what_json_writes(tmp_path):
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "directory"])
 def test_read_json_of_no_file(tmp_path, make):
     make(tmp_path / "a.json")
-    with pytest.raises(ValueError, match="a.json must be a file"):
+    with pytest.raises(ValueError, match="a.json must be a regular file"):
         untrusted.read_json(tmp_path / "a.json")
     (tmp_path / "b.json").symlink_to("missing")
     with pytest.raises(FileNotFoundError, match="b.json"):
@@ -123,5 +123,5 @@ def test_map_array_reads_what_numpy_saves(tmp_path):
     np.save(path, array)
     np.testing.assert_array_equal(untrusted.map_array(path, (4, 3), array.dtype), array)
     os.mkfifo(tmp_path / "fifo.npy")
-    with pytest.raises(ValueError, match="fifo.npy must be a file"):
+    with pytest.raises(ValueError, match="fifo.npy must be a regular file"):
         untrusted.map_array(tmp_path / "fifo.npy", (4, 3), array.dtype)

@@ -67,7 +67,9 @@ def test_one_worker_is_the_chief(results):
 def test_strategy_leaves_sigterm_to_python(results):
     """TensorFlow catches SIGTERM when it connects the workers, and does nothing then."""
     for result in results[1]:
-        assert signal.SIGTERM not in result["caught"] and signal.SIGINT in result["caught"]
+        assert signal.SIGTERM not in result["caught"]
+        # A shell starts background processes with SIGINT ignored.
+        assert signal.SIGINT in result["caught"] or signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
 def test_workers_that_disagree_are_refused(results):

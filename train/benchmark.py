@@ -10,9 +10,10 @@ Each suite is a module of `benchmarks/` with `define_flags()` and `main()`, whos
 import importlib
 import sys
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import scripts
+from keras_wsl.training import cli
 
 SUITES = {"speed": "speed", "method_cost": "methods", "ntk_cost": "kernel", "faults": "fault_tolerance"}
 
@@ -38,4 +39,4 @@ if __name__ == "__main__":
     except flags.Error as error:
         sys.exit(f"{error} Pass --suite, one of {', '.join(SUITES)}.")
     suite.define_flags()
-    scripts.start(suite.main)
+    cli.start(suite.main)

@@ -14,22 +14,20 @@ are kept. `bias_variance.npz` in --out has the log-probabilities; `bias_variance
 import dataclasses
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import keras
 import matplotlib
 import numpy as np
 from absl import flags
 from scipy.special import log_softmax
 
-import curves
 import jobs
-import record
 import report
-import scripts
-import settings
 from keras_wsl import data, untrusted
 from keras_wsl.analysis.bias_variance import TERMS, bias_variance, compare, intervals, standard_errors
 from keras_wsl.files import atomic_write, make_directory
 from keras_wsl.models.weights import read_network
+from keras_wsl.training import artifacts, cli, config, plots
 
 matplotlib.use("Agg")
 
@@ -64,20 +62,20 @@ def prepare(out, data_dir, teacher_examples):
     pool, own = splits.train.split(teacher_examples, seed=0)
     for file, train in zip(files, (pool, own)):
         data.save_npz(data.Splits(train, splits.test), file)
-    record.write_json(path, wanted)
+    artifacts.write_json(path, wanted)
     return data.Splits(pool, splits.test)
 
 
 def teacher_of(wanted):
     """The settings of the teacher, which trains as members do, on all that is its own."""
-    return dataclasses.replace(wanted, student=wanted.teacher, train_limit=0, seed=0, **settings.ALONE)
+    return dataclasses.replace(wanted, student=wanted.teacher, train_limit=0, seed=0, **config.ALONE)
 
 
 def members_of(wanted, method, members, weights):
     """The settings of an ensemble's members: with another seed, `train_limit` takes another part of the pool."""
     taught = {"method": method, "teacher": wanted.teacher, "teacher_weights": str(weights)}
     if method == "none":
-        taught = settings.ALONE
+        taught = config.ALONE
     return [dataclasses.replace(wanted, seed=seed, **taught) for seed in range(members)]
 
 
@@ -110,7 +108,7 @@ def row_of(name, ensemble, labels, results):
         "device": first["device"],
         "backend": first["backend"],
         "commit": " ".join(sorted({str(result["commit"]) for result in results})),
-        "flags": " ".join(line for line in first["settings"] if not line.startswith(("--seed", "--teacher_weights"))),
+        "flags": " ".join(line for line in first["config"] if not line.startswith(("--seed", "--teacher_weights"))),
     }
 
 
@@ -224,7 +222,7 @@ def plot(rows, differences, path):
     changes.axvline(0, color="0.5", lw=1)
     changes.set(xlabel="nats an example", title="differences, 95 % over test examples")
     changes.grid(axis="x", alpha=0.3)
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -255,15 +253,15 @@ def run(wanted, values):
     said, found, rows = {}, {}, []
     for name, runs in ensembles.items():
         said[name] = np.stack([log_probs(folder / "student.keras", test, wanted.judged_at_once) for folder in runs])
-        finished = [record.read_result(folder, *RESULT) for folder in runs]
+        finished = [artifacts.read_result(folder, *RESULT) for folder in runs]
         found[name], row = row_of(name, said[name], test.labels, finished)
         rows.append(row)
     atomic_write(out / "bias_variance.npz", lambda file: np.savez_compressed(file, test_labels=test.labels, **said))
     differences = compared(found, said, test.labels)
     shared = sorted(set.intersection(*(set(row["flags"].split()) for row in rows)))
-    record.write_csv(results / "bias_variance.csv", rows)
-    record.write_csv(results / "bias_variance_compared.csv", differences)
-    record.write_text(results / "bias_variance.md", markdown(rows, differences, len(pool), shared))
+    artifacts.write_csv(results / "bias_variance.csv", rows)
+    artifacts.write_csv(results / "bias_variance_compared.csv", differences)
+    artifacts.write_text(results / "bias_variance.md", markdown(rows, differences, len(pool), shared))
     plot(rows, differences, results / "bias_variance.png")
 
 
@@ -271,4 +269,4 @@ if __name__ == "__main__":
     jobs.define_flags("the files that are named bias_variance", data_dir=jobs.DIGITS)
     flags.DEFINE_integer("members", 10, "Members of each ensemble.", lower_bound=2)
     flags.DEFINE_integer("teacher_examples", 447, "Training examples that are the teacher's alone.", lower_bound=1)
-    scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
+    cli.start(lambda: run(config.from_flags(flags.FLAGS), flags.FLAGS))

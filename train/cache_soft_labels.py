@@ -12,13 +12,12 @@ the processes share out the files. Sizes are printed first: CIFAR-100 in float16
 
 import sys
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import scripts
-import settings
 import students
-import trainer
 from keras_wsl import soft_labels
+from keras_wsl.training import cli, config, runner
 
 FLAGS = (
     "teacher",
@@ -42,10 +41,10 @@ FLAGS = (
 def write(values):
     """The soft labels of what a run of these settings trains on."""
     source = students.source(values.data)
-    wanted = students.with_flags(source.settings(), values, FLAGS)
+    wanted = students.with_flags(source.config(), values, FLAGS)
     if not (wanted.teacher and wanted.teacher_weights and values.out):
         raise ValueError("--teacher, --teacher_weights and --out are needed: a network, its file, and a folder.")
-    train = trainer.parts(source.splits(wanted, values), wanted)[0]
+    train = runner.parts(source.splits(wanted, values), wanted)[0]
     teacher = source.build(
         wanted.teacher,
         classes=len(train.classes),
@@ -64,11 +63,11 @@ def write(values):
         clean=values.clean,
         dtype=values.dtype,
         k=values.top_k,
-        temperatures=settings.numbers("temperatures", values.temperatures),
+        temperatures=config.numbers("temperatures", values.temperatures),
         batch_size=values.batch_size,
         teacher_file=wanted.teacher_weights,
         verbose=1 if sys.stdout.isatty() else 2,
-        **trainer.augmentation(wanted),
+        **runner.augmentation(wanted),
     )
 
 
@@ -95,4 +94,4 @@ def define_flags(values=flags.FLAGS):
 
 if __name__ == "__main__":
     define_flags()
-    scripts.start(main)
+    cli.start(main)

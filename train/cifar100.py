@@ -8,12 +8,11 @@ or from a file of settings, `--flagfile=train/flags/wrn_40_2-wrn_16_2-wsl.flags`
 240 epochs. Paper, WRN-40-2 to WRN-16-2: labels 73.26, KD 74.92, WSL 75.78 (teacher 75.61).
 """
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import scripts
-import settings
-import trainer
 from keras_wsl import data
+from keras_wsl.training import cli, config, runner
 
 
 def splits(wanted, values):
@@ -25,10 +24,10 @@ def train(wanted):
     """One run, and what is said of it at the end."""
     values = flags.FLAGS
     source = values.data_dir or "cifar100 of TFDS"
-    return trainer.run(wanted, splits(wanted, values), values.out, resume=values.resume, source=source)
+    return runner.run(wanted, splits(wanted, values), values.out, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "A TFDS folder with CIFAR-100, or an .npz file of data.save_npz.")
     flags.DEFINE_bool("download", False, "Whether TFDS may download CIFAR-100.")
-    scripts.main(train, settings.Settings)
+    cli.main(train, config.Config)

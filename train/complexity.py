@@ -17,19 +17,17 @@ otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on tw
 
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import keras
 import matplotlib
 import numpy as np
 from absl import flags
 
-import curves
 import jobs
-import record
 import report
-import scripts
-import settings
 from keras_wsl import analysis, models, teacher_checkpoints
 from keras_wsl.files import make_directory
+from keras_wsl.training import artifacts, cli, config, plots
 
 matplotlib.use("Agg")
 
@@ -192,7 +190,7 @@ def plot_promises(rows, path, title):
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.suptitle(title)
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -205,14 +203,14 @@ def plot_curve(rows, path, title):
     axis.set_ylim(bottom=0)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
 def run(values):
     """Judges the teacher's checkpoints and writes the files; returns the best row."""
     out = pathlib.Path(values.out)
-    temperatures = settings.numbers("temperatures", values.temperatures)
+    temperatures = config.numbers("temperatures", values.temperatures)
     splits = jobs.splits_of(values.data_dir)
     examples = getattr(splits, values.split).take(values.examples, seed=values.seed)
     task = Task(examples, values.seed)
@@ -230,14 +228,16 @@ def run(values):
     title = f"{values.teacher} to {values.student}, {len(examples)} examples, {task.classes} classes"
     rows = promises(task, task.kernel(student, verbose=values.verbose), said, temperatures)
     make_directory(out)
-    record.write_csv(out / "complexity.csv", rows)
-    record.write_text(out / "complexity.md", f"# {title}\n\n{table(rows)}\n![Complexity and promise](complexity.png)\n")
+    artifacts.write_csv(out / "complexity.csv", rows)
+    artifacts.write_text(
+        out / "complexity.md", f"# {title}\n\n{table(rows)}\n![Complexity and promise](complexity.png)\n"
+    )
     plot_promises(rows, out / "complexity.png", title)
     if values.student_checkpoints:
         points = curve(
             task, student, teacher_checkpoints.Checkpoints(values.student_checkpoints), said, temperatures[0]
         )
-        record.write_csv(out / "curve.csv", points)
+        artifacts.write_csv(out / "curve.csv", points)
         plot_curve(points, out / "curve.png", f"{title}, τ = {temperatures[0]:g}")
     return rows[0]
 
@@ -269,4 +269,4 @@ if __name__ == "__main__":
     flags.DEFINE_integer("seed", 0, "Seed of the choice of examples, of initial weights and random labels.")
     flags.DEFINE_integer("verbose", 0, "1 for a progress bar of the kernel.")
     flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
-    scripts.start(main)
+    cli.start(main)

@@ -9,17 +9,16 @@ into --out. Seconds to minutes: one forward pass of each network.
 
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import keras
 import matplotlib
 import numpy as np
 from absl import flags
 
-import curves
 import jobs
-import record
-import scripts
 from keras_wsl import ops, weighting
 from keras_wsl.files import make_directory
+from keras_wsl.training import artifacts, cli, plots
 
 matplotlib.use("Agg")
 
@@ -81,7 +80,7 @@ def plot(rows, images, title, path):
                 f"{row['teacher_cross_entropy']:.2g}",
                 fontsize=7,
             )
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -95,9 +94,9 @@ def run(folder, values):
     if not values.out:
         raise ValueError("--out is missing: name a folder for the files, such as --out=runs/sheet.")
     pair = jobs.pair(folder, jobs.splits_of(values.data_dir), values.split)
-    rows, out, wanted = rows_of(pair, values.count), pathlib.Path(values.out), pair.settings
+    rows, out, wanted = rows_of(pair, values.count), pathlib.Path(values.out), pair.config
     make_directory(out)
-    record.write_csv(out / "contact_sheet.csv", rows)
+    artifacts.write_csv(out / "contact_sheet.csv", rows)
     title = f"{wanted.teacher} to {wanted.student}, {wanted.method}, {len(pair.examples)} examples"
     plot(rows, pair.examples.images, title, out / "contact_sheet.png")
 
@@ -107,4 +106,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
     flags.DEFINE_enum("split", "train", ["train", "test"], "Of which examples.")
     flags.DEFINE_integer("count", 16, "Examples of either end.", lower_bound=1)
-    scripts.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")
+    cli.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")

@@ -6,12 +6,13 @@ The source is a `.pth` or `.pt` file, such as torchvision's of https://pytorch.o
 papers' teachers are its first weights, IMAGENET1K_V1), a `.safetensors` or an `.npz` file with torchvision's names.
 """
 
+import before_tensorflow  # noqa: F401
 import numpy as np
 from absl import flags
 
-import scripts
 from keras_wsl import files, models
 from keras_wsl.models import convert_torchvision
+from keras_wsl.training import cli
 
 
 def main():
@@ -29,4 +30,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("source", None, "A .pth, .pt, .safetensors or .npz file of PyTorch's arrays.", required=True)
     flags.DEFINE_string("out", None, "The .weights.h5 file to write.", required=True)
     flags.DEFINE_integer("classes", 1000, "The number of logits.", lower_bound=1)
-    scripts.start(main)
+    cli.start(main)

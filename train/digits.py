@@ -9,17 +9,13 @@ method is best.
 import dataclasses
 import pathlib
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import curves
-import environment  # noqa: F401
-import record
-import scripts
-import settings
-import trainer
 from keras_wsl import data
+from keras_wsl.training import artifacts, cli, config, plots, runner
 
-TEACHER = settings.Settings(
+TEACHER = config.Config(
     student="resnet14",
     method="none",
     epochs=12,
@@ -49,12 +45,12 @@ def run_all(out, seed=0, *, resume=False):
     rows, histories = [], {}
     for name, wanted in runs.items():
         print(f"\n{name}: {wanted.student}", flush=True)
-        result = trainer.run(wanted, splits, out / name, resume=resume, verbose=2, source="digits of scikit-learn")
-        histories[name] = record.read_csv(out / name / "epochs.csv")
+        result = runner.run(wanted, splits, out / name, resume=resume, verbose=2, source="digits of scikit-learn")
+        histories[name] = artifacts.read_csv(out / name / "epochs.csv")
         found = {**histories[name][-1], **result, "run": name, "network": wanted.student}
         rows.append({column: found.get(column, "") for column in COLUMNS})
-    record.write_csv(out / "table.csv", rows)
-    curves.plot(histories, out / "curves.png", "digits")
+    artifacts.write_csv(out / "table.csv", rows)
+    plots.plot(histories, out / "curves.png", "digits")
     return rows
 
 
@@ -76,4 +72,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "runs/digits", "Folder of the results; made if it is missing.")
     flags.DEFINE_integer("seed", 0, "Seed of all four runs.", lower_bound=0)
     flags.DEFINE_bool("resume", False, "Go on with the runs in --out.")
-    scripts.start(main)
+    cli.start(main)

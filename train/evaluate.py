@@ -13,15 +13,13 @@ are those that it was trained on, without crops and flips. As long as the forwar
 import functools
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import numpy as np
 from absl import app, flags, logging
 
-import record
 import reliability
 import report
-import scripts
 import students
-import trainer
 from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
@@ -29,6 +27,7 @@ from keras_wsl.analysis.regularization_sample_rates import regularization_sample
 from keras_wsl.backend import forward
 from keras_wsl.files import make_directory
 from keras_wsl.ops import check_temperature
+from keras_wsl.training import artifacts, cli, runner
 
 
 class Judge:
@@ -50,7 +49,7 @@ class Judge:
         """
         source = students.SOURCES[student.data]
         splits = self._once(
-            ("splits", self._reads(student)), functools.partial(source.splits, student.settings, self.values)
+            ("splits", self._reads(student)), functools.partial(source.splits, student.config, self.values)
         )
         if student.test_examples not in (None, len(splits.test)):
             raise ValueError(
@@ -66,7 +65,7 @@ class Judge:
             raise ValueError(f"--split={split} is no split of {student.data}. Expected of {', '.join(splits._fields)}.")
         if split != "train":
             return getattr(splits, split)
-        return trainer.parts(splits, student.settings)[0]
+        return runner.parts(splits, student.config)[0]
 
     def model(self, student, network):
         """A network with its weights.
@@ -80,7 +79,7 @@ class Judge:
         """What the tables say of a student on a split, and its `calibration`."""
         examples = self.examples(student, split)
         model = self.model(student, student.network)
-        labels, logits = logits_of(model, examples, student.settings.judged_at_once)
+        labels, logits = logits_of(model, examples, student.config.judged_at_once)
         calibrated = calibration(labels, logits, self.values.bins)
         row = {
             "split": split,
@@ -95,7 +94,7 @@ class Judge:
             row["top_5_accuracy"] = float(((logits > at_label).sum(axis=-1) < 5).mean())
         row |= {name: calibrated[name] for name in ("mean_confidence", "ece", "adaptive_ece", "nll", "brier")}
         if student.teacher:
-            wanted = student.settings
+            wanted = student.config
             part = (wanted.train_limit, wanted.holdout, wanted.seed) if split == "train" else ()
             teacher = self.model(student, student.teacher)
             _, heard = self._once(
@@ -120,12 +119,12 @@ class Judge:
         else:
             model = students.saved(network.path)
         _check_fits(network.path, model, train)
-        source.check(student.settings, model)
+        source.check(student.config, model)
         return model
 
     def _reads(self, student):
         """All that decides what a student's data are."""
-        return student.data, *(getattr(student.settings, name) for name in students.SOURCES[student.data].reads)
+        return student.data, *(getattr(student.config, name) for name in students.SOURCES[student.data].reads)
 
     def _once(self, key, make):
         if key not in self._found:
@@ -203,8 +202,8 @@ def evaluate(paths, values):
             diagrams[name if len(values.split) == 1 else f"{name}, {split}"] = calibrated
     out = pathlib.Path(values.out)
     make_directory(out)
-    record.write_csv(out / "evaluate.csv", rows)
-    record.write_text(out / "evaluate.md", markdown(rows, judged[0].data, values))
+    artifacts.write_csv(out / "evaluate.csv", rows)
+    artifacts.write_text(out / "evaluate.md", markdown(rows, judged[0].data, values))
     reliability.plot(diagrams, out / "reliability.png")
     return rows
 
@@ -250,9 +249,9 @@ def main(argv):
             print(f"{row['student']}, {row['split']}: accuracy {row['accuracy']:.4f}, ECE {row['ece']:.4f}{agreement}")
         print(f"{flags.FLAGS.out}/evaluate.md")
 
-    return scripts.status(run)
+    return cli.status(run)
 
 
 if __name__ == "__main__":
     define_flags()
-    scripts.run(main)
+    cli.run(main)

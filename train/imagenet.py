@@ -10,12 +10,11 @@ Paper, top-1: ResNet-34 (73.31) to ResNet-18, labels 69.75, KD 70.67, WSL 72.04;
 labels 68.87, KD 70.49, WSL 71.52.
 """
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import scripts
-import settings
-import trainer
 from keras_wsl import data
+from keras_wsl.training import cli, config, runner
 
 
 def splits(wanted, values):
@@ -24,7 +23,7 @@ def splits(wanted, values):
         values.data_dir,
         image_size=wanted.image_size,
         resize=wanted.resize or None,
-        unreadable_limit=wanted.unreadable_limit,
+        max_corrupt_images=wanted.unreadable_limit,
     )
 
 
@@ -33,9 +32,9 @@ def train(wanted):
     values = flags.FLAGS
     images, source = splits(wanted, values), values.data_dir or "imagenet2012 of TFDS"
     top_5 = len(images.train.classes) > 5
-    return trainer.run(wanted, images, values.out, top_5=top_5, resume=values.resume, source=source)
+    return runner.run(wanted, images, values.out, top_5=top_5, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "A folder with train/ and val/, or a TFDS folder with imagenet2012.")
-    scripts.main(train, settings.ImageNet)
+    cli.main(train, config.ImageNet)

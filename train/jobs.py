@@ -19,17 +19,15 @@ import keras
 import numpy as np
 from absl import flags
 
-import record
-import settings
-import trainer
 from keras_wsl import data, models
 from keras_wsl.callbacks import PreemptedError, PreemptionHandler
 from keras_wsl.files import make_directory
 from keras_wsl.models.weights import read_network
+from keras_wsl.training import artifacts, config, runner
 
 HERE = pathlib.Path(__file__).parent
 DIGITS = "digits"
-SCRIPTS = {settings.Settings: "cifar100.py", settings.ImageNet: "imagenet.py", settings.MultiNLI: "multinli.py"}
+SCRIPTS = {config.Config: "cifar100.py", config.ImageNet: "imagenet.py", config.MultiNLI: "multinli.py"}
 # Several processes share an accelerator's memory only if none takes all of it.
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 AT_ONCE = 8  # Processes on one accelerator, which small networks leave idle.
@@ -45,7 +43,7 @@ def define_flags(files, *, at_once=2, data_dir=None, flag_values=flags.FLAGS):
         flag_values: Where they are defined.
     """
     own = {"flag_values": flag_values}
-    settings.define_flags(**own)
+    config.define_flags(**own)
     flags.DEFINE_integer("jobs", at_once, "Runs at a time.", lower_bound=1, **own)
     text = "As of cifar100.py; digits for those of scikit-learn."
     flags.DEFINE_string("data_dir", data_dir, text, required=data_dir is None, **own)
@@ -53,12 +51,12 @@ def define_flags(files, *, at_once=2, data_dir=None, flag_values=flags.FLAGS):
 
 
 class Pair(NamedTuple):
-    """What a finished run's student and its teacher say of examples: `settings`, `examples`, and two arrays of logits.
+    """What a finished run's student and its teacher say of examples: `config`, `examples`, and two arrays of logits.
 
     The logits are float32, shape `(examples, classes)`.
     """
 
-    settings: settings.Settings
+    config: config.Config
     examples: data.ImageArrays
     student_logits: np.ndarray
     teacher_logits: np.ndarray
@@ -69,11 +67,11 @@ def command(out, wanted, data_dir):
 
     Args:
         out: Folder of the run.
-        wanted: `Settings`, whose kind says which script it is.
+        wanted: `Config`, whose kind says which script it is.
         data_dir: As of that script.
     """
     resume = ["--resume"] if (out / "run.flags").exists() else []
-    lines = [*settings.to_lines(wanted), f"--data_dir={data_dir}", f"--out={out}", *resume]
+    lines = [*config.to_lines(wanted), f"--data_dir={data_dir}", f"--out={out}", *resume]
     return [sys.executable, str(HERE / SCRIPTS[type(wanted)]), *lines]
 
 
@@ -81,7 +79,7 @@ def train(runs, data_dir, *, jobs=1, after=None):
     """Trains what is not finished; a run that fails says so, and the others go on.
 
     Args:
-        runs: Dict of each run's folder to its `Settings`.
+        runs: Dict of each run's folder to its `Config`.
         data_dir: As of their script.
         jobs: Integer, processes at a time.
         after: Called with the folder of each run that was trained, one after the other; or `None`.
@@ -91,13 +89,13 @@ def train(runs, data_dir, *, jobs=1, after=None):
 
     Raises:
         ValueError: A folder holds a run of other settings; before anything starts.
-        Terminated: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states and ended.
+        PreemptedError: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states and ended.
         KeyboardInterrupt: SIGINT was received twice; the runs were killed.
     """
     runs = {pathlib.Path(out): wanted for out, wanted in runs.items()}
     for out, wanted in runs.items():
         if (out / "run.flags").exists():
-            record.open_run(out, wanted, resume=True)
+            artifacts.open_run(out, wanted, resume=True)
     turn, shares = threading.Lock(), queue.SimpleQueue()
     for cores in shares_of_cores(min(jobs, sum(not (out / "result.json").exists() for out in runs))):
         shares.put(cores)
@@ -150,7 +148,7 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
         if not termination.asked:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
         return False
-    result = record.read_result(out, "test_accuracy", "seconds")
+    result = artifacts.read_result(out, "test_accuracy", "seconds")
     print(f"{out.name}: {result['test_accuracy']:.4f}, {result['seconds']:.0f} s", flush=True)
     return True
 
@@ -223,7 +221,7 @@ def splits_of(data_dir):
 
 
 def settings_of(folder):
-    """The `Settings` of a finished run.
+    """The `Config` of a finished run.
 
     Raises:
         FileNotFoundError: There is no finished run.
@@ -231,7 +229,7 @@ def settings_of(folder):
     folder = pathlib.Path(folder)
     if not (folder / "result.json").exists():
         raise FileNotFoundError(f"{folder} holds no finished run: there is no result.json. Go on with it by --resume.")
-    return settings.read(folder / "run.flags")
+    return config.read(folder / "run.flags")
 
 
 def pair(folder, splits, split="train"):
@@ -249,7 +247,7 @@ def pair(folder, splits, split="train"):
     wanted = settings_of(folder)
     if not wanted.teacher:
         raise ValueError(f"{folder} has no teacher: --method={wanted.method}. Choose a run of a student with one.")
-    examples = splits.test if split == "test" else trainer.parts(splits, wanted)[0]
+    examples = splits.test if split == "test" else runner.parts(splits, wanted)[0]
     options = {"classes": len(examples.classes), "input_shape": examples.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
     student = read_network(pathlib.Path(folder, "student.keras"))

@@ -12,13 +12,12 @@ Two hours or so on two CPU cores.
 import dataclasses
 import pathlib
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
 import jobs
 import methods_report
-import recipes
-import scripts
-import settings
+from keras_wsl.training import cli, config, recipes
 
 TWIN = "wsl"  # The weighting of the second run of each method.
 
@@ -38,7 +37,7 @@ def settings_of(wanted, method, weighting, negatives):
     """The settings of one run.
 
     Args:
-        wanted: `Settings` that all runs share.
+        wanted: `Config` that all runs share.
         method: Its name.
         weighting: Name of the weights, or nothing.
         negatives: CRD's, which must fit the examples.
@@ -46,7 +45,7 @@ def settings_of(wanted, method, weighting, negatives):
     recipe = recipes.get(method)
     changes = {"method": method, "weighting": weighting}
     if not recipe.needs_teacher:
-        changes |= settings.ALONE if method == "none" else {"teacher": "", "teacher_weights": ""}
+        changes |= config.ALONE if method == "none" else {"teacher": "", "teacher_weights": ""}
     if recipe.from_data:
         changes["loss_settings"] = (f"negatives={negatives}",)
     return dataclasses.replace(wanted, **changes)
@@ -62,7 +61,7 @@ def main():
     values = flags.FLAGS
     if not values.out:
         raise ValueError("--out is missing: name a folder for the runs, such as --out=runs/methods.")
-    wanted = settings.from_flags(values)
+    wanted = config.from_flags(values)
     runs = {
         pathlib.Path(values.out) / run_name(*run): settings_of(wanted, *run, values.negatives)
         for run in plan(values.methods or list(recipes.METHODS))
@@ -76,4 +75,4 @@ if __name__ == "__main__":
     jobs.define_flags("methods.csv, methods.md and methods.png")
     flags.DEFINE_list("methods", [], "Which methods; all by default.")
     flags.DEFINE_integer("negatives", 4096, "CRD's negatives, fewer than there are examples of other classes.")
-    scripts.start(main)
+    cli.start(main)

@@ -5,14 +5,12 @@ python train/methods_report.py runs/methods
 
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import matplotlib
 from absl import flags
 
-import curves
-import recipes
-import record
 import report
-import scripts
+from keras_wsl.training import artifacts, cli, plots, recipes
 
 matplotlib.use("Agg")
 
@@ -86,7 +84,7 @@ def plot(lines, path):
     axis.set_xlabel("test accuracy, %")
     axis.grid(axis="x", alpha=0.3)
     axis.legend(fontsize="small", loc="lower right")
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -101,14 +99,14 @@ def write(runs, results):
     rows = rows_of(runs)
     if not rows:
         raise FileNotFoundError(f"{runs} holds no finished run.")
-    record.write_csv(results / "methods.csv", rows)
+    artifacts.write_csv(results / "methods.csv", rows)
     costs = results / "methods_cost.csv"
-    lines = table(rows, record.read_texts(costs) if costs.exists() else [])
+    lines = table(rows, artifacts.read_texts(costs) if costs.exists() else [])
     shown = report.markdown(lines, tuple(lines[0]))
     notes = results / "methods_notes.md"
     text = notes.read_text() if notes.exists() else ""
     shared = sorted(set.intersection(*(set(row["flags"].split()) for row in rows)))
-    record.write_text(
+    artifacts.write_text(
         results / "methods.md",
         "# Every method on one small setting\n\n"
         "Made by `train/methods.py`; `methods.csv` has the rows, with flags and commit of each run.\n\n"
@@ -121,4 +119,4 @@ def write(runs, results):
 
 if __name__ == "__main__":
     flags.DEFINE_string("results", str(pathlib.Path(__file__).parent / "results"), "Folder of the files.")
-    scripts.start(lambda folder: write(folder, flags.FLAGS.results), "the folder of the runs")
+    cli.start(lambda folder: write(folder, flags.FLAGS.results), "the folder of the runs")

@@ -11,13 +11,12 @@ file of a fine-tuned network, the student starts from its first layers. The defa
 Paper, BERT-12 (83.57) to its first 3 layers: labels 75.06, KD 75.50, WSL 76.28; PKD's code: 74.94, KD 75.64, PKD 77.61.
 """
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import scripts
-import settings
-import trainer
 from keras_wsl import data
 from keras_wsl.models import keras_nlp_backbones
+from keras_wsl.training import cli, config, runner
 
 
 def tokenizer(wanted):
@@ -40,18 +39,18 @@ def check(wanted, model):
 def train(wanted):
     """One run, and what is said of it at the end."""
 
-    def build(name, **settings):
-        model = keras_nlp_backbones.build(name, **settings)
+    def build(name, **config):
+        model = keras_nlp_backbones.build(name, **config)
         check(wanted, model)
         return model
 
     values = flags.FLAGS
     pairs, source = splits(wanted, values), values.data_dir or "multi_nli or glue/mnli of TFDS"
     also = {"mismatched": pairs.mismatched}
-    return trainer.run(wanted, pairs, values.out, build=build, also=also, resume=values.resume, source=source)
+    return runner.run(wanted, pairs, values.out, build=build, also=also, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "A TFDS folder with glue/mnli or multi_nli.")
     flags.DEFINE_bool("download", False, "Whether TFDS may download glue/mnli.")
-    scripts.main(train, settings.MultiNLI)
+    cli.main(train, config.MultiNLI)

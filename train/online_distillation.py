@@ -12,16 +12,14 @@ Then `online.csv`, `online.md` and `online.png` are written to --results.
 import dataclasses
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import matplotlib
 import numpy as np
 from absl import flags
 
-import curves
 import jobs
-import record
 import report
-import scripts
-import settings
+from keras_wsl.training import artifacts, cli, config, plots
 
 matplotlib.use("Agg")
 
@@ -29,18 +27,18 @@ from matplotlib import pyplot as plt
 
 
 def plan(wanted, out, temperatures, seeds, **of_teacher):
-    """The runs: two dicts of folders to `Settings`, of the teacher and of the students.
+    """The runs: two dicts of folders to `Config`, of the teacher and of the students.
 
-    The students' are by `(kind, temperature, seed)`: each key has a folder and its `Settings`.
+    The students' are by `(kind, temperature, seed)`: each key has a folder and its `Config`.
 
     Args:
-        wanted: `Settings` of the students.
+        wanted: `Config` of the students.
         out: Path of the folder of the runs.
         temperatures: Floats.
         seeds: Integer, students of each kind.
         **of_teacher: Settings that are others in the teacher's run.
     """
-    alone = settings.ALONE
+    alone = config.ALONE
     folder = out / "teacher"
     teacher = {folder: dataclasses.replace(wanted, **alone, **of_teacher, student=wanted.teacher, keep_checkpoints=1)}
     # Soft labels alone teach, as in the paper: no labels, and a weight of 1.
@@ -95,7 +93,7 @@ def plot(histories, path, title, judged_on):
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -103,7 +101,7 @@ def run(wanted, values):
     """Trains what is missing and writes the files."""
     if not wanted.teacher or not values.out:
         raise ValueError("--teacher and --out are needed: the teacher's network, and a folder for the runs.")
-    temperatures = settings.numbers("temperatures", values.temperatures)
+    temperatures = config.numbers("temperatures", values.temperatures)
     given = {"train_limit": values.teacher_train_limit, "learning_rate": values.teacher_learning_rate}
     of_teacher = {name: value for name, value in given.items() if value is not None}
     teacher, students = plan(wanted, pathlib.Path(values.out), temperatures, values.seeds, **of_teacher)
@@ -117,8 +115,8 @@ def run(wanted, values):
     lines = table(rows)
     examples = next(iter(rows.values()))["train_examples"]
     title = f"{wanted.teacher} to {wanted.student}, {examples:,} examples, {taught['epochs']} epochs"
-    record.write_csv(results / "online.csv", [taught, *rows.values()])
-    record.write_text(
+    artifacts.write_csv(results / "online.csv", [taught, *rows.values()])
+    artifacts.write_text(
         results / "online.md",
         f"# Online and offline distillation\n\n{title}; the teacher has {taught['train_examples']:,} examples and ends "
         f"at {100 * taught['test_accuracy']:.2f} %. "
@@ -142,4 +140,4 @@ def define_flags(flag_values=flags.FLAGS):
 
 if __name__ == "__main__":
     define_flags()
-    scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
+    cli.start(lambda: run(config.from_flags(flags.FLAGS), flags.FLAGS))

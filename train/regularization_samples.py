@@ -13,16 +13,14 @@ import dataclasses
 import itertools
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import matplotlib
 from absl import flags
 
-import curves
 import jobs
-import record
 import report
-import scripts
-import settings
 from evidence import paper
+from keras_wsl.training import artifacts, cli, config, plots
 
 matplotlib.use("Agg")
 
@@ -33,12 +31,12 @@ PANELS = (("training batches", "training_samples"), ("clean probe", "probe_sampl
 
 
 def plan(wanted, out, temperatures, smoothing):
-    """The runs: two dicts of folders to `Settings`, the teachers and then their students.
+    """The runs: two dicts of folders to `Config`, the teachers and then their students.
 
-    The students' are by `(temperature, smoothed)`: each key has a folder and its `Settings`.
+    The students' are by `(temperature, smoothed)`: each key has a folder and its `Config`.
     """
     teachers, students = {}, {}
-    alone = dataclasses.replace(wanted, student=wanted.teacher, **settings.ALONE)
+    alone = dataclasses.replace(wanted, student=wanted.teacher, **config.ALONE)
     for smoothed in TEACHERS:
         folder = out / ("teacher-smoothed" if smoothed else "teacher")
         teachers[folder] = dataclasses.replace(alone, label_smoothing=smoothing if smoothed else 0.0)
@@ -57,7 +55,9 @@ def plan(wanted, out, temperatures, smoothing):
 
 def epochs_of(folder, temperature, smoothed):
     """Rows of `figure2.csv`: one run's counts by epoch, over the training batches and over the clean probe."""
-    probe = {int(row["epoch"]): row for row in record.read_csv(folder / "tensorboard" / "regularization_samples.csv")}
+    probe = {
+        int(row["epoch"]): row for row in artifacts.read_csv(folder / "tensorboard" / "regularization_samples.csv")
+    }
     return [
         {
             "temperature": temperature,
@@ -69,13 +69,13 @@ def epochs_of(folder, temperature, smoothed):
             "probe_examples": round(probe[int(row["epoch"])]["examples"]),
             "test_accuracy": row.get("val_accuracy"),
         }
-        for row in record.read_csv(folder / "epochs.csv")
+        for row in artifacts.read_csv(folder / "epochs.csv")
     ]
 
 
 def classes_of(folder, temperature, smoothed, names):
     """Rows of `figure2_classes.csv`: the probe's regularization samples of each class after the last epoch."""
-    last = record.read_csv(folder / "tensorboard" / "regularization_samples.csv")[-1]
+    last = artifacts.read_csv(folder / "tensorboard" / "regularization_samples.csv")[-1]
     shared = {"temperature": temperature, "teacher": TEACHERS[smoothed], "epoch": int(last["epoch"])}
     return [{**shared, "class": name, "samples": round(last[f"class_{c}"])} for c, name in enumerate(names)]
 
@@ -165,7 +165,7 @@ def plot(rows, path):
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
     figure.legend(*axes[0].get_legend_handles_labels(), fontsize="x-small", loc="outside lower center", ncols=3)
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -184,11 +184,11 @@ def write(students, teachers, names, results, data_name):
     classes = {key: classes_of(folder, *key, names) for key, folder in students.items()}
     runs = {key: report.read(folder)[0] for key, folder in students.items()}
     rows = list(itertools.chain(*epochs.values()))
-    record.write_csv(results / "figure2.csv", rows)
-    record.write_csv(results / "figure2_runs.csv", list(runs.values()))
-    record.write_csv(results / "figure2_classes.csv", list(itertools.chain(*classes.values())))
+    artifacts.write_csv(results / "figure2.csv", rows)
+    artifacts.write_csv(results / "figure2_runs.csv", list(runs.values()))
+    artifacts.write_csv(results / "figure2_classes.csv", list(itertools.chain(*classes.values())))
     last = {key: lines[-1] for key, lines in epochs.items()}
-    record.write_text(results / "figure2.md", markdown(last, runs, classes, teachers, data_name))
+    artifacts.write_text(results / "figure2.md", markdown(last, runs, classes, teachers, data_name))
     plot(rows, results / "figure2.png")
 
 
@@ -202,7 +202,7 @@ def run(wanted, values):
         raise ValueError(
             "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
-    temperatures = settings.numbers("temperatures", values.temperatures)
+    temperatures = config.numbers("temperatures", values.temperatures)
     out, data_dir = pathlib.Path(values.out), values.data_dir
     splits = jobs.splits_of(data_dir)  # First of all, so that missing data are noticed.
     data_dir = jobs.file_of(data_dir, out)
@@ -218,4 +218,4 @@ if __name__ == "__main__":
     jobs.define_flags("the files that are named figure2")
     flags.DEFINE_list("temperatures", ["2", "4", "6"], "Temperatures of the students.")
     flags.DEFINE_float("smoothing", 0.1, "Label smoothing of the second teacher.", lower_bound=0.0)
-    scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
+    cli.start(lambda: run(config.from_flags(flags.FLAGS), flags.FLAGS))

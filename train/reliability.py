@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 
-import curves
+from keras_wsl.training import plots
 
 matplotlib.use("Agg")
 
@@ -41,7 +41,7 @@ def plot(diagrams, path):
         lower.set_ylabel("examples")
     (bars, names), (marks, others) = (axis.get_legend_handles_labels() for axis in axes[:2, 0])
     figure.legend(bars + marks, names + others, loc="outside lower center", ncols=min(5, 2 * columns), fontsize="small")
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 

@@ -8,12 +8,10 @@ writes `NAME.csv` (a row a run), `NAME_epochs.csv` (a row an epoch), `NAME.md` a
 import pathlib
 import re
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
-import curves
-import record
-import scripts
-import settings
+from keras_wsl.training import artifacts, cli, config, plots
 
 COLUMNS = (
     "run",
@@ -72,12 +70,12 @@ def read(folder, *needed):
         ValueError: If its `result.json` is damaged.
     """
     folder = pathlib.Path(folder)
-    result = record.read_result(folder, *needed)
-    lines = settings.read_lines(folder / record.FLAGS)
+    result = artifacts.read_result(folder, *needed)
+    lines = config.read_lines(folder / artifacts.FLAGS)
     given = {name.removeprefix("--"): value for name, _, value in (line.partition("=") for line in lines)}
     found = {**given, **result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(lines)}
     row = {column: _without_folders(found.get(column)) for column in COLUMNS}
-    return row, record.read_csv(folder / "epochs.csv")
+    return row, artifacts.read_csv(folder / "epochs.csv")
 
 
 def _without_folders(value):
@@ -114,15 +112,15 @@ def write(folders, name, folder):
     folder = pathlib.Path(folder)
     runs = {pathlib.Path(path).name: read(path) for path in folders}
     rows = [row for row, _ in runs.values()]
-    record.write_csv(folder / f"{name}.csv", rows)
+    artifacts.write_csv(folder / f"{name}.csv", rows)
     histories = {run: history for run, (_, history) in runs.items()}
     epochs = [{"run": run, **row, "epoch": int(row["epoch"])} for run, history in histories.items() for row in history]
-    record.write_csv(folder / f"{name}_epochs.csv", epochs)
-    record.write_text(folder / f"{name}.md", markdown(rows))
-    curves.plot(histories, folder / f"{name}.png", name)
+    artifacts.write_csv(folder / f"{name}_epochs.csv", epochs)
+    artifacts.write_text(folder / f"{name}.md", markdown(rows))
+    plots.plot(histories, folder / f"{name}.png", name)
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("name", None, "Name of the files.", required=True)
     flags.DEFINE_string("results", str(pathlib.Path(__file__).parent / "results"), "Folder of the files.")
-    scripts.run(lambda argv: scripts.status(lambda: write(argv[1:], flags.FLAGS.name, flags.FLAGS.results)))
+    cli.run(lambda argv: cli.status(lambda: write(argv[1:], flags.FLAGS.name, flags.FLAGS.results)))

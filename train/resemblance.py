@@ -10,20 +10,18 @@ minutes: one forward pass of each network.
 
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import matplotlib
 import numpy as np
 from absl import flags
 
-import curves
 import jobs
-import recipes
-import record
 import report
-import scripts
 from keras_wsl.analysis import semantics
 from keras_wsl.analysis.class_affinity import agreement, group_means
 from keras_wsl.analysis.class_affinity import resemblance as matrix_of
 from keras_wsl.files import make_directory
+from keras_wsl.training import artifacts, cli, plots, recipes
 
 matplotlib.use("Agg")
 
@@ -38,11 +36,11 @@ def temperature_of(pair, folder, given):
     """
     if given:
         return given
-    losses = recipes.main_losses(pair.settings, pair.examples)
+    losses = recipes.main_losses(pair.config, pair.examples)
     for loss in losses:
         if getattr(loss, "temperature", None):
             return loss.temperature
-    raise ValueError(f"{folder}: --method={pair.settings.method} has no temperature. Pass --temperature.")
+    raise ValueError(f"{folder}: --method={pair.config.method} has no temperature. Pass --temperature.")
 
 
 def order_of(classes):
@@ -97,13 +95,13 @@ def plot(matrix, classes, order, title, path):
     axis.set_yticks(range(len(names)), names, fontsize=size)
     axis.set(xlabel="logit", ylabel="class of the examples", title=title)
     figure.colorbar(image, ax=axis, label="mean gradient; red: drawn together", shrink=0.8)
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
 def markdown(folder, pair, temperature, rows, missing, groups, matrix):
     """What was judged, the comparisons and the nearest pairs."""
-    wanted, classes = pair.settings, pair.examples.classes
+    wanted, classes = pair.config, pair.examples.classes
     text = (
         "# Figure 4: which classes soft labels draw together\n\n"
         f"Made by `train/resemblance.py` of the run `{pathlib.Path(folder).name}`: {wanted.teacher} to "
@@ -138,11 +136,11 @@ def run(folder, values):
     order, groups = order_of(classes)
     rows, missing = comparisons(matrix, classes, groups)
     make_directory(out)
-    record.write_csv(
+    artifacts.write_csv(
         out / "resemblance.csv", [{"class": name, **dict(zip(classes, row))} for name, row in zip(classes, matrix)]
     )
-    record.write_text(out / "resemblance.md", markdown(folder, pair, temperature, rows, missing, groups, matrix))
-    title = f"{pair.settings.teacher} to {pair.settings.student}, {pair.settings.method}, τ = {temperature:g}"
+    artifacts.write_text(out / "resemblance.md", markdown(folder, pair, temperature, rows, missing, groups, matrix))
+    title = f"{pair.config.teacher} to {pair.config.student}, {pair.config.method}, τ = {temperature:g}"
     plot(matrix, classes, order, title, out / "resemblance.png")
 
 
@@ -151,4 +149,4 @@ if __name__ == "__main__":
     flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
     flags.DEFINE_enum("split", "train", ["train", "test"], "Of which examples.")
     flags.DEFINE_float("temperature", None, "At which to judge; the run's own by default.", lower_bound=0.0)
-    scripts.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")
+    cli.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")

@@ -10,19 +10,16 @@ again it goes on, and finished runs are kept. Then `soft_labels.csv` and `soft_l
 import dataclasses
 import pathlib
 
+import before_tensorflow  # noqa: F401
 import numpy as np
 from absl import flags
 
-import environment  # noqa: F401
 import jobs
-import record
 import report
-import scripts
-import settings
 import students
-import trainer
 from keras_wsl import models, soft_labels, top_k_logits
 from keras_wsl.analysis.fidelity import fidelity
+from keras_wsl.training import artifacts, cli, config, runner
 
 LIVE = "live teacher"
 
@@ -39,10 +36,10 @@ def storages(ks, temperature):
 
 
 def plan(wanted, out, kinds):
-    """The runs: a dict of names to a run's folder and its `Settings`.
+    """The runs: a dict of names to a run's folder and its `Config`.
 
     Args:
-        wanted: `Settings` of the student with the live teacher.
+        wanted: `Config` of the student with the live teacher.
         out: Path of the folder of the runs.
         kinds: As of `storages`.
     """
@@ -76,7 +73,7 @@ def compare(runs, stores, train, test, wanted):
         stores: Dict of names to `SoftLabels`.
         train: The examples that were trained on.
         test: Those on which the students are compared.
-        wanted: `Settings` of the live run.
+        wanted: `Config` of the live run.
     """
     networks = {name: students.saved(folder / "student.keras") for name, (folder, _) in runs.items()}
     said = {name: jobs.logits(network, test, wanted.judged_at_once) for name, network in networks.items()}
@@ -100,7 +97,7 @@ def run(wanted, values):
         raise ValueError("--teacher, --teacher_weights, --temperature, --views and --out are needed.")
     out, kinds = pathlib.Path(values.out), storages([int(k) for k in values.top_k], wanted.temperature)
     splits = jobs.splits_of(values.data_dir)
-    train = trainer.parts(splits, wanted)[0]
+    train = runner.parts(splits, wanted)[0]
     options = {"classes": len(train.classes), "input_shape": train.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
     settings_of_all = {"seed": wanted.seed, "views": wanted.views, "verbose": 2}
@@ -114,8 +111,8 @@ def run(wanted, values):
     lines = table(rows)
     text = report.markdown(lines, tuple(lines[0]))
     results = pathlib.Path(values.results)
-    record.write_csv(results / "soft_labels.csv", rows)
-    record.write_text(
+    artifacts.write_csv(results / "soft_labels.csv", rows)
+    artifacts.write_text(
         results / "soft_labels.md",
         f"# Storing soft labels\n\n{wanted.teacher} to {wanted.student} by {wanted.method}, "
         f"τ = {wanted.temperature:g}; {len(train):,} examples, {wanted.views} views, {wanted.epochs} epochs.\n"
@@ -156,4 +153,4 @@ def define_flags(flag_values=flags.FLAGS):
 
 if __name__ == "__main__":
     define_flags()
-    scripts.start(lambda: run(settings.from_flags(flags.FLAGS), flags.FLAGS))
+    cli.start(lambda: run(config.from_flags(flags.FLAGS), flags.FLAGS))

@@ -9,13 +9,12 @@ from absl import flags
 import cifar100
 import imagenet
 import multinli
-import record
 import report
-import settings
 from keras_wsl import data, models
 from keras_wsl.files import sha256
 from keras_wsl.models import keras_nlp_backbones
 from keras_wsl.models.weights import read_network
+from keras_wsl.training import artifacts, config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Source:
         check: Function of settings and a network that refuses one which was trained on other inputs.
     """
 
-    settings: type
+    config: type
     splits: collections.abc.Callable
     reads: tuple = ()
     build: collections.abc.Callable = models.build
@@ -38,11 +37,11 @@ class Source:
 
 
 SOURCES = {
-    "digits": Source(settings.Settings, lambda wanted, values: data.digits()),
-    "cifar100": Source(settings.Settings, cifar100.splits),
-    "imagenet": Source(settings.ImageNet, imagenet.splits, ("image_size", "resize", "unreadable_limit")),
+    "digits": Source(config.Config, lambda wanted, values: data.digits()),
+    "cifar100": Source(config.Config, cifar100.splits),
+    "imagenet": Source(config.ImageNet, imagenet.splits, ("image_size", "resize", "unreadable_limit")),
     "multinli": Source(
-        settings.MultiNLI,
+        config.MultiNLI,
         multinli.splits,
         ("student", "vocabulary", "lowercase", "sequence_length"),
         keras_nlp_backbones.build,
@@ -97,7 +96,7 @@ class Student:
 
     path: pathlib.Path
     data: str
-    settings: settings.Settings
+    config: config.Config
     network: Network
     teacher: Network | None
     run: tuple = ()
@@ -127,7 +126,7 @@ def read(path, values):
         )
     if not values.data:
         raise ValueError(f"{path} does not say what it was trained on. Pass --data, one of {', '.join(SOURCES)}.")
-    wanted = with_flags(source(values.data).settings(), values, FLAGS)
+    wanted = with_flags(source(values.data).config(), values, FLAGS)
     name = ""
     if path.suffix != ".keras":
         name = _name_for(path, "student", values.student)
@@ -137,11 +136,11 @@ def read(path, values):
 
 def _read_run(folder, values):
     row, _ = report.read(folder)
-    result = record.read_result(folder, "test_examples")
+    result = artifacts.read_result(folder, "test_examples")
     wanted = with_flags(_run_settings(folder), values, FLAGS[2:])
     path = folder / "student.keras"
     name = values.data or _data_of(wanted, path)
-    if source(name).settings is not type(wanted):
+    if source(name).config is not type(wanted):
         raise ValueError(
             f"{folder} is a run of {type(wanted).__name__}, whose data is not --data={name}. Leave --data out."
         )
@@ -159,16 +158,16 @@ def _read_run(folder, values):
 def _run_settings(folder):
     """The settings of a run, of the kind that has all of them."""
     path = folder / "run.flags"
-    lines = settings.read_lines(path)
+    lines = config.read_lines(path)
     names = {line.removeprefix("--").partition("=")[0] for line in lines}
-    kind = settings.ImageNet if "image_size" in names else settings.Settings
-    kind = settings.MultiNLI if "sequence_length" in names else kind
-    return settings.read(path, kind)
+    kind = config.ImageNet if "image_size" in names else config.Config
+    kind = config.MultiNLI if "sequence_length" in names else kind
+    return config.read(path, kind)
 
 
 def _data_of(wanted, path):
     """What a run was trained on. The settings of digits and CIFAR-100 are of one kind; their images differ."""
-    own = [name for name, source in SOURCES.items() if source.settings is type(wanted)]
+    own = [name for name, source in SOURCES.items() if source.config is type(wanted)]
     if len(own) == 1:
         return own[0]
     return "digits" if saved(path).input_shape[1:] == (8, 8, 1) else "cifar100"
@@ -187,7 +186,7 @@ def source(name):
 
 def define_flags(names, values=flags.FLAGS):
     """Defines flags for settings of these names, of whatever data set, that are none by default; and for the data."""
-    known = {field.name: field for source in SOURCES.values() for field in dataclasses.fields(source.settings)}
+    known = {field.name: field for source in SOURCES.values() for field in dataclasses.fields(source.config)}
     define = {str: flags.DEFINE_string, int: flags.DEFINE_integer, bool: flags.DEFINE_bool}
     for name in names:
         define[known[name].type](name, None, known[name].metadata["help"], flag_values=values)

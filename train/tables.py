@@ -22,20 +22,19 @@ import dataclasses
 import pathlib
 import types
 
+import before_tensorflow  # noqa: F401
 from absl import flags
 
 import jobs
-import record
 import regularization_samples
 import resemblance
-import scripts
-import trainer
 from evidence import page, paper, picture
 from evidence.budgets import BUDGETS, SEEDS, cuts, plan
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import models, soft_labels
 from keras_wsl.files import copy_atomically, make_directory
 from keras_wsl.models.weights import read_network, save_weights
+from keras_wsl.training import artifacts, cli, runner
 
 NAMES = (*paper.STUDIES, *paper.FIGURES)
 MOST_SEEDS = 20  # Which a page looks for.
@@ -84,8 +83,8 @@ class Work:
         """The folder of the soft labels that a run hears, with all runs of its seed and teacher."""
         return self.out / "soft_labels" / f"{run.teacher}-{run.wanted.seed}"
 
-    def settings(self, run):
-        """The `Settings` of a run with the files of its teacher."""
+    def config(self, run):
+        """The `Config` of a run with the files of its teacher."""
         if run.teacher is None:
             return run.wanted
         files = {"teacher_weights": str(self.weights(run.teacher))}
@@ -100,7 +99,7 @@ class Work:
 
         Raises:
             ValueError: A teacher's run failed, or a folder holds a run of other settings.
-            Terminated: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states.
+            PreemptedError: SIGINT, SIGTERM or SIGHUP was received; the runs have saved their states.
         """
         teachers, students = self.left()
         data_dir = jobs.file_of(data_dir, self.out)
@@ -109,7 +108,7 @@ class Work:
             self._keep_teacher(run)
         self._write_soft_labels([run for run in students if run.replays], data_dir)
         # A run that two arms have is one.
-        runs = {self.out / run.name: self.settings(run) for run in students}
+        runs = {self.out / run.name: self.config(run) for run in students}
         return jobs.train(runs, data_dir, jobs=at_once, after=lambda out: self._keep(out, at_once))
 
     def _keep(self, out, at_once):
@@ -130,7 +129,7 @@ class Work:
         """One view an epoch of what a seed's students will see; what is written already stays."""
         splits = jobs.splits_of(data_dir) if students else None
         for folder, run in {self.soft_labels(run): run for run in students}.items():
-            train = trainer.parts(splits, run.wanted)[0]
+            train = runner.parts(splits, run.wanted)[0]
             options = {"classes": len(train.classes), "input_shape": train.input_shape}
             teacher = models.build(run.wanted.teacher, weights=self.weights(run.teacher), **options)
             soft_labels.write(
@@ -232,7 +231,7 @@ def write(out, results, preset, budgets):
         if parts:
             notes = [study.notes] if study.notes else []
             text = "\n\n".join([f"# {title}", f"Made by `train/tables.py --table={name}`.", *notes, "\n".join(parts)])
-            record.write_text(results / f"{file_name}.md", text)
+            artifacts.write_text(results / f"{file_name}.md", text)
     _write_claims(claimed, results)
 
 
@@ -251,7 +250,7 @@ def _write_claims(claimed, results):
             parts.append(f"## Budget `{budget}`\n\n{page.overview(found)}\n![Differences]({image})\n")
     if parts:
         text = "# What the tables were to show\n\nMade by `train/tables.py`.\n\n" + "\n".join(parts)
-        record.write_text(results / "claims.md", text)
+        artifacts.write_text(results / "claims.md", text)
 
 
 def _figure2(work, data_dir):
@@ -332,4 +331,4 @@ def define_flags(flag_values=flags.FLAGS):
 
 if __name__ == "__main__":
     define_flags()
-    scripts.start(lambda: run(flags.FLAGS))
+    cli.start(lambda: run(flags.FLAGS))

@@ -69,8 +69,8 @@ class Backup(keras.callbacks.Callback):
         ValueError: In the constructor, before anything is written: arguments out of range, or the directory holds a
             backup of another run. In `fit`: the model, `initial_epoch` or `steps_per_epoch` is not the backup's, the
             directory cannot be written to, or the data end.
-        NonFiniteLoss: In `fit`: a trainable weight is NaN or infinite. Such a state is not saved.
-        Terminated: In `fit`, if `termination` says so.
+        NonFiniteLossError: In `fit`: a trainable weight is NaN or infinite. Such a state is not saved.
+        PreemptedError: In `fit`, if `termination` says so.
     """
 
     # Keras may then call on_train_batch_end from its own threads and need not wait for each step's logs.

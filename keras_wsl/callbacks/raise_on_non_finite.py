@@ -38,7 +38,8 @@ class RaiseOnNonFinite(keras.callbacks.Callback):
             those of the validation too, at its end.
 
     Raises:
-        NonFiniteLoss: A logged value is not finite. Its message names the terms before their sum `"loss"`, the epoch
+        NonFiniteLossError: A logged value is not finite. Its message names the terms before their sum `"loss"`, the
+        epoch
             and step, and the examples, all counted from 1.
         ValueError: `every` is not a positive integer.
     """

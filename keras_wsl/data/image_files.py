@@ -277,7 +277,7 @@ def image_folder(folder, *, classes=None, **settings):
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It has no folders, one of them has no image, or the classes are others than those expected.
-        UnreadableImages: More than `unreadable.limit` are no regular files.
+        TooManyCorruptImagesError: More than `unreadable.limit` are no regular files.
     """
     folder = pathlib.Path(folder)
     if not folder.is_dir():

@@ -18,7 +18,7 @@ def imagenet(data_dir=None, *, image_size=224, resize=None, max_corrupt_images=1
         image_size: Integer, height and width of what networks see.
         resize: Integer, the shorter side of a validation image before its centre is cut out; by default 256 for 224,
             and in proportion.
-        unreadable_limit: Integer: so many images that cannot be read are left out, and counted.
+        max_corrupt_images: Integer: so many images that cannot be read are left out, and counted.
 
     Returns:
         `Splits` of `ImageFolder` or `TfdsImageDataset`.

@@ -35,7 +35,7 @@ def resnet(*, depth, classes, input_shape=(224, 224, 3), dtype=None, name=None):
     c_{out}))$.
     Source: https://github.com/pytorch/vision/blob/main/torchvision/models/resnet.py.
 
-    Endpoints: `stem` is after the first ReLU and before the pooling; `block1` to `block4` are what the last ReLU of
+    Layers: `stem` is after the first ReLU and before the pooling; `block1` to `block4` are what the last ReLU of
     their stage gives, `block1_preact` to `block4_preact` the sums before it; `pooled`, `logits`.
 
     Args:
@@ -121,7 +121,7 @@ def backbones():
 def backbone_classifier(backbone, *, classes, input_shape=(224, 224, 3), dtype=None, name=None, **settings):
     """A backbone of keras-cv with new weights, a global mean and a linear layer; nothing is downloaded.
 
-    Endpoints: `block1`, `block2` and so on are the levels of the backbone's pyramid, of which keras-cv says the names,
+    Layers: `block1`, `block2` and so on are the levels of the backbone's pyramid, of which keras-cv says the names,
     else what its max poolings are given (VGG); `block1_preact` and so on, what the activation of a level is given,
     where that is a sum or a batch normalization; `stem` where the backbone has one before `block1`; `pooled`, `logits`.
 

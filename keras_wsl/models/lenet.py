@@ -17,7 +17,7 @@ def lenet(*, width, classes, input_shape, dtype=None, name):
 
     The convolutions are 5x5 without padding, the pools 2x2.
 
-    Endpoints: `block1` and `block2` are the pools' outputs, `hidden1` and `hidden2` those of the hidden layers after
+    Layers: `block1` and `block2` are the pools' outputs, `hidden1` and `hidden2` those of the hidden layers after
     their ReLU; `pooled` is `hidden2` again, the embedding; `logits`.
 
     Args:

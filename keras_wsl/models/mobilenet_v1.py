@@ -21,7 +21,7 @@ def mobilenet_v1(*, classes, input_shape=(224, 224, 3), dtype=None, name="mobile
 
     $$y = \mathrm{ReLU}(\mathrm{BN}(W * \mathrm{ReLU}(\mathrm{BN}(D * x))))$$
 
-    Endpoints: `stem` after the first ReLU; `block1` to `block4` are what the units 3, 5, 11 and 13 give, with 128,
+    Layers: `stem` after the first ReLU; `block1` to `block4` are what the units 3, 5, 11 and 13 give, with 128,
     256, 512 and 1,024 channels, `block1_preact` to `block4_preact` the batch normalization before their last ReLU;
     `pooled`, `logits`.
 

@@ -28,7 +28,7 @@ def mobilenet_v2(*, classes, input_shape, dtype=None, name):
     $W_1$ and $W_2$ are 1x1 convolutions, the first to `expansion` times the channels, and $D$ a depthwise 3x3 one. The
     shortcut $s$ is $x$ where the shape stays, else there is none. No ReLU follows.
 
-    Endpoints: `stem` is the first ReLU, at half the size of the images; `block1` to `block4`, at 1/2, 1/4, 1/8 and
+    Layers: `stem` is the first ReLU, at half the size of the images; `block1` to `block4`, at 1/2, 1/4, 1/8 and
     1/16, are the signed ends of the stages of 12, 16, 48 and 160 channels, and so are `block1_preact` to
     `block4_preact`: the same values. `pooled` is of the 1x1 convolution to 1280 channels, batch normalization and ReLU
     that follow; the last is `logits`.

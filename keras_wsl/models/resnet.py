@@ -17,7 +17,7 @@ def resnet(*, depth, stem_filters, filters, classes, input_shape, dtype=None, na
 
     The shortcut $s$ is a 1x1 convolution with batch normalization where the shape changes, else the identity.
 
-    Endpoints: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
+    Layers: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
     `block3_preact` the sums before it; `pooled`, `logits`.
 
     Args:
@@ -64,7 +64,7 @@ def bottleneck_resnet(*, units, classes, input_shape, dtype=None, name):
     The shortcut $s$ is a 1x1 convolution with batch normalization where the shape changes, else the identity. The
     stages are those of the networks for ImageNet; the stem is for small images, 3x3 without strides or pool.
 
-    Endpoints: `stem` and `block1` to `block4` are what the last ReLU of their stage gives, `block1_preact` to
+    Layers: `stem` and `block1` to `block4` are what the last ReLU of their stage gives, `block1_preact` to
     `block4_preact` the sums before it; `pooled`, `logits`.
 
     Args:

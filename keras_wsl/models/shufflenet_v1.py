@@ -21,7 +21,7 @@ def shufflenet_v1(*, classes, input_shape, dtype=None, name):
     with batch normalization. The first unit of a stage has strides 2, and instead of the sum the channels of both: the
     shortcut is the mean of 3x3 values, padded zeros among them.
 
-    Endpoints: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
+    Layers: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
     `block3_preact` the sums before it; `pooled`, `logits`.
 
     Args:

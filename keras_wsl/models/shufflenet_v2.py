@@ -18,7 +18,7 @@ def shufflenet_v2(*, classes, input_shape, dtype=None, name):
     with batch normalization. $x_1$ is not negative, so its ReLU changes nothing. In a stage's first unit $D$ has
     strides 2, $x_2$ is the whole of $x$, and $W_3 * (D' * x)$ takes the place of $x_1$.
 
-    Endpoints: `stem` is a ReLU; `block1` to `block3` are the shuffled ends of the stages, `block1_preact` to
+    Layers: `stem` is a ReLU; `block1` to `block3` are the shuffled ends of the stages, `block1_preact` to
     `block3_preact` the same before ReLU and shuffle. `pooled` is of the 1x1 convolution to 1024 channels, batch
     normalization and ReLU that follow; the last is `logits`.
 

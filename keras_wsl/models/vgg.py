@@ -16,7 +16,7 @@ def vgg(*, convolutions, classes, input_shape, dtype=None, name):
 
     A 2x2 max pool halves the maps after the first three blocks, and after the fourth if the images are 64 high.
 
-    Endpoints: `stem` and `block1` to `block4` are the last ReLU of the five blocks, before the pool, `block1_preact`
+    Layers: `stem` and `block1` to `block4` are the last ReLU of the five blocks, before the pool, `block1_preact`
     to `block4_preact` the batch normalization before it; `pooled`, `logits`.
 
     Args:

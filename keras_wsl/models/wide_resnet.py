@@ -14,7 +14,7 @@ def wide_resnet(*, depth, width, classes, input_shape, dtype=None, name):
     The shortcut $s$ is $x$, or $W_s * a$ with a 1x1 convolution in the unit where the number of channels changes.
     Dropout is 0, as in the distillation papers.
 
-    Endpoints: `stem` is the raw first convolution, `block1` to `block3` the raw sums at the end of their stage, signed
+    Layers: `stem` is the raw first convolution, `block1` to `block3` the raw sums at the end of their stage, signed
     and not normalized. `block1_preact` to `block3_preact` are the batch normalization that follows them, in the next
     stage's first unit or before `pooled`. The last two are `pooled` and `logits`.
 

@@ -58,7 +58,7 @@ def write(
             temperatures; 0 for all.
         temperatures: Positive floats, of top-k: those of the losses. 1 is always there, where WSL's weights judge.
         batch_size: Positive integer.
-        rows_a_file: Positive integer; by default as many as 256 MiB hold.
+        rows_per_file: Positive integer; by default as many as 256 MiB hold.
         teacher_file: Path of the file of the teacher's weights, whose SHA-256 is noted; or `None`.
         verbose: 0; 1 for sizes before, and a progress bar; 2 for sizes, and the rate at the end.
         **augmentation: As of `data.train_batches`.

@@ -2,12 +2,12 @@
 
 import pytest
 
-import trainer
+from keras_wsl.training import runner
 
 
 def _leave_out_exports(patch):
-    patch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
-    patch.setattr(trainer.curves, "plot", lambda *args, **kwargs: None)
+    patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    patch.setattr(runner.curves, "plot", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,13 +15,11 @@ from absl import flags
 import cache_soft_labels
 import cifar100
 import evaluate
-import scripts
-import settings
-import trainer
 from keras_wsl import data, models
+from keras_wsl.training import cli, config, runner
 from tests.common import bright_splits, run_script
 
-TRAIN = pathlib.Path(trainer.__file__).parent
+TRAIN = pathlib.Path(runner.__file__).parent
 RUN = ["--data_dir=HERE/images.npz", "--student=resnet8", "--method=none", "--epochs=1", "--decay_epochs="]
 KD = ["--method=kd", "--teacher=resnet8", "--teacher_weights=HERE/teacher.keras"]
 STORE = ["--data=cifar100", "--data_dir=HERE/images.npz", *KD[1:]]
@@ -196,12 +194,12 @@ WRITTEN = {
 def train(arguments):
     """Parse a command line of cifar100.py and train as it says, in this process."""
     values = flags.FlagValues()
-    settings.define_flags(values)
+    config.define_flags(values)
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
     flags.DEFINE_bool("download", False, "", flag_values=values)
     values(["cifar100.py", *arguments])
-    wanted = settings.from_flags(values)
-    return trainer.run(wanted, cifar100.splits(wanted, values), values.out, resume=values.resume, verbose=0)
+    wanted = config.from_flags(values)
+    return runner.run(wanted, cifar100.splits(wanted, values), values.out, resume=values.resume, verbose=0)
 
 
 def _judge(arguments):
@@ -251,7 +249,7 @@ def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, ca
     before = _files(here)
     arguments = [argument.replace("HERE", str(here)) for argument in [*common, *arguments]]
     arguments.insert(0, f"--out={tmp_path / 'out'}")
-    assert scripts.status(lambda: run(arguments)) == 2
+    assert cli.status(lambda: run(arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(r"\w+Error: ", line) and re.search(came, line) and re.search(advice, line), line
     assert not (tmp_path / "out").exists() and _files(here) == before
@@ -277,15 +275,15 @@ def test_script_refuses_a_bad_command_line(script, arguments, status, words, her
 
 def test_settings_of_labels_alone_are_none_of_a_teacher():
     """Beside runs that have a teacher, in the scripts that plan several."""
-    wanted = settings.Settings(teacher="resnet8", teacher_weights="x", temperature=2.0, alpha=1.0, weighting="wsl")
-    alone = vars(wanted) | settings.ALONE
-    trainer._check(settings.Settings(**alone))
-    assert np.all([alone[name] == value for name, value in vars(settings.Settings(method="none")).items()])
+    wanted = config.Config(teacher="resnet8", teacher_weights="x", temperature=2.0, alpha=1.0, weighting="wsl")
+    alone = vars(wanted) | config.ALONE
+    runner._check(config.Config(**alone))
+    assert np.all([alone[name] == value for name, value in vars(config.Config(method="none")).items()])
 
 
 def test_status_prints_one_line_whatever_the_error_holds(capsys):
     def fail():
         raise ValueError("no folder 'a\rb\x1b[2J'\nexpected: one")
 
-    assert scripts.status(fail) == 2
+    assert cli.status(fail) == 2
     assert capsys.readouterr().err == "ValueError: no folder 'a\\rb\\x1b[2J' expected: one\n"

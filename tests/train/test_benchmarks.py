@@ -29,8 +29,8 @@ def _turns(*seconds, idle=0.0):
     return [{"wall": s, "cpu": 2 * s, "idle_wall": 1.0, "idle_cpu": idle} for s in seconds]
 
 
-def _measured(*seconds, **settings):
-    return Measured(_turns(*seconds), first_step_seconds=1.0, peak_mib=100.0, **settings)
+def _measured(*seconds, **config):
+    return Measured(_turns(*seconds), first_step_seconds=1.0, peak_mib=100.0, **config)
 
 
 def test_ratios_are_of_the_same_round():
@@ -85,9 +85,9 @@ def test_page_and_single_numbers():
     assert text.count("\n## ") == 4 and "| resnet8 to resnet8 | jit_compile |  | 1.000 (1.000 to 1.000) |" in text
 
 
-def _arm(name, make=None, **settings):
+def _arm(name, make=None, **config):
     path = str(pathlib.Path(__file__).parents[2])
-    return Arm(name, f"tests.train.arm_child:{make or name}", settings, {"PYTHONPATH": path}, TINY)
+    return Arm(name, f"tests.train.arm_child:{make or name}", config, {"PYTHONPATH": path}, TINY)
 
 
 def test_arms_take_turns():
@@ -148,7 +148,7 @@ def test_arms_tell_how_many_steps_they_did(monkeypatch):
     assert keras_arms.evaluate(TINY, whole=True)(2) == keras_arms.EVALUATED
     assert keras_arms.pipeline(TINY, examples=40)(2) == 2 * keras_arms.REPEAT
     asked = []
-    model = types.SimpleNamespace(fit=lambda batches, steps_per_epoch, **settings: asked.append(steps_per_epoch))
+    model = types.SimpleNamespace(fit=lambda batches, steps_per_epoch, **config: asked.append(steps_per_epoch))
     assert keras_arms.fitted(model, TINY.batches, at_once=8)(9) == 16 and asked == [16]
 
 

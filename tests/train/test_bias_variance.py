@@ -12,15 +12,13 @@ from absl import flags
 
 import bias_variance
 import jobs
-import record
-import settings
-import trainer
 from keras_wsl import data
 from keras_wsl.analysis.bias_variance import Interval, standard_errors
 from keras_wsl.analysis.bias_variance import bias_variance as decompose
+from keras_wsl.training import artifacts, config, runner
 from tests.common import bright_splits
 
-SMALL = settings.Settings(
+SMALL = config.Config(
     teacher="tiny",
     student="tiny",
     method="none",
@@ -40,17 +38,17 @@ def processes(monkeypatch):
     def call(arguments, *others):
         assert arguments[:2] == [sys.executable, str(jobs.HERE / "cifar100.py")]
         values = flags.FlagValues()
-        settings.define_flags(values)
+        config.define_flags(values)
         flags.DEFINE_string("data_dir", None, "", flag_values=values)
         values(arguments[1:])
         started.append(values.out.rpartition("/")[2])
-        trainer.run(
-            settings.from_flags(values), data.cifar100(values.data_dir), values.out, resume=values.resume, verbose=0
+        runner.run(
+            config.from_flags(values), data.cifar100(values.data_dir), values.out, resume=values.resume, verbose=0
         )
         return 0, ""
 
     monkeypatch.setattr(jobs, "call", call)
-    monkeypatch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
     return started
 
 
@@ -67,12 +65,12 @@ def _values(tmp_path, **changes):
 def test_members_differ_in_the_seed_and_the_draw_alone():
     pool = bright_splits(90).train
     kd, labels = (bias_variance.members_of(SMALL, method, 4, "teacher.keras") for method in ("kd", "none"))
-    drawn = [trainer.parts(data.Splits(pool, pool), member)[0].index for member in kd]
+    drawn = [runner.parts(data.Splits(pool, pool), member)[0].index for member in kd]
     assert len({tuple(index) for index in drawn}) == 4 and all(len(index) == 30 for index in drawn)
     for one, other, index in zip(kd, labels, drawn):
         assert dataclasses.replace(one, seed=0) == kd[0]
         assert (one.teacher, other.teacher, other.teacher_weights) == ("tiny", "", "")
-        np.testing.assert_array_equal(trainer.parts(data.Splits(pool, pool), other)[0].index, index)
+        np.testing.assert_array_equal(runner.parts(data.Splits(pool, pool), other)[0].index, index)
     teacher = bias_variance.teacher_of(SMALL)
     assert (teacher.method, teacher.train_limit, teacher.teacher) == ("none", 0, "")
 
@@ -88,7 +86,7 @@ def test_the_whole_path(tmp_path, processes):
     assert len(own) == 30 and len(pool) == 90 and not set(own) & set(pool)
 
     # Again from the networks: what the files hold is what the networks say.
-    saved, rows = np.load(out / "bias_variance.npz"), record.read_texts(results / "bias_variance.csv")
+    saved, rows = np.load(out / "bias_variance.npz"), artifacts.read_texts(results / "bias_variance.csv")
     assert [row["method"] for row in rows] == ["labels", "KD", "WSL"]
     student = keras.saving.load_model(out / "kd-01" / "student.keras", compile=False)
     inputs = splits.test.inputs(np.arange(30))
@@ -105,7 +103,7 @@ def test_the_whole_path(tmp_path, processes):
         assert row["n"] == "2" and row["train_examples"] == "30" and "--seed" not in row["flags"]
     accuracies = [json.loads((out / f"wsl-0{i}" / "result.json").read_text())["test_accuracy"] for i in range(2)]
     assert float(rows[2]["accuracy_mean"]) == pytest.approx(np.mean(accuracies))
-    differences = record.read_texts(results / "bias_variance_compared.csv")
+    differences = artifacts.read_texts(results / "bias_variance_compared.csv")
     (change,) = (row for row in differences if (row["term"], row["of"], row["minus"]) == ("variance", "KD", "labels"))
     assert float(change["mean"]) == pytest.approx(float(rows[1]["variance"]) - float(rows[0]["variance"]))
     assert change["standard_error_over_draws"] == ""  # Of two members, none can be left out.
@@ -118,7 +116,7 @@ def test_the_whole_path(tmp_path, processes):
     (out / "kd-01" / "result.json").unlink()
     bias_variance.run(SMALL, values)
     assert processes[7:] == ["kd-01"]
-    again = record.read_texts(results / "bias_variance.csv")
+    again = artifacts.read_texts(results / "bias_variance.csv")
     assert [row["bias"] for row in again] == [row["bias"] for row in rows]
     with pytest.raises(ValueError, match="holds another run; these settings differ: --epochs=1 --epochs=2"):
         bias_variance.run(dataclasses.replace(SMALL, epochs=2), values)

@@ -9,16 +9,14 @@ import pytest
 from absl import flags
 
 import cache_soft_labels
-import record
-import settings
-import trainer
 from keras_wsl import data, soft_labels
+from keras_wsl.training import artifacts, config, runner
 from tests.common import bright_splits, run_script
 
 pytestmark = pytest.mark.eager
 
 
-SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+SMALL = config.Config(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +24,8 @@ def runs(tmp_path_factory):
     """A teacher, its student that heard it live, and its soft labels, of 60 of 90 examples."""
     folder = tmp_path_factory.mktemp("runs")
     data.save_npz(bright_splits(90), folder / "images.npz")
-    trainer.run(SMALL, bright_splits(90), folder / "teacher", verbose=0)
-    trainer.run(_taught(folder), bright_splits(90), folder / "live", verbose=0)
+    runner.run(SMALL, bright_splits(90), folder / "teacher", verbose=0)
+    runner.run(_taught(folder), bright_splits(90), folder / "live", verbose=0)
     _write(folder, "soft", "--views=2")
     return folder
 
@@ -63,11 +61,11 @@ def _write(folder, name, *others):
 
 
 def test_a_run_on_soft_labels_is_the_run_with_the_teacher(runs):
-    result = trainer.run(_given(runs), bright_splits(90), runs / "given", verbose=0)
+    result = runner.run(_given(runs), bright_splits(90), runs / "given", verbose=0)
     live = json.loads((runs / "live" / "result.json").read_text())
     for name in ("teacher", "teacher_sha256", "test_accuracy", "train_examples"):
         assert result[name] == live[name], name
-    for one, other in zip(*(record.read_csv(runs / name / "epochs.csv") for name in ("live", "given")), strict=True):
+    for one, other in zip(*(artifacts.read_csv(runs / name / "epochs.csv") for name in ("live", "given")), strict=True):
         assert one.keys() == other.keys() and "probe_regularization_samples" in one
         np.testing.assert_allclose([*other.values()], [*one.values()], rtol=1e-3, atol=1e-5)
     lines = (runs / "given" / "run.flags").read_text().splitlines()
@@ -83,8 +81,8 @@ def test_a_run_on_soft_labels_is_the_run_with_the_teacher(runs):
 def test_without_clean_rows_there_is_no_probe(runs):
     _write(runs, "no_clean", "--views=1", "--noclean", "--dtype=float16")
     wanted = _given(runs, soft_labels=str(runs / "no_clean"), epochs=1)
-    trainer.run(wanted, bright_splits(90), runs / "without", verbose=0)
-    (row,) = record.read_csv(runs / "without" / "epochs.csv")
+    runner.run(wanted, bright_splits(90), runs / "without", verbose=0)
+    (row,) = artifacts.read_csv(runs / "without" / "epochs.csv")
     assert "regularization_samples" in row and "probe_regularization_samples" not in row
 
 
@@ -109,11 +107,11 @@ def test_runs_that_do_not_fit_are_refused(runs, changes, message, tmp_path):
     if changes.get("teacher_weights"):
         changes = {"teacher_weights": str(runs / "images.npz")}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        trainer.run(_given(runs, **changes), bright_splits(90), tmp_path / "run", verbose=0)
+        runner.run(_given(runs, **changes), bright_splits(90), tmp_path / "run", verbose=0)
 
 
 def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
-    trainer.run(_given(runs, epochs=1), bright_splits(90), tmp_path / "run", verbose=0)
+    runner.run(_given(runs, epochs=1), bright_splits(90), tmp_path / "run", verbose=0)
     other = soft_labels.SoftLabels(runs / "soft").manifest
     assert other.sha256 != dataclasses.replace(other, seed=1).sha256
     _write(runs, "half", "--views=2", "--dtype=float16")
@@ -121,7 +119,7 @@ def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
     path.write_text(path.read_text().replace(str(runs / "soft"), str(runs / "half")))
     with pytest.raises(ValueError, match="soft_labels"):
         wanted = _given(runs, epochs=1, soft_labels=str(runs / "half"))
-        trainer.run(wanted, bright_splits(90), tmp_path / "run", resume=True, verbose=0)
+        runner.run(wanted, bright_splits(90), tmp_path / "run", resume=True, verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -10,16 +10,15 @@ import numpy as np
 import pytest
 
 import complexity
-import settings
-import trainer
 from keras_wsl import analysis, data, models, teacher_checkpoints
+from keras_wsl.training import config, runner
 from tests.common import bright_splits, run_script
 
 pytestmark = pytest.mark.eager
 
 
-SCRIPT = pathlib.Path(trainer.__file__).parent / "complexity.py"
-SMALL = settings.Settings(
+SCRIPT = pathlib.Path(runner.__file__).parent / "complexity.py"
+SMALL = config.Config(
     student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02
 )
 
@@ -33,8 +32,8 @@ def runs(request, tmp_path_factory):
     if request.param == 2:
         splits = data.halves(splits)
     data.save_npz(splits, folder / "images.npz")
-    trainer.run(SMALL, splits, folder / "teacher", verbose=0)
-    trainer.run(dataclasses.replace(SMALL, seed=1), splits, folder / "student", verbose=0)
+    runner.run(SMALL, splits, folder / "teacher", verbose=0)
+    runner.run(dataclasses.replace(SMALL, seed=1), splits, folder / "student", verbose=0)
     return folder, splits
 
 

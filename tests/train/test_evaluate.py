@@ -15,14 +15,12 @@ from sklearn import metrics
 
 import evaluate
 import multinli
-import record
 import reliability
-import settings
 import students
-import trainer
 from keras_wsl import Distiller, data, export, losses, models
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.models import keras_nlp_backbones
+from keras_wsl.training import artifacts, config, runner
 from tests.common import bert_preset, network, run_script
 from tests.train import test_multinli
 
@@ -30,7 +28,7 @@ pytestmark = pytest.mark.eager
 
 
 SCRIPT = pathlib.Path(evaluate.__file__)
-SMALL = settings.Settings(
+SMALL = config.Config(
     student="tiny", method="none", epochs=1, batch_size=32, decay_epochs=(), train_limit=96, learning_rate=0.02
 )
 
@@ -40,11 +38,11 @@ def runs(tmp_path_factory):
     """A folder with a run on labels, and one that it taught, on digits."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
-        trainer.run(SMALL, data.digits(), folder / "labels", verbose=0)
+        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+        runner.run(SMALL, data.digits(), folder / "labels", verbose=0)
         taught = {"teacher": "tiny", "teacher_weights": str(folder / "labels" / "student.keras")}
         wanted = dataclasses.replace(SMALL, method="kd", seed=1, train_limit=64, holdout=20, **taught)
-        trainer.run(wanted, data.digits(), folder / "kd", verbose=0)
+        runner.run(wanted, data.digits(), folder / "kd", verbose=0)
     return folder
 
 
@@ -191,10 +189,10 @@ def test_a_teacher_is_asked_once(runs, tmp_path, monkeypatch):
 
 def _fake_run(folder, wanted, model, test_examples):
     """A folder as a run leaves it, of a network that was not trained."""
-    record.open_run(folder, wanted, resume=False)
+    artifacts.open_run(folder, wanted, resume=False)
     export.keras_file(model, folder / "student.keras")
-    record.write_json(folder / "result.json", {"method": wanted.method, "seed": 0, "test_examples": test_examples})
-    record.write_csv(folder / "epochs.csv", [{"epoch": 1}])
+    artifacts.write_json(folder / "result.json", {"method": wanted.method, "seed": 0, "test_examples": test_examples})
+    artifacts.write_csv(folder / "epochs.csv", [{"epoch": 1}])
     return folder
 
 
@@ -208,7 +206,7 @@ def test_a_run_on_image_files(tmp_path):
             place.mkdir(parents=True)
             pixels.append(generator.integers(0, 256, (32, 32, 3)).astype("uint8"))
             Image.fromarray(pixels[-1]).save(place / "image.png")
-    wanted = settings.ImageNet(student="tiny", method="none", image_size=32, resize=32)
+    wanted = config.ImageNet(student="tiny", method="none", image_size=32, resize=32)
     model = models.build("tiny", 6, input_shape=(32, 32, 3))
     run = _fake_run(tmp_path / "run", wanted, model, 6)
     (row,) = _judge(tmp_path / "out", run, data_dir=tmp_path / "images")
@@ -223,10 +221,10 @@ def test_a_run_on_image_files(tmp_path):
 @pytest.fixture
 def sentences(tmp_path, monkeypatch):
     """A run on sentence pairs, which has a teacher of all four layers."""
-    monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **settings: test_multinli._splits(length))
+    monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **config: test_multinli._splits(length))
     preset = bert_preset(tmp_path / "bert")
     models.save_weights(keras_nlp_backbones.build(preset), tmp_path / "teacher.weights.h5", dtype="float32")
-    wanted = settings.MultiNLI(
+    wanted = config.MultiNLI(
         student=preset,
         student_layers=2,
         sequence_length=16,
@@ -307,7 +305,7 @@ def odd(runs, tmp_path_factory):
         shutil.copytree(runs / "kd", folder / name)
     (folder / "unfinished" / "result.json").unlink()
     result = json.loads((folder / "retaught" / "result.json").read_text())
-    record.write_json(folder / "retaught" / "result.json", {**result, "teacher_sha256": "0" * 64})
+    artifacts.write_json(folder / "retaught" / "result.json", {**result, "teacher_sha256": "0" * 64})
     with open(folder / "newer" / "run.flags", "a") as file:
         file.write("--invented=1\n")
     models.build("tiny", 5, input_shape=(8, 8, 1)).save(folder / "classes.keras")
@@ -320,7 +318,7 @@ def odd(runs, tmp_path_factory):
 
 
 def test_several_data_sets_and_no_folder(runs, tmp_path):
-    wanted = settings.ImageNet(student="tiny", method="none")
+    wanted = config.ImageNet(student="tiny", method="none")
     other = _fake_run(tmp_path / "run", wanted, models.build("tiny", 6), 6)
     with pytest.raises(ValueError, match="several data sets: digits, imagenet"):
         _judge(tmp_path / "out", runs / "kd", other)
@@ -365,4 +363,4 @@ def test_bars_show_the_table(tmp_path, monkeypatch):
 def test_every_data_set_has_its_script():
     assert list(students.SOURCES) == ["digits", "cifar100", "imagenet", "multinli"]
     for source in students.SOURCES.values():
-        assert set(source.reads) <= {field.name for field in dataclasses.fields(source.settings)}
+        assert set(source.reads) <= {field.name for field in dataclasses.fields(source.config)}

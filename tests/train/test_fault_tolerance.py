@@ -16,7 +16,6 @@ import pytest
 from absl import flags
 
 import benchmark
-import record
 import report
 from benchmarks import fault_injection, fault_tolerance, faults, soak
 from benchmarks.faults import child, disks, hostile_files, inputs, material, numerics, soaks
@@ -35,6 +34,7 @@ from benchmarks.faults.fault import (
     time_limit,
     unchanged,
 )
+from keras_wsl.training import artifacts
 
 ENVIRONMENT = {"backend": "jax", "python": "3", "versions": {"keras": "3.15"}, "commit": "abc"}
 
@@ -217,7 +217,7 @@ def test_main_keeps_finished_faults(tmp_path, monkeypatch):
     assert fault_tolerance.main() == 1 and done == ["first", "second"]
     values.only = ["first"]
     assert fault_tolerance.main() == 0 and done == ["first", "second", "first"]
-    rows = record.read_texts(tmp_path / "fault_tolerance.csv")
+    rows = artifacts.read_texts(tmp_path / "fault_tolerance.csv")
     assert [(row["fault"], row[SURVIVED]) for row in rows] == [("first", "1"), ("second", "1")]
     assert "| 2 | 2 | 0 | 0 |" in (tmp_path / "fault_tolerance.md").read_text()
 
@@ -305,7 +305,7 @@ def test_killed_runs_are_killed_as_often_as_asked(monkeypatch, tmp_path):
 
 def test_leftovers_are_files_that_an_undisturbed_run_has_not(tmp_path):
     for name in ("one/run.flags", "one/backups/1.backup", "two/run.flags", "two/backups/2.backup", "two/a.1f.writing"):
-        record.write_text(tmp_path / name, "")
+        artifacts.write_text(tmp_path / name, "")
     assert fault_injection.leftovers(tmp_path / "one", tmp_path / "two") == ["a.1f.writing"]
 
 
@@ -313,9 +313,9 @@ def test_differences_of_tables(tmp_path, monkeypatch):
     network = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     monkeypatch.setattr(keras.saving, "load_model", lambda *args, **kwargs: network)
     for name, loss in (("one", 1.0), ("near", 1.0 + 1e-7), ("far", 1.1)):
-        record.write_csv(tmp_path / name / "epochs.csv", [{"epoch": 1, "loss": loss}])
-        record.write_json(tmp_path / name / "result.json", {"best_accuracy": 0.5, "seconds": loss})
-    record.write_csv(tmp_path / "one" / "more.csv", [{"epoch": 1}])
+        artifacts.write_csv(tmp_path / name / "epochs.csv", [{"epoch": 1, "loss": loss}])
+        artifacts.write_json(tmp_path / name / "result.json", {"best_accuracy": 0.5, "seconds": loss})
+    artifacts.write_csv(tmp_path / "one" / "more.csv", [{"epoch": 1}])
     assert fault_injection.differences(tmp_path / "near", tmp_path / "near") == []
     assert fault_injection.differences(tmp_path / "near", tmp_path / "one") == ["epochs.csv", "more.csv"]
     assert fault_injection.differences(tmp_path / "near", tmp_path / "one", logs=1e-6) == ["more.csv"]

@@ -21,12 +21,10 @@ from absl import flags
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
-import scripts
-import settings
-import trainer
 from benchmarks.faults import disks, fault, hostile_files, inputs, material
 from benchmarks.faults.fault import is_user_error, snapshot
 from keras_wsl import callbacks, data, models
+from keras_wsl.training import cli, config, runner
 from tests.train.test_bad_inputs_of_scripts import train
 
 pytestmark = pytest.mark.slow
@@ -80,7 +78,7 @@ CHOICES = {
     "method": ["none", "kd", "wsl", "dkd", "at", "fitnet", "crd", "ab", "mlkd", "tf_kd"],
     "student": ["resnet8", "wrn_16_1"],
     "teacher": ["", "resnet8", "resnet14"],
-    "optimizer": ["sgd", "adamw"],
+    "optimizer": ["sgd", "bert_adamw"],
     "schedule": ["steps", "linear"],
     "border": ["black", "reflect"],
     "precision": ["float32", "mixed_float16", "mixed_bfloat16"],
@@ -90,7 +88,7 @@ CHOICES = {
     "loss_settings": ["", "beta=8", "standardize=True", "beta", "beta=None", "temperature=2", f"beta={'[' * 3000}"],
     "decay_epochs": ["", "1", "1,2", "2,1", "-1", "x"],
 }
-BOOLEANS = [field.name for field in dataclasses.fields(settings.Settings) if field.type in (bool, "bool")]
+BOOLEANS = [field.name for field in dataclasses.fields(config.Config) if field.type in (bool, "bool")]
 
 
 def _values(name):
@@ -103,7 +101,7 @@ def _values(name):
     return st.one_of(NUMBERS, TEXTS)
 
 
-FLAGS = (*(field.name for field in dataclasses.fields(settings.Settings)), "data_dir")
+FLAGS = (*(field.name for field in dataclasses.fields(config.Config)), "data_dir")
 CHANGES = st.lists(st.sampled_from(FLAGS).flatmap(lambda name: st.tuples(st.just(name), _values(name))), max_size=3)
 BASES = st.sampled_from(
     [
@@ -141,9 +139,9 @@ def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resum
     errors = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        patch.setattr(trainer, "_fit", _stub_fit)
+        patch.setattr(runner, "_fit", _stub_fit)
         try:
-            status = scripts.status(lambda: train(arguments))
+            status = cli.status(lambda: train(arguments))
         except flags.Error:  # absl ends the script with its usage message.
             status = 1
         except _Trained:

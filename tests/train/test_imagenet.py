@@ -11,18 +11,15 @@ import pytest
 from absl import flags
 
 import imagenet
-import recipes
-import record
-import settings
-import trainer
 from keras_wsl import callbacks, data, models
+from keras_wsl.training import artifacts, config, recipes, runner
 from tests.common import image_network, run_script
 from tests.train.test_scripts import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
 
-TRAIN = pathlib.Path(trainer.__file__).parent
-SMALL = settings.ImageNet(
+TRAIN = pathlib.Path(runner.__file__).parent
+SMALL = config.ImageNet(
     student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, train_limit=16
 )
 RESNETS = {"teacher": "imagenet_resnet34", "student": "imagenet_resnet18"}
@@ -32,7 +29,7 @@ MOBILENET = {"teacher": "imagenet_resnet50", "student": "imagenet_mobilenet_v1"}
 @pytest.fixture
 def no_saved_model(monkeypatch):
     """Its export, tested elsewhere, is a third of the time of so small a run."""
-    monkeypatch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -84,15 +81,15 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     wanted = dataclasses.replace(
         SMALL, method="wsl", teacher="tiny", teacher_weights=str(teacher), epochs=1, decay_epochs=()
     )
-    ended = run_script("imagenet.py", f"--data_dir={tree}", f"--out={out}", *settings.to_lines(wanted))
+    ended = run_script("imagenet.py", f"--data_dir={tree}", f"--out={out}", *config.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
     assert f"test accuracy {result['test_accuracy']:.4f}" in ended.stdout
     assert (result["train_examples"], result["test_examples"]) == (16, 12)
     assert result["data"]["test"] == {"examples": 12, "classes": 6, "unreadable_images": 0, "unreadable": []}
-    assert result["settings"] == settings.read_lines(out / "run.flags")
-    (row,) = record.read_csv(out / "epochs.csv")
+    assert result["config"] == config.read_lines(out / "run.flags")
+    (row,) = artifacts.read_csv(out / "epochs.csv")
     # WSL as published for ImageNet, beside the whole loss of the labels.
     assert row["distillation_loss"] == pytest.approx(2.5 * row["wsl"], rel=1e-5)
     assert row["loss"] == pytest.approx(row["student_loss"] + 2.5 * row["wsl"], rel=1e-4)
@@ -133,13 +130,13 @@ def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatc
 def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
     folder, bad = _damaged(tree, tmp_path)
     wanted = dataclasses.replace(SMALL, train_limit=0, epochs=1, decay_epochs=())
-    result = trainer.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
+    result = runner.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
     assert result["data"]["train"] == {"examples": 24, "classes": 6, "unreadable_images": 1, "unreadable": [str(bad)]}
     assert "test_top_5_accuracy" in result
     with pytest.raises(
         data.TooManyCorruptImagesError, match=r"1 images could not be read, and the limit is 0.*train_1.JPEG"
     ):
-        trainer.run(wanted, _splits(folder, max_corrupt_images=0), tmp_path / "strict", verbose=0)
+        runner.run(wanted, _splits(folder, max_corrupt_images=0), tmp_path / "strict", verbose=0)
     assert not (tmp_path / "strict" / "result.json").exists()
 
 
@@ -151,7 +148,7 @@ class _Stop(Exception):
 @pytest.mark.usefixtures("no_saved_model")
 def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
     wanted = dataclasses.replace(SMALL, train_limit=0, backup_steps=1)
-    trainer.run(wanted, _splits(tree), tmp_path / "whole", top_5=True, verbose=0)
+    runner.run(wanted, _splits(tree), tmp_path / "whole", top_5=True, verbose=0)
     save, saves = callbacks.Backup._save, []
 
     def stopping(self, *args, **kwargs):
@@ -163,9 +160,9 @@ def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.Backup, "_save", stopping)
         with pytest.raises(_Stop):
-            trainer.run(wanted, _splits(tree), tmp_path / "stopped", top_5=True, verbose=0)
+            runner.run(wanted, _splits(tree), tmp_path / "stopped", top_5=True, verbose=0)
     assert not (tmp_path / "stopped" / "student.keras").exists()
-    trainer.run(wanted, _splits(tree), tmp_path / "stopped", top_5=True, resume=True, verbose=0)
+    runner.run(wanted, _splits(tree), tmp_path / "stopped", top_5=True, resume=True, verbose=0)
     for one, other in zip(*(_weights(tmp_path / name / "student.keras") for name in ("whole", "stopped")), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (tmp_path / "whole" / "epochs.csv").read_text() == (tmp_path / "stopped" / "epochs.csv").read_text()
@@ -190,7 +187,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
     ],
 )
 def test_published_numbers(method, labels, pair, expected):
-    wanted = settings.ImageNet(method=method, **pair)
+    wanted = config.ImageNet(method=method, **pair)
     recipe = recipes.of(wanted)
     (loss,) = recipes.main_losses(wanted, None)
     assert recipe.student_loss_weight == labels
@@ -200,7 +197,7 @@ def test_published_numbers(method, labels, pair, expected):
 
 
 def test_flags_set_the_published_numbers_aside():
-    wanted = settings.ImageNet(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_settings=("beta=7",))
+    wanted = config.ImageNet(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_settings=("beta=7",))
     (loss,) = recipes.main_losses(wanted, None)
     assert (loss.weight, loss.temperature, loss.beta) == (3.0, 2.0, 7)
 
@@ -235,11 +232,11 @@ def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
     assert recipes._layers(loss, four, three) == recipes._layers(loss, three, four) == {}
     assert recipes._layers(loss, four, None) == {}
     if loss in recipes.IMAGENET and loss not in ("ab", "fsp", "crd"):  # The loss takes what was found.
-        assert recipes.main_losses(settings.ImageNet(method=loss), None, four, four)[0].name == loss
+        assert recipes.main_losses(config.ImageNet(method=loss), None, four, four)[0].name == loss
 
 
 def test_defaults_are_the_recipe():
-    wanted = settings.ImageNet()
+    wanted = config.ImageNet()
     assert (wanted.epochs, wanted.batch_size, wanted.learning_rate, wanted.decay_epochs) == (
         100,
         256,
@@ -248,19 +245,19 @@ def test_defaults_are_the_recipe():
     )
     assert (wanted.optimizer, wanted.momentum, wanted.nesterov, wanted.weight_decay) == ("sgd", 0.9, True, 1e-4)
     assert (wanted.image_size, wanted.schedule, wanted.label_smoothing, wanted.clip_norm) == (224, "steps", 0.0, 0.0)
-    rate = trainer._learning_rate(wanted, 5005, wanted.epochs)
+    rate = runner._learning_rate(wanted, 5005, wanted.epochs)
     for epoch, expected in ((0, 0.1), (30, 0.01), (60, 1e-3), (90, 1e-4)):
         assert float(rate(epoch * 5005)) == pytest.approx(expected)
         assert epoch == 0 or float(rate(epoch * 5005 - 1)) == pytest.approx(10 * expected)
-    optimizer = trainer._optimizer(wanted, 5005, wanted.epochs)
+    optimizer = runner._optimizer(wanted, 5005, wanted.epochs)
     assert optimizer.nesterov and optimizer.momentum == 0.9 and optimizer.weight_decay == 1e-4
 
 
 def test_flags_are_the_settings():
     values = flags.FlagValues()
-    settings.define_flags(values, settings.ImageNet)
+    config.define_flags(values, config.ImageNet)
     values(["script"])
-    assert settings.from_flags(values, settings.ImageNet) == settings.ImageNet()
+    assert config.from_flags(values, config.ImageNet) == config.ImageNet()
     wanted = dataclasses.replace(SMALL, alpha=1.5, resize=40, max_corrupt_images=3, nesterov=False)
-    values(["script", *settings.to_lines(wanted)])
-    assert settings.from_flags(values, settings.ImageNet) == wanted
+    values(["script", *config.to_lines(wanted)])
+    assert config.from_flags(values, config.ImageNet) == wanted

@@ -9,8 +9,8 @@ import time
 import pytest
 
 import jobs
-import settings
 from keras_wsl.callbacks import PreemptedError, PreemptionHandler
+from keras_wsl.training import config
 from tests.train.test_bias_variance import SMALL
 
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -45,7 +45,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, c
 
 def test_a_folder_that_was_stopped_goes_on(tmp_path):
     assert "--resume" not in jobs.command(tmp_path, SMALL, "images.npz")
-    (tmp_path / "run.flags").write_text("\n".join(settings.to_lines(SMALL)))
+    (tmp_path / "run.flags").write_text("\n".join(config.to_lines(SMALL)))
     assert jobs.command(tmp_path, SMALL, "images.npz")[-1] == "--resume"
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         jobs.settings_of(tmp_path)
@@ -54,19 +54,19 @@ def test_a_folder_that_was_stopped_goes_on(tmp_path):
 
 
 def test_the_settings_say_which_script(tmp_path):
-    scripts = [jobs.command(tmp_path, kind(), "data")[1] for kind in (settings.Settings, settings.MultiNLI)]
+    scripts = [jobs.command(tmp_path, kind(), "data")[1] for kind in (config.Config, config.MultiNLI)]
     assert scripts == [str(jobs.HERE / name) for name in ("cifar100.py", "multinli.py")]
     assert all((jobs.HERE / name).exists() for name in jobs.SCRIPTS.values())
 
 
 def test_a_run_of_another_kind_is_read(tmp_path):
-    wanted = settings.MultiNLI(student_layers=2, epochs=1)
+    wanted = config.MultiNLI(student_layers=2, epochs=1)
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "run.flags").write_text("\n".join(settings.to_lines(wanted)))
+    (tmp_path / "run" / "run.flags").write_text("\n".join(config.to_lines(wanted)))
     (tmp_path / "run" / "result.json").write_text("{}")
     assert jobs.train({tmp_path / "run": wanted}, "data") == []
     with pytest.raises(ValueError, match="--student_layers: 2 in run.flags, 3 now"):
-        jobs.train({tmp_path / "run": settings.MultiNLI(student_layers=3, epochs=1)}, "data")
+        jobs.train({tmp_path / "run": config.MultiNLI(student_layers=3, epochs=1)}, "data")
 
 
 SLEEPER = """

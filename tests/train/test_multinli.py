@@ -11,25 +11,22 @@ import pytest
 from absl import flags
 
 import multinli
-import recipes
-import record
-import settings
-import trainer
 from keras_wsl import callbacks, data, models, optimizers
 from keras_wsl.data.multinli import CLASSES
 from keras_wsl.models import keras_nlp_backbones
+from keras_wsl.training import artifacts, config, recipes, runner
 from tests.common import bert_preset, run_script, text_network
 from tests.train.test_scripts import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
 
-TRAIN = pathlib.Path(trainer.__file__).parent
+TRAIN = pathlib.Path(runner.__file__).parent
 
 
 @pytest.fixture
 def no_saved_model(monkeypatch):
     """Its export, tested elsewhere, is a third of the time of so small a run."""
-    monkeypatch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +68,7 @@ def _splits(length=16):
 
 
 def _small(preset, **changes):
-    small = settings.MultiNLI(
-        student=preset, student_layers=2, method="none", epochs=1, batch_size=8, sequence_length=16
-    )
+    small = config.MultiNLI(student=preset, student_layers=2, method="none", epochs=1, batch_size=8, sequence_length=16)
     return dataclasses.replace(small, **changes)
 
 
@@ -84,7 +79,7 @@ def _taught(preset, teacher, **changes):
 def _run(wanted, out, **changes):
     pairs = _splits()
     also = {"mismatched": pairs.mismatched}
-    return trainer.run(wanted, pairs, out, build=keras_nlp_backbones.build, also=also, verbose=0, **changes)
+    return runner.run(wanted, pairs, out, build=keras_nlp_backbones.build, also=also, verbose=0, **changes)
 
 
 def _weights(path):
@@ -118,7 +113,7 @@ def test_labels_alone(preset, tmp_path):
 def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, teacher, tmp_path):
     wanted = _taught(preset, teacher, method=method, train_limit=15)
     result = _run(wanted, tmp_path / "run")
-    (row,) = record.read_csv(tmp_path / "run" / "epochs.csv")
+    (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
     taught = sum(weight * row[name] for name, weight in weights.items())
     assert row["distillation_loss"] == pytest.approx(taught, rel=1e-4)
     assert row["loss"] == pytest.approx(labels * row["student_loss"] + taught, rel=1e-4)
@@ -162,7 +157,7 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
     """The student starts from the first layers of a fine-tuned one; the teacher is all of it."""
     wanted = _taught(preset, teacher, method="kd", student_weights=str(teacher))
     deep, shallow = (
-        model.get_layer("backbone") for model in trainer._networks(wanted, _splits().train, keras_nlp_backbones.build)
+        model.get_layer("backbone") for model in runner._networks(wanted, _splits().train, keras_nlp_backbones.build)
     )
     assert (deep.num_layers, shallow.num_layers) == (4, 2)
     for layer in shallow.layers:
@@ -182,40 +177,40 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
 )
 def test_pkd_skips_layers(teacher_layers, student_layers, pairs):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
-    patient, soft = recipes.main_losses(settings.MultiNLI(method="pkd"), None, teacher, student)
+    patient, soft = recipes.main_losses(config.MultiNLI(method="pkd"), None, teacher, student)
     for position, names in enumerate((patient.student_layers, patient.teacher_layers)):
         assert list(names) == [f"transformer_layer_{pair[position]}" for pair in pairs]
     assert (patient.weight, patient.normalize, patient.position) == (1000, False, 0)
     assert (soft.temperature, soft.weight, soft.divide_by_num_classes) == (5.0, 0.7, True)
-    assert recipes.of(settings.MultiNLI(method="pkd")).student_loss_weight == 0.3
+    assert recipes.of(config.MultiNLI(method="pkd")).student_loss_weight == 0.3
 
 
 @pytest.mark.parametrize("teacher_layers, student_layers", [(2, 3), (3, 1)])
 def test_pkd_needs_a_student_that_is_not_deeper(teacher_layers, student_layers):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
     with pytest.raises(ValueError, match=f"Received: {student_layers} layers and a teacher of {teacher_layers}"):
-        recipes.main_losses(settings.MultiNLI(method="pkd"), None, teacher, student)
+        recipes.main_losses(config.MultiNLI(method="pkd"), None, teacher, student)
 
 
 def test_settings_are_of_the_first_loss():
-    wanted = settings.MultiNLI(method="pkd", alpha=10.0, loss_settings=("normalize=True",))
+    wanted = config.MultiNLI(method="pkd", alpha=10.0, loss_settings=("normalize=True",))
     patient, soft = recipes.main_losses(wanted, None)
     assert (patient.weight, patient.normalize, soft.weight) == (10.0, True, 0.7)
-    (loss,) = recipes.main_losses(settings.MultiNLI(method="kd", temperature=10.0), None)
+    (loss,) = recipes.main_losses(config.MultiNLI(method="kd", temperature=10.0), None)
     assert (loss.temperature, loss.weight, loss.divide_by_num_classes) == (10.0, 0.7, True)
 
 
 def test_methods_on_maps_are_not_of_sentences():
     with pytest.raises(ValueError, match="no method 'at'. Expected one of .*'pkd'"):
-        recipes.of(settings.MultiNLI(method="at"))
+        recipes.of(config.MultiNLI(method="at"))
 
 
 def test_defaults_are_the_recipe(preset):
-    wanted = settings.MultiNLI()
+    wanted = config.MultiNLI()
     assert (wanted.epochs, wanted.batch_size, wanted.sequence_length) == (4, 32, 128)
     steps, student = 100, keras_nlp_backbones.build(preset, layers=2)
     train = types.SimpleNamespace(steps_per_epoch=lambda batch_size: {32: steps}[batch_size])
-    model = trainer.distiller(wanted, recipes.of(wanted), None, student, [], train)
+    model = runner.distiller(wanted, recipes.of(wanted), None, student, [], train)
     optimizer = model.optimizer
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert (optimizer.epsilon, optimizer.weight_decay, optimizer.global_clipnorm) == (1e-6, 0.01, 1.0)
@@ -228,14 +223,14 @@ def test_defaults_are_the_recipe(preset):
 
 def test_flags_are_the_settings(preset):
     values = flags.FlagValues()
-    settings.define_flags(values, settings.MultiNLI)
+    config.define_flags(values, config.MultiNLI)
     values(["script"])
-    assert settings.from_flags(values, settings.MultiNLI) == settings.MultiNLI()
+    assert config.from_flags(values, config.MultiNLI) == config.MultiNLI()
     wanted = _small(preset, teacher_layers=3, lowercase=True, vocabulary="words.txt", decay_epochs=(1,), alpha=0.5)
-    values(["script", *settings.to_lines(wanted)])
-    assert settings.from_flags(values, settings.MultiNLI) == wanted
+    values(["script", *config.to_lines(wanted)])
+    assert config.from_flags(values, config.MultiNLI) == wanted
     assert wanted.student_options() == {"layers": 2} and wanted.teacher_options() == {"layers": 3}
-    assert settings.MultiNLI().student_options() == {"layers": None}
+    assert config.MultiNLI().student_options() == {"layers": None}
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +269,7 @@ def folder(tmp_path_factory):
 def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = _taught(preset, teacher, method="pkd")
-    ended = run_script("multinli.py", f"--data_dir={folder}", f"--out={out}", *settings.to_lines(wanted))
+    ended = run_script("multinli.py", f"--data_dir={folder}", f"--out={out}", *config.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
@@ -310,7 +305,7 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
     changes = {name: names.get(value, value) for name, value in changes.items()}
     given = types.SimpleNamespace(data_dir="unread", out=str(tmp_path / "run"), resume=False, download=False)
     monkeypatch.setattr(multinli, "flags", types.SimpleNamespace(FLAGS=given))
-    monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **settings: _splits(length))
+    monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **config: _splits(length))
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         multinli.train(_small(preset, **changes))
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()

@@ -7,11 +7,11 @@ import pytest
 
 import online_distillation
 import report
-import settings
 from keras_wsl import data
+from keras_wsl.training import config
 from tests.common import bright_splits
 
-WANTED = settings.Settings(teacher="tiny", student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+WANTED = config.Config(teacher="tiny", student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 def test_the_plan(tmp_path):

@@ -13,12 +13,9 @@ import pytest
 
 import methods
 import methods_report
-import recipes
-import record
-import settings
-import trainer
 from keras_wsl import callbacks, data, models
 from keras_wsl.features import FeatureExtractor
+from keras_wsl.training import artifacts, config, recipes, runner
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.eager
@@ -37,7 +34,7 @@ def teacher(tmp_path_factory):
 
 
 def _run(path, **changes):
-    small = settings.Settings(
+    small = config.Config(
         teacher="tiny",
         teacher_weights=str(path),
         student="tiny",
@@ -95,7 +92,7 @@ def test_settings_of_pairs(method, setting, expected):
     ]
     for pair, value in zip(pairs, expected):
         own, other = pair.split()
-        wanted = settings.Settings(teacher=own, student=other, method=method)
+        wanted = config.Config(teacher=own, student=other, method=method)
         assert getattr(recipes.main_losses(wanted, None)[0], setting) == value
 
 
@@ -121,7 +118,7 @@ _build = functools.cache(models.build)
 def test_adapters_have_the_originals_size(method, pair, parameters):
     teacher, student = map(_build, pair.split())
     negatives = {"loss_settings": ("negatives=8",)} if method == "crd" else {}
-    wanted = settings.Settings(method=method, **negatives)
+    wanted = config.Config(method=method, **negatives)
     (loss,) = recipes.main_losses(wanted, _splits().train)
     shapes = (
         FeatureExtractor(model, names).shapes()
@@ -136,10 +133,10 @@ def test_activation_boundaries_are_a_start(teacher, tmp_path):
     wanted = _run(teacher, method="ab")
     keras.utils.set_random_seed(wanted.seed)
     before = {v.path: np.array(v) for v in _student(wanted).variables}
-    result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
-    stage = record.read_csv(tmp_path / "run" / "first_stage.csv")
+    result = runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    stage = artifacts.read_csv(tmp_path / "run" / "first_stage.csv")
     assert len(stage) == 2 and stage[1]["ab"] < stage[0]["ab"] and stage[0]["loss"] == pytest.approx(stage[0]["ab"])
-    main = record.read_csv(tmp_path / "run" / "epochs.csv")[0]
+    main = artifacts.read_csv(tmp_path / "run" / "epochs.csv")[0]
     assert "ab" not in main and main["loss"] == pytest.approx(main["student_loss"])
     assert result["first_stage_epochs"] == 2 and result["teacher_accuracy"] is not None
     # After the first stage the head is as it was, for nothing there has trained it.
@@ -162,8 +159,8 @@ def _stage_weights(wanted, out):
     student = _student(wanted)
     trainable = [layer.trainable for layer in student.layers]
     out.mkdir()
-    model = trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
-    trainer._train_first_stage(model, [], wanted, train, out, kept={}, verbose=0)
+    model = runner.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
+    runner._train_first_stage(model, [], wanted, train, out, kept={}, verbose=0)
     assert [layer.trainable for layer in student.layers] == trainable
     return {v.path: np.array(v) for v in student.variables}
 
@@ -176,11 +173,11 @@ def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     student = _student(wanted)
     before = [np.array(v) for v in student.variables]
     (main,) = recipes.main_losses(wanted, train)
-    distiller = trainer.distiller(wanted, recipe, network, student, [main], train)
+    distiller = runner.distiller(wanted, recipe, network, student, [main], train)
     loss = recipes.stage_loss(wanted)
-    model = trainer.first_stage(wanted, recipe, network, student, loss, train)
-    trainer._train_first_stage(model, [main], wanted, train, tmp_path, kept={}, verbose=0)
-    rows = record.read_csv(tmp_path / "first_stage.csv")
+    model = runner.first_stage(wanted, recipe, network, student, loss, train)
+    runner._train_first_stage(model, [main], wanted, train, tmp_path, kept={}, verbose=0)
+    rows = artifacts.read_csv(tmp_path / "first_stage.csv")
     assert rows[-1]["paraphrase"] < rows[0]["paraphrase"]
     for one, other in zip(before, student.variables):
         np.testing.assert_array_equal(one, other)  # BatchNorm's statistics too.
@@ -202,7 +199,7 @@ class _Stop(Exception):
 @pytest.mark.slow
 def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch):
     wanted = _run(teacher, method="ft", backup_steps=1, stage_epochs=1, deterministic=True)
-    trainer.run(wanted, _splits(), tmp_path / "whole", verbose=0)
+    runner.run(wanted, _splits(), tmp_path / "whole", verbose=0)
     save, saves = callbacks.Backup._save, {"first_stage": 0, "backups": 0}
 
     def stopping(self, *args, **kwargs):
@@ -214,11 +211,11 @@ def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch)
     monkeypatch.setattr(callbacks.Backup, "_save", stopping)
     for resume in (False, True):  # Once in each stage.
         with pytest.raises(_Stop):
-            trainer.run(wanted, _splits(), tmp_path / "stopped", resume=resume, verbose=0)
+            runner.run(wanted, _splits(), tmp_path / "stopped", resume=resume, verbose=0)
         assert (saves["backups"] > 0) is resume
     monkeypatch.undo()
-    monkeypatch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
-    trainer.run(wanted, _splits(), tmp_path / "stopped", resume=True, verbose=0)
+    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    runner.run(wanted, _splits(), tmp_path / "stopped", resume=True, verbose=0)
     whole, stopped = (
         keras.saving.load_model(tmp_path / name / "student.keras", compile=False).get_weights()
         for name in ("whole", "stopped")
@@ -258,8 +255,8 @@ def test_losses_of_other_methods_are_added(teacher, tmp_path):
     assert (contrast.weight, contrast.negatives) == (0.5, 8)
     alone = {name: recipes.main_losses(_run(teacher, method=name), None)[0] for name in ("wsl", "at")}
     assert soft.get_config() == alone["wsl"].get_config() and attention.get_config() == alone["at"].get_config()
-    result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
-    (row,) = record.read_csv(tmp_path / "run" / "epochs.csv")
+    result = runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
     parts = 0.5 * row["crd"] + soft.weight * row["wsl"] + attention.weight * row["at"]
     assert row["distillation_loss"] == pytest.approx(parts, rel=1e-5)
     assert row["loss"] == pytest.approx(row["student_loss"] + parts, rel=1e-5) and result["beside"] == "wsl,at"
@@ -285,22 +282,22 @@ def test_losses_of_other_methods_are_added(teacher, tmp_path):
 )
 def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
     with pytest.raises(ValueError, match=message):
-        trainer.run(_run(teacher, **changes), _splits(), tmp_path / "run", verbose=0)
+        runner.run(_run(teacher, **changes), _splits(), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_the_weight_is_ramped_up(teacher, tmp_path):
     wanted = _run(teacher, method="dkd", epochs=2, warm_up_epochs=4)
-    trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
-    for row in record.read_csv(tmp_path / "run" / "epochs.csv"):
+    runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    for row in artifacts.read_csv(tmp_path / "run" / "epochs.csv"):
         assert row["distillation_loss"] == pytest.approx(row["epoch"] / 4 * row["dkd"], rel=1e-5)
 
 
 def test_a_method_without_a_teacher_trains(teacher, tmp_path):
     wanted = _run(teacher, method="tf_kd_reg", teacher="", teacher_weights="")
-    result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
-    row = record.read_csv(tmp_path / "run" / "epochs.csv")[0]
+    result = runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    row = artifacts.read_csv(tmp_path / "run" / "epochs.csv")[0]
     assert row["loss"] == pytest.approx(0.05 * row["student_loss"] + 0.95 * row["tf_kd_reg"], rel=1e-4)
     assert "regularization_samples" not in row and "teacher_accuracy" not in result
 
@@ -335,7 +332,7 @@ def test_the_report_of_methods(tmp_path):
     assert "| kd | 2 | 31.00 | 33.00 | +2.00 | 25.0 % | 1.0 | 900 | 0 |" in text
     assert text.index("| none | 1 | 25.00 |") < text.index("| kd |") < text.index("And after.")
     assert "all runs share: `--epochs=4`" in text
-    assert len(record.read_texts(results / "methods.csv")) == 4
+    assert len(artifacts.read_texts(results / "methods.csv")) == 4
     assert (results / "methods.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(FileNotFoundError, match="no finished run"):
         methods_report.write(tmp_path, results)
@@ -343,11 +340,11 @@ def test_the_report_of_methods(tmp_path):
 
 @pytest.mark.slow
 def test_the_cost_of_a_step_is_measured():
-    path = pathlib.Path(trainer.__file__).parent / "benchmarks" / "methods.py"
+    path = pathlib.Path(runner.__file__).parent / "benchmarks" / "methods.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_methods", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    small = settings.Settings(method="vid", teacher="resnet8", student="resnet8", batch_size=4)
+    small = config.Config(method="vid", teacher="resnet8", student="resnet8", batch_size=4)
     row = benchmark.measure(small, steps=2)
     assert tuple(row) == benchmark.COLUMNS
     assert row["milliseconds"] > 0 and 0 < row["relative"] and row["peak_memory_mib"] > 100

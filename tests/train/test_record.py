@@ -7,14 +7,12 @@ import os
 
 import pytest
 
-import curves
 import jobs
-import record
 import report
 import students
-import trainer
 from evidence.kept import Kept
 from keras_wsl import distribution, files
+from keras_wsl.training import artifacts, plots, runner
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 
@@ -48,11 +46,11 @@ RESULT = {
 )
 def test_read_result_refuses_in_one_line(tmp_path, content, message):
     path = tmp_path / "run" / "result.json"
-    record.write_text(path, content)
-    record.write_text(path.with_name("run.flags"), "--student=resnet8\n")
-    record.write_csv(path.with_name("epochs.csv"), [{"epoch": 1, "val_accuracy": 0.5}])
+    artifacts.write_text(path, content)
+    artifacts.write_text(path.with_name("run.flags"), "--student=resnet8\n")
+    artifacts.write_csv(path.with_name("epochs.csv"), [{"epoch": 1, "val_accuracy": 0.5}])
     readers = (
-        record.read_result,
+        artifacts.read_result,
         report.read,
         lambda folder: Kept(folder.parent).row(folder.name),
         lambda folder: students.read(folder, None),
@@ -64,23 +62,23 @@ def test_read_result_refuses_in_one_line(tmp_path, content, message):
 
 
 def test_read_result_names_what_is_missing(tmp_path):
-    record.write_json(tmp_path / "result.json", {"test_accuracy": 0.5, "other": [float("nan")]})
-    assert record.read_result(tmp_path, "test_accuracy")["test_accuracy"] == 0.5
+    artifacts.write_json(tmp_path / "result.json", {"test_accuracy": 0.5, "other": [float("nan")]})
+    assert artifacts.read_result(tmp_path, "test_accuracy")["test_accuracy"] == 0.5
     with pytest.raises(
         ValueError, match=r"result.json is no result of a run. `seconds` is missing. It must be a number"
     ):
-        record.read_result(tmp_path, "test_accuracy", "seconds")
+        artifacts.read_result(tmp_path, "test_accuracy", "seconds")
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        record.read_result(tmp_path / "missing")
+        artifacts.read_result(tmp_path / "missing")
     (tmp_path / "fifo").mkdir()
     os.mkfifo(tmp_path / "fifo" / "result.json")
-    with pytest.raises(ValueError, match="result.json must be a file"):
-        record.read_result(tmp_path / "fifo")
+    with pytest.raises(ValueError, match="result.json must be a regular file"):
+        artifacts.read_result(tmp_path / "fifo")
 
 
 def test_jobs_name_a_damaged_result(tmp_path, monkeypatch):
     def call(arguments, *others):
-        record.write_json(tmp_path / "run" / "result.json", {"test_accuracy": None, "seconds": 1.0})
+        artifacts.write_json(tmp_path / "run" / "result.json", {"test_accuracy": None, "seconds": 1.0})
         return 0, ""
 
     monkeypatch.setattr(jobs, "call", call)
@@ -97,14 +95,14 @@ def test_alone_in_removes_what_a_killed_process_left(tmp_path):
         path.write_bytes(b"half")
     left[2].mkdir()
     (left[2] / "student.keras").write_bytes(b"half")
-    with files.temporary_directory(tmp_path / "worker") as alive, record.alone_in(tmp_path):
+    with files.temporary_directory(tmp_path / "worker") as alive, artifacts.alone_in(tmp_path):
         assert alive.is_dir() and not any(path.exists() for path in left)
 
 
 def test_alone_in_refuses_a_lock_that_is_a_link(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
-    (tmp_path / record.LOCK).symlink_to("thesis.tex")
-    with pytest.raises(ValueError, match="run.lock must be a regular file"), record.alone_in(tmp_path):
+    (tmp_path / artifacts.LOCK).symlink_to("thesis.tex")
+    with pytest.raises(ValueError, match="run.lock must be a regular file"), artifacts.alone_in(tmp_path):
         pytest.fail("The lock was given.")
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
@@ -112,7 +110,7 @@ def test_alone_in_refuses_a_lock_that_is_a_link(tmp_path):
 def test_a_picture_is_whole_or_absent(tmp_path, monkeypatch):
     path = tmp_path / "curves.png"
     rows = {"run": [{"epoch": 1, "val_accuracy": 0.5}]}
-    curves.plot(rows, path)
+    plots.plot(rows, path)
     before = path.read_bytes()
     assert before.startswith(b"\x89PNG")
 
@@ -122,7 +120,7 @@ def test_a_picture_is_whole_or_absent(tmp_path, monkeypatch):
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
     with pytest.raises(OSError, match="disk full"):
-        curves.plot(rows, path)
+        plots.plot(rows, path)
     assert path.read_bytes() == before and [there.name for there in tmp_path.iterdir()] == ["curves.png"]
 
 
@@ -134,10 +132,10 @@ def test_a_worker_that_is_not_the_chief_writes_beside_the_results(tmp_path, monk
         (beside,) = (tmp_path / "out").iterdir()
         assert out.is_relative_to(beside) and files.is_temporary(beside.name)
         with contextlib.suppress(ValueError):
-            seen.append(record.open_run(tmp_path / "out", wanted, resume=False))
+            seen.append(artifacts.open_run(tmp_path / "out", wanted, resume=False))
 
     monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
-    monkeypatch.setattr(trainer, "_run", run)
-    trainer.run(dataclasses.replace(SMALL, teacher="", teacher_weights=""), bright_splits(6), tmp_path / "out")
+    monkeypatch.setattr(runner, "_run", run)
+    runner.run(dataclasses.replace(SMALL, teacher="", teacher_weights=""), bright_splits(6), tmp_path / "out")
     assert seen == [tmp_path / "out"]
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.flags"]

@@ -6,10 +6,10 @@ import types
 import pytest
 
 import jobs
-import record
 import regularization_samples
 from evidence import paper
 from keras_wsl import data
+from keras_wsl.training import artifacts
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL, processes
 
@@ -45,18 +45,18 @@ def test_the_whole_path(tmp_path, processes):
     regularization_samples.run(wanted, values)
     assert processes == ["teacher", "teacher-smoothed", "kd-2", "kd-4", "kd-2-smoothed", "kd-4-smoothed"]
     out, results = tmp_path / "runs", tmp_path / "results"
-    rows = record.read_texts(results / "figure2.csv")
+    rows = artifacts.read_texts(results / "figure2.csv")
     assert [(row["temperature"], row["epoch"]) for row in rows] == [(t, e) for t in ("2.0", "4.0") * 2 for e in "12"]
     assert [row["teacher"] for row in rows] == ["labels"] * 4 + ["smoothed labels"] * 4
-    logged = record.read_csv(out / "kd-4-smoothed" / "epochs.csv")[-1]
+    logged = artifacts.read_csv(out / "kd-4-smoothed" / "epochs.csv")[-1]
     assert int(rows[-1]["training_samples"]) == logged["regularization_samples"]
     assert int(rows[-1]["probe_samples"]) == logged["probe_regularization_samples"]
     assert float(rows[-1]["test_accuracy"]) == logged["val_accuracy"] and rows[-1]["probe_examples"] == "60"
-    classes = record.read_texts(results / "figure2_classes.csv")
+    classes = artifacts.read_texts(results / "figure2_classes.csv")
     assert len(classes) == 4 * 3 and [row["class"] for row in classes[:3]] == ["dark", "grey", "light"]
     assert sum(int(row["samples"]) for row in classes[-3:]) == int(rows[-1]["probe_samples"])
     assert (results / "figure2.png").read_bytes()[:4] == b"\x89PNG"
-    runs = record.read_texts(results / "figure2_runs.csv")
+    runs = artifacts.read_texts(results / "figure2_runs.csv")
     assert [row["run"] for row in runs] == processes[2:] and "--label_smoothing=0.0" in runs[-1]["flags"]
     text = (results / "figure2.md").read_text()
     more = 100 * (float(rows[5]["training_share"]) - float(rows[1]["training_share"]))

@@ -9,11 +9,10 @@ import pytest
 
 import contact_sheet
 import jobs
-import record
 import resemblance
-import trainer
 from keras_wsl import data, models, ops, weighting
 from keras_wsl.analysis.class_affinity import resemblance as matrix_of
+from keras_wsl.training import artifacts, runner
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
 
@@ -29,11 +28,11 @@ def run(tmp_path_factory):
     models.save_weights(teacher, folder / "teacher.weights.h5")
     taught = {"teacher_weights": str(folder / "teacher.weights.h5"), "method": "kd", "temperature": 3.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
         wanted = dataclasses.replace(SMALL, train_limit=40, **taught)
-        trainer.run(wanted, bright_splits(60), folder / "kd", verbose=0)
+        runner.run(wanted, bright_splits(60), folder / "kd", verbose=0)
         alone = dataclasses.replace(SMALL, teacher="", train_limit=0)
-        trainer.run(alone, bright_splits(60), folder / "none", verbose=0)
+        runner.run(alone, bright_splits(60), folder / "none", verbose=0)
     return folder
 
 
@@ -61,7 +60,7 @@ def test_the_matrix_is_of_the_runs_examples_and_temperature(run, tmp_path):
     resemblance.run(run / "kd", _values(run, tmp_path / "out"))
     train = bright_splits(60).train.take(40, seed=0)
     expected = matrix_of(train.labels, *_both(run, train), 3.0)
-    rows = record.read_texts(tmp_path / "out" / "resemblance.csv")
+    rows = artifacts.read_texts(tmp_path / "out" / "resemblance.csv")
     assert [row["class"] for row in rows] == ["dark", "grey", "light"]
     found = [[float(row[name]) for name in ("dark", "grey", "light")] for row in rows]
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -78,7 +77,7 @@ def test_the_test_set_at_another_temperature(run, tmp_path):
     resemblance.run(run / "kd", _values(run, tmp_path, split="test", temperature=1.5))
     test = bright_splits(60).test
     expected = matrix_of(test.labels, *_both(run, test), 1.5)
-    row = record.read_texts(tmp_path / "resemblance.csv")[1]
+    row = artifacts.read_texts(tmp_path / "resemblance.csv")[1]
     np.testing.assert_allclose([float(row[name]) for name in test.classes], expected[1], atol=1e-5)
 
 
@@ -106,7 +105,7 @@ def test_the_sheet_has_the_ends_of_the_weights(run, tmp_path):
     train = bright_splits(60).train.take(40, seed=0)
     student, teacher = _both(run, train)
     weights = keras.ops.convert_to_numpy(weighting.wsl(train.labels, student, teacher))
-    rows = record.read_texts(tmp_path / "contact_sheet.csv")
+    rows = artifacts.read_texts(tmp_path / "contact_sheet.csv")
     found = {end: [float(row["weight"]) for row in rows if row["end"] == end] for end in ("highest", "lowest")}
     np.testing.assert_allclose(found["highest"], np.sort(weights)[::-1][:5], rtol=1e-4)
     np.testing.assert_allclose(found["lowest"], np.sort(weights)[:5], rtol=1e-4)
@@ -128,7 +127,7 @@ def test_what_cannot_be_judged_is_refused(run, tmp_path):
         with pytest.raises(ValueError, match="--out is missing"):
             script.run(run / "kd", _values(run, ""))
     pair = jobs.pair(run / "kd", bright_splits(60))
-    maps = pair._replace(settings=dataclasses.replace(pair.settings, method="at", temperature=None))
+    maps = pair._replace(config=dataclasses.replace(pair.config, method="at", temperature=None))
     with pytest.raises(ValueError, match="--method=at has no temperature. Pass --temperature"):
         resemblance.temperature_of(maps, "run", None)
     assert resemblance.temperature_of(pair, "run", None) == 3.0

@@ -9,27 +9,23 @@ import warnings
 import numpy as np
 import pytest
 
-import identity
-import record
-import scripts
-import settings
-import trainer
 from benchmarks.fault_injection import differences
 from keras_wsl import models
+from keras_wsl.training import artifacts, cli, config, fingerprint, runner
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.usefixtures("default_signals")
 EXPORTS = True  # See conftest.py.
 
 
-SMALL = settings.Settings(student="resnet8", method="none", epochs=1, batch_size=32, decay_epochs=())
+SMALL = config.Config(student="resnet8", method="none", epochs=1, batch_size=32, decay_epochs=())
 
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_saved_model():
     """Exports are tested elsewhere, and take longer than the trainings here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
         yield
 
 
@@ -48,7 +44,7 @@ def _wanted(files, **changes):
 
 
 def _run(wanted, out, splits=None, **options):
-    return trainer.run(wanted, splits or bright_splits(64), out, verbose=0, **options)
+    return runner.run(wanted, splits or bright_splits(64), out, verbose=0, **options)
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +91,7 @@ def test_resume_refuses_other_data_by_name(name, files, copy):
     with pytest.raises(ValueError, match=rf"another run\..* data.{name.partition(':')[0]}: .* in run.flags, .* now"):
         _run(_wanted(files), copy, OTHER_DATA[name], resume=True)
     path = copy / "run.flags"  # Without its comments the backup still knows.
-    path.write_text("".join(f"{line}\n" for line in settings.read_lines(path)))
+    path.write_text("".join(f"{line}\n" for line in config.read_lines(path)))
     with pytest.raises(ValueError, match=rf"another run\..* data.{name.partition(':')[0]}: .* in the backup, .* now"):
         _run(_wanted(files), copy, OTHER_DATA[name], resume=True)
     assert {file: state for file, state in _state(copy).items() if file != path} == {
@@ -123,17 +119,17 @@ def test_resume_accepts_moved_files_and_writes_where_they_are(files, copy, tmp_p
     _run(_wanted(moved), copy, resume=True, source="moved.npz")
     text = (copy / "run.flags").read_text()
     assert f"--teacher_weights={moved}/teacher.weights.h5\n" in text and '# data: "moved.npz"\n' in text
-    assert str(files) not in text and settings.read(copy / "run.flags") == _wanted(moved)
+    assert str(files) not in text and config.read(copy / "run.flags") == _wanted(moved)
 
 
 def test_run_flags_and_result_name_the_data(files, finished):
     examples = bright_splits(64)
-    contents = identity.contents(_wanted(files), {"train": examples.train})
-    text, result = (finished / "run.flags").read_text(), record.json.loads((finished / "result.json").read_text())
+    contents = fingerprint.contents(_wanted(files), {"train": examples.train})
+    text, result = (finished / "run.flags").read_text(), artifacts.json.loads((finished / "result.json").read_text())
     assert '# data: "bright.npz"\n' in text and "# data.train.examples: 64\n" in text
     assert f'# data.train.sha256: "{contents["data.train.sha256"]}"\n' in text
     assert result["data_source"] == "bright.npz" and contents.items() <= result["contents"].items()
-    assert result["contents"]["student_weights"] == trainer.sha256(files / "student.weights.h5")
+    assert result["contents"]["student_weights"] == runner.sha256(files / "student.weights.h5")
 
 
 def test_resume_of_a_finished_run_writes_damaged_files_again(files, finished, copy):
@@ -154,16 +150,16 @@ def test_resume_without_backups_is_refused_once_a_run_has_trained(files, copy, t
         with pytest.raises(ValueError, match=f"as it has written .*{name}. Received: no backup"):
             _run(_wanted(files), copy, resume=True)
         (copy / name).unlink()
-    record.open_run(tmp_path / "killed", SMALL, resume=False)  # Before its first backup.
+    artifacts.open_run(tmp_path / "killed", SMALL, resume=False)  # Before its first backup.
     _run(SMALL, tmp_path / "killed", resume=True)
     assert "killed holds no backup: the run starts from its first step." in capsys.readouterr().out
 
 
 def test_resume_with_other_threads_warns_that_bits_may_differ(tmp_path, monkeypatch):
     interrupt = _signal_after(monkeypatch, signal.SIGTERM)
-    with interrupt, pytest.raises(trainer.callbacks.PreemptedError):
+    with interrupt, pytest.raises(runner.callbacks.PreemptedError):
         _run(SMALL, tmp_path / "run")
-    monkeypatch.setattr(record, "_threads", lambda: 3)
+    monkeypatch.setattr(artifacts, "_threads", lambda: 3)
     with pytest.warns(UserWarning, match="threads: .* in the backup, 3 now. The run may not end in the same bits"):
         _run(SMALL, tmp_path / "run", resume=True)
 
@@ -187,7 +183,7 @@ DAMAGED_FLAGS = {
 def test_damaged_run_flags_are_named(name, tmp_path):
     damage, received = DAMAGED_FLAGS[name]
     damage(tmp_path / "run.flags")
-    for read in (lambda: record.open_run(tmp_path, SMALL, resume=True), lambda: settings.read(tmp_path / "run.flags")):
+    for read in (lambda: artifacts.open_run(tmp_path, SMALL, resume=True), lambda: config.read(tmp_path / "run.flags")):
         with pytest.raises(ValueError, match=f"run.flags must .*Received: {received}"):
             read()
 
@@ -195,23 +191,23 @@ def test_damaged_run_flags_are_named(name, tmp_path):
 def test_run_flags_of_another_kind_are_named(tmp_path):
     (tmp_path / "other.flags").write_text("--unknown=3\n")
     with pytest.raises(ValueError, match="must have only flags that these scripts know. Received: Unknown"):
-        settings.read(tmp_path / "other.flags")
+        config.read(tmp_path / "other.flags")
 
 
 def test_comments_in_run_flags_may_be_anything(tmp_path):
-    record.open_run(tmp_path / "run", SMALL, resume=False, contents={"data.train.examples": 3})
+    artifacts.open_run(tmp_path / "run", SMALL, resume=False, contents={"data.train.examples": 3})
     with open(tmp_path / "run" / "run.flags", "a") as file:
         file.write(f"# note: {'[' * 100_000}\n# seed: 3: my favourite\n#\n\n")
-    assert record.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 3})
+    assert artifacts.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 3})
     with pytest.raises(ValueError, match="data.train.examples: 3 in run.flags, 4 now"):
-        record.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 4})
+        artifacts.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 4})
 
 
 @pytest.mark.parametrize("content", [b"\xff\0\xfe", b"--epochs=1\n\xe9\n"])
 def test_a_flagfile_that_is_not_text_is_refused_in_one_line(content, tmp_path, capsys):
     (tmp_path / "run.flags").write_bytes(content)
     for arguments in ([f"--flagfile={tmp_path / 'run.flags'}"], ["--flagfile", str(tmp_path / "run.flags")]):
-        assert scripts.status(lambda arguments=arguments: scripts._parse(["script", *arguments])) == 2
+        assert cli.status(lambda arguments=arguments: cli._parse(["script", *arguments])) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "run.flags must be a text file of flags" in line
 
@@ -223,7 +219,7 @@ class _signal_after:
         self.number, self.times, self.patch = number, times, monkeypatch
 
     def __enter__(self):
-        steps, before = [], record.Epochs.on_train_batch_end
+        steps, before = [], artifacts.Epochs.on_train_batch_end
 
         def on_train_batch_end(epochs, batch, logs=None):
             before(epochs, batch, logs)
@@ -232,7 +228,7 @@ class _signal_after:
                 signal.raise_signal(self.number)
 
         self.context = self.patch.context()
-        self.context.__enter__().setattr(record.Epochs, "on_train_batch_end", on_train_batch_end)
+        self.context.__enter__().setattr(artifacts.Epochs, "on_train_batch_end", on_train_batch_end)
 
     def __exit__(self, *error):
         self.context.__exit__(*error)
@@ -243,7 +239,7 @@ def test_a_signal_ends_a_run_in_one_line_and_saves_it(name, status, steps, tmp_p
     """Also in the last step, after which nothing is left to train: results are then written by --resume."""
     splits = bright_splits(32 * steps)
     with _signal_after(monkeypatch, signal.Signals[name]):
-        assert scripts.status(lambda: _run(SMALL, tmp_path / "run", splits)) == status
+        assert cli.status(lambda: _run(SMALL, tmp_path / "run", splits)) == status
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{name} was received in " in line and line.endswith("Pass --resume.")
     assert not (tmp_path / "run" / "result.json").exists()
@@ -255,13 +251,13 @@ def test_a_signal_ends_a_run_in_one_line_and_saves_it(name, status, steps, tmp_p
 
 def test_a_second_sigint_ends_a_run_at_once(tmp_path, monkeypatch, capsys):
     with _signal_after(monkeypatch, signal.SIGINT, times=2):
-        assert scripts.status(lambda: _run(SMALL, tmp_path / "run", bright_splits(96))) == 130
+        assert cli.status(lambda: _run(SMALL, tmp_path / "run", bright_splits(96))) == 130
     assert capsys.readouterr().err == "Interrupted by SIGINT. Files that were written before are complete.\n"
     assert [path.stem for path in (tmp_path / "run" / "backups").iterdir()] == ["000000-00000000"]
 
 
 def test_sigint_outside_of_a_training_is_one_line(capsys):
-    assert scripts.status(lambda: signal.raise_signal(signal.SIGINT)) == 130
+    assert cli.status(lambda: signal.raise_signal(signal.SIGINT)) == 130
     assert capsys.readouterr().err == "Interrupted by SIGINT. Files that were written before are complete.\n"
 
 
@@ -269,15 +265,15 @@ def test_contents_of_a_folder_are_those_of_its_files(tmp_path):
     preset = tmp_path / "preset"
     (preset / "assets").mkdir(parents=True)
     (preset / "assets" / "vocabulary.txt").write_text("a\nb\n")
-    wanted = settings.MultiNLI(student=str(preset), method="none", vocabulary=str(preset / "assets" / "vocabulary.txt"))
-    found = identity.contents(wanted, {})
+    wanted = config.MultiNLI(student=str(preset), method="none", vocabulary=str(preset / "assets" / "vocabulary.txt"))
+    found = fingerprint.contents(wanted, {})
     assert set(found) == {"student", "vocabulary"}
     preset.rename(tmp_path / "moved")
     moved = tmp_path / "moved"
     again = dataclasses.replace(wanted, student=str(moved), vocabulary=str(moved / "assets" / "vocabulary.txt"))
-    assert identity.identity(wanted, found) == identity.identity(again, identity.contents(again, {}))
+    assert fingerprint.identity(wanted, found) == fingerprint.identity(again, fingerprint.contents(again, {}))
     (moved / "assets" / "vocabulary.txt").write_text("a\nc\n")
-    assert set(identity.contents(again, {}).values()).isdisjoint(found.values())
+    assert set(fingerprint.contents(again, {}).values()).isdisjoint(found.values())
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(ValueError, match="pipe must be a regular file. Received: it is a named pipe"):
-        identity.contents(dataclasses.replace(wanted, vocabulary=str(tmp_path / "pipe")), {})
+        fingerprint.contents(dataclasses.replace(wanted, vocabulary=str(tmp_path / "pipe")), {})

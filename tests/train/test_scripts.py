@@ -20,18 +20,14 @@ import pytest
 from absl import flags
 
 import online_distillation
-import recipes
-import record
 import report
-import scripts
-import settings
 import soft_label_storage
-import trainer
 from benchmarks.fault_injection import differences
 from keras_wsl import callbacks, data, models
+from keras_wsl.training import artifacts, cli, config, recipes, runner
 from tests.common import bright_splits, run_child, run_script
 
-TRAIN = pathlib.Path(trainer.__file__).parent
+TRAIN = pathlib.Path(runner.__file__).parent
 EXPORTS = True  # See conftest.py.
 OUTPUTS = [
     "backups",
@@ -49,7 +45,7 @@ def _splits():
     return bright_splits(90)
 
 
-SMALL = settings.Settings(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
+SMALL = config.Config(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +58,7 @@ def npz(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "teacher"
-    trainer.run(dataclasses.replace(SMALL, keep_checkpoints=1), _splits(), out, verbose=0)
+    runner.run(dataclasses.replace(SMALL, keep_checkpoints=1), _splits(), out, verbose=0)
     return out / "student.keras"
 
 
@@ -74,7 +70,7 @@ def _taught(teacher, **changes):
 @pytest.fixture(scope="module")
 def wsl(teacher, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "wsl"
-    return out, trainer.run(_taught(teacher), _splits(), out, verbose=0)
+    return out, runner.run(_taught(teacher), _splits(), out, verbose=0)
 
 
 def _child(*arguments):
@@ -193,8 +189,8 @@ def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
                 os.kill(os.getpid(), signal.SIGTERM)
             return start + call
 
-        monkeypatch.setattr(record, "time", types.SimpleNamespace(perf_counter=perf_counter))
-        return trainer.run(_taught(teacher), _splits(), tmp_path / name, resume=True, verbose=0)["seconds"]
+        monkeypatch.setattr(artifacts, "time", types.SimpleNamespace(perf_counter=perf_counter))
+        return runner.run(_taught(teacher), _splits(), tmp_path / name, resume=True, verbose=0)["seconds"]
 
     whole = seconds("whole", start=0)
     with pytest.raises(callbacks.PreemptedError, match="SIGTERM was received in epoch 1. The state after step 1 of"):
@@ -205,7 +201,7 @@ def test_seconds_are_those_of_training(teacher, tmp_path, monkeypatch):
 def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
     out = tmp_path / "copy"
     shutil.copytree(wsl[0], out)
-    again = trainer.run(_taught(teacher), _splits(), out, resume=True, verbose=0)
+    again = runner.run(_taught(teacher), _splits(), out, resume=True, verbose=0)
     assert again["test_accuracy"] == wsl[1]["test_accuracy"]
     _assert_same_run(wsl[0], out)
 
@@ -214,33 +210,33 @@ def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
 @pytest.mark.usefixtures("without_exports")
 def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
     wanted = _taught(teacher, method="kd", epochs=1, label_smoothing=0.1, holdout=30, train_limit=45, decay_epochs=())
-    result = trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
+    result = runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
     assert result["train_examples"] == 45
     assert result["judged_on"] == "30 held-out training examples"
-    row = record.read_csv(tmp_path / "run" / "epochs.csv")[0]
+    row = artifacts.read_csv(tmp_path / "run" / "epochs.csv")[0]
     # KD as published: a tenth of the labels' loss, nine tenths of the soft labels'.
     assert row["distillation_loss"] == pytest.approx(0.9 * row["kd"], rel=1e-5)
     assert row["loss"] == pytest.approx(0.1 * row["student_loss"] + 0.9 * row["kd"], rel=1e-4)
 
 
 def test_a_run_that_is_older_than_a_setting_goes_on(tmp_path):
-    record.open_run(tmp_path / "run", SMALL, resume=False)
+    artifacts.open_run(tmp_path / "run", SMALL, resume=False)
     path = tmp_path / "run" / "run.flags"
     older = [line for line in path.read_text().splitlines() if not line.startswith(("--judged_every", "--beside"))]
     path.write_text("\n".join(older) + "\n")
-    assert record.open_run(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
+    assert artifacts.open_run(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
     with pytest.raises(ValueError, match="holds another run. --judged_every: 1 in run.flags, 2 now. Choose"):
-        record.open_run(tmp_path / "run", dataclasses.replace(SMALL, judged_every=2), resume=True)
-    record.open_run(tmp_path / "records", settings.ImageNet(), resume=False)
+        artifacts.open_run(tmp_path / "run", dataclasses.replace(SMALL, judged_every=2), resume=True)
+    artifacts.open_run(tmp_path / "records", config.ImageNet(), resume=False)
     with pytest.raises(ValueError, match="another run. .*--student: 'imagenet_resnet18' in run.flags, 'tiny' now"):
-        record.open_run(tmp_path / "records", SMALL, resume=True)
+        artifacts.open_run(tmp_path / "records", SMALL, resume=True)
 
 
 def test_help_lists_the_settings_of_a_run():
     values = flags.FlagValues()
-    settings.define_flags(values)
+    config.define_flags(values)
     assert "--student:" not in values.main_module_help()
-    scripts.tell_of_all_flags(values)
+    cli.tell_of_all_flags(values)
     assert "--student: The student's network." in values.main_module_help()
 
 
@@ -248,9 +244,9 @@ def test_help_lists_the_settings_of_a_run():
 def test_a_run_is_judged_at_times(tmp_path):
     """Which changes nothing of its training."""
     wanted = dataclasses.replace(SMALL, epochs=3)
-    every = trainer.run(wanted, _splits(), tmp_path / "every", verbose=0)
-    result = trainer.run(dataclasses.replace(wanted, judged_every=2), _splits(), tmp_path / "some", verbose=0)
-    epochs, all_epochs = (record.read_csv(tmp_path / name / "epochs.csv") for name in ("some", "every"))
+    every = runner.run(wanted, _splits(), tmp_path / "every", verbose=0)
+    result = runner.run(dataclasses.replace(wanted, judged_every=2), _splits(), tmp_path / "some", verbose=0)
+    epochs, all_epochs = (artifacts.read_csv(tmp_path / name / "epochs.csv") for name in ("some", "every"))
     assert ["val_accuracy" in row for row in epochs] == [False, True, True]  # The last one is always judged.
     assert epochs == [{name: row[name] for name in own} for own, row in zip(epochs, all_epochs)]
     best = max(epochs[1:], key=lambda row: row["val_accuracy"])
@@ -264,7 +260,7 @@ def test_online(teacher, tmp_path):
     folder = shutil.copytree(teacher.parent, tmp_path / "teacher")
     runs = {"plain": {}, "online": {"online": True}, "late": {"online": True, "online_epochs": 2}}
     wanted = {name: _taught(folder / "student.keras", **changes) for name, changes in runs.items()}
-    results = {name: trainer.run(wanted[name], _splits(), tmp_path / name, verbose=0) for name in runs}
+    results = {name: runner.run(wanted[name], _splits(), tmp_path / name, verbose=0) for name in runs}
     plain, online, late = (_weights(tmp_path / name / "student.keras") for name in runs)
     for a, b in zip(plain, late, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -275,21 +271,21 @@ def test_online(teacher, tmp_path):
     again = shutil.copytree(tmp_path / "online", tmp_path / "again")
     for lost in (again / "result.json", again / "student.keras", max((again / "backups").glob("*.backup"))):
         lost.unlink()
-    trainer.run(wanted["online"], _splits(), again, resume=True, verbose=0)
+    runner.run(wanted["online"], _splits(), again, resume=True, verbose=0)
     _assert_same_run(tmp_path / "online", again)
     shutil.copy(folder / "checkpoints" / "epoch-000000.weights.h5", folder / "checkpoints" / "epoch-000001.weights.h5")
     with pytest.raises(ValueError, match="another run. --teacher_checkpoints: 'SHA-256 .* in run.flags, 'SHA-256"):
-        trainer.run(wanted["online"], _splits(), again, resume=True, verbose=0)
+        runner.run(wanted["online"], _splits(), again, resume=True, verbose=0)
     shutil.rmtree(folder / "checkpoints")
     with pytest.raises(FileNotFoundError, match="has no checkpoints such as epoch-000001.weights.h5"):
-        trainer.run(wanted["online"], _splits(), tmp_path / "none", verbose=0)
+        runner.run(wanted["online"], _splits(), tmp_path / "none", verbose=0)
 
 
 @pytest.mark.tensorflow  # Elsewhere the weights are the first that are not finite, and `Backup` says so.
 def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     wanted = _taught(teacher, learning_rate=1e30, epochs=3)
     with pytest.raises(callbacks.NonFiniteLossError, match=r"student_loss=nan|wsl=nan") as caught:
-        trainer.run(wanted, _splits(), tmp_path / "run", verbose=0)
+        runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
     first, last = caught.value.examples
     assert f"step {caught.value.step} among examples {first} to {last} of the epoch" in str(caught.value)
     batches = data.train_batches(_splits().train, seed=0, batch_size=32, start=(caught.value.epoch - 1, first // 32))
@@ -306,13 +302,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
 def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
     changes = {"precision": "mixed_float16", "strategy": "mirrored"}
     wanted = _taught(teacher, **changes)
-    result = trainer.run(wanted, _splits(), tmp_path / "mixed", verbose=0)
+    result = runner.run(wanted, _splits(), tmp_path / "mixed", verbose=0)
     student = keras.saving.load_model(tmp_path / "mixed" / "student.keras", compile=False)
     assert {layer.compute_dtype for layer in student.layers} == {"float16", "float32"}
-    plain = record.read_csv(wsl[0] / "epochs.csv")[0]
-    assert record.read_csv(tmp_path / "mixed" / "epochs.csv")[0]["loss"] == pytest.approx(plain["loss"], rel=0.05)
+    plain = artifacts.read_csv(wsl[0] / "epochs.csv")[0]
+    assert artifacts.read_csv(tmp_path / "mixed" / "epochs.csv")[0]["loss"] == pytest.approx(plain["loss"], rel=0.05)
     assert 0 <= result["test_accuracy"] <= 1
-    trainer.run(_taught(teacher, steps_per_execution=3, backup_steps=0), _splits(), tmp_path / "steps", verbose=0)
+    runner.run(_taught(teacher, steps_per_execution=3, backup_steps=0), _splits(), tmp_path / "steps", verbose=0)
     for one, other in zip(_weights(wsl[0] / "student.keras"), _weights(tmp_path / "steps" / "student.keras")):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -354,7 +350,7 @@ def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
 def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
     changes = {name: str(teacher) if value == "TEACHER" else value for name, value in changes.items()}
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        trainer.run(dataclasses.replace(SMALL, **changes), _splits(), tmp_path / "run", verbose=0)
+        runner.run(dataclasses.replace(SMALL, **changes), _splits(), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
 
 
@@ -362,46 +358,46 @@ def test_another_run_is_not_written_over(wsl, tmp_path):
     out, _ = wsl
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=r"holds another run. .*--seed: 0 in run.flags, 1 now"):
-        record.open_run(out, dataclasses.replace(SMALL, seed=1), resume=True)
+        artifacts.open_run(out, dataclasses.replace(SMALL, seed=1), resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files and no run"):
-        record.open_run(tmp_path, SMALL, resume=False)
+        artifacts.open_run(tmp_path, SMALL, resume=False)
     with pytest.raises(ValueError, match="--out is missing"):
-        record.open_run("", SMALL, resume=False)
+        artifacts.open_run("", SMALL, resume=False)
 
 
 def test_an_out_that_cannot_be_written_to_is_refused(wsl, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
         with pytest.raises(NotADirectoryError, match=r"notes.txt is a file, and a folder was expected there"):
-            record.open_run(place, SMALL, resume=False)
+            artifacts.open_run(place, SMALL, resume=False)
     missing = tmp_path / "a" / "b" / "run"
-    assert record.open_run(missing, SMALL, resume=False) == missing and (missing / "run.flags").exists()
+    assert artifacts.open_run(missing, SMALL, resume=False) == missing and (missing / "run.flags").exists()
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # Permissions do not bind root.
     with pytest.raises(ValueError, match="run cannot be written to. Make it so that it can"):
-        record.open_run(missing, SMALL, resume=True)
+        artifacts.open_run(missing, SMALL, resume=True)
 
 
 def test_without_tensorboard_nothing_is_begun(teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
     with pytest.raises(ImportError, match="run needs the package tensorboard: `pip install tensorboard`"):
-        trainer.run(_taught(teacher), _splits(), tmp_path / "run", verbose=0)
+        runner.run(_taught(teacher), _splits(), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
 
 
 def test_one_process_alone_writes_a_run(tmp_path):
-    out = record.open_run(tmp_path / "run", SMALL, resume=False)
-    with record.alone_in(out):
-        with pytest.raises(ValueError, match="Another process is writing to --out="), record.alone_in(out):
+    out = artifacts.open_run(tmp_path / "run", SMALL, resume=False)
+    with artifacts.alone_in(out):
+        with pytest.raises(ValueError, match="Another process is writing to --out="), artifacts.alone_in(out):
             raise AssertionError("Two have it.")
-        assert (out / record.LOCK).exists()
-    with record.alone_in(out):
-        assert (out / record.LOCK).exists()
+        assert (out / artifacts.LOCK).exists()
+    with artifacts.alone_in(out):
+        assert (out / artifacts.LOCK).exists()
     (tmp_path / "killed").mkdir()
-    (tmp_path / "killed" / record.LOCK).touch()  # A killed process leaves the file, and no lock.
-    with record.alone_in(record.open_run(tmp_path / "killed", SMALL, resume=False)):
-        assert record.LOCK in {path.name for path in (tmp_path / "killed").iterdir()}
+    (tmp_path / "killed" / artifacts.LOCK).touch()  # A killed process leaves the file, and no lock.
+    with artifacts.alone_in(artifacts.open_run(tmp_path / "killed", SMALL, resume=False)):
+        assert artifacts.LOCK in {path.name for path in (tmp_path / "killed").iterdir()}
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["run.flags"]
 
 
@@ -428,39 +424,39 @@ def test_a_report_has_the_runs_rows(wsl, tmp_path):
 
 def test_flags_are_the_settings():
     values = flags.FlagValues()
-    settings.define_flags(values)
+    config.define_flags(values)
     wanted = dataclasses.replace(SMALL, alpha=3.5, nesterov=True, deterministic=False, decay_epochs=(3, 5))
-    values(["script", *settings.to_lines(wanted)])
-    assert settings.from_flags(values) == wanted
+    values(["script", *config.to_lines(wanted)])
+    assert config.from_flags(values) == wanted
     values(["script", "--decay_epochs=3,x"])
     with pytest.raises(ValueError, match="--decay_epochs=3,x must be whole numbers"):
-        settings.from_flags(values)
+        config.from_flags(values)
 
 
 def test_the_three_scripts_share_their_settings():
-    shared = {field.name: field for field in dataclasses.fields(settings.Settings)}
-    for kind in (settings.ImageNet, settings.MultiNLI):
+    shared = {field.name: field for field in dataclasses.fields(config.Config)}
+    for kind in (config.ImageNet, config.MultiNLI):
         own = {field.name: field for field in dataclasses.fields(kind)}
         assert list(own)[: len(shared)] == list(shared)
         assert all(own[name].type == field.type for name, field in shared.items())
         assert set(recipes.TABLES[kind]) <= {*recipes.METHODS, "pkd"}
         values = flags.FlagValues()
-        settings.define_flags(values, kind)
+        config.define_flags(values, kind)
         assert set(own) < set(values) and {"out", "resume"} <= set(values)
-    assert set(recipes.TABLES[settings.ImageNet]) == set(recipes.METHODS)
+    assert set(recipes.TABLES[config.ImageNet]) == set(recipes.METHODS)
 
 
 @pytest.mark.parametrize("folder", ["", "imagenet", "multinli"])
 def test_every_flagfile_is_of_settings_that_exist(folder):
 
-    kind = {"": settings.Settings, "imagenet": settings.ImageNet, "multinli": settings.MultiNLI}[folder]
+    kind = {"": config.Config, "imagenet": config.ImageNet, "multinli": config.MultiNLI}[folder]
     files = sorted((TRAIN / "flags" / folder).glob("*.flags"))
     assert files
     for path in files:
         values = flags.FlagValues()
-        settings.define_flags(values, kind)
+        config.define_flags(values, kind)
         values(["script", f"--flagfile={path}"])
-        wanted = settings.from_flags(values, kind)
+        wanted = config.from_flags(values, kind)
         recipe = recipes.of(wanted)
         assert wanted.teacher_weights or not recipe.needs_teacher or "methods" in path.name, path
         if folder != "multinli":  # Its networks are presets.
@@ -475,13 +471,13 @@ def test_every_flagfile_of_a_script_with_flags_of_its_own(folder, script):
         values = flags.FlagValues()
         script.define_flags(values)
         values(["script", f"--flagfile={path}", "--data_dir=cifar100.npz"])
-        wanted = settings.from_flags(values)
+        wanted = config.from_flags(values)
         assert {wanted.teacher, wanted.student} <= set(models.names()), path
         assert not wanted.teacher_weights or (TRAIN.parent / wanted.teacher_weights).exists(), path
 
 
 def test_the_learning_rate_falls_after_the_epochs():
-    rate = trainer._learning_rate(settings.Settings(), 782, 240)
+    rate = runner._learning_rate(config.Config(), 782, 240)
     for step, expected in (
         (0, 0.05),
         (150 * 782 - 1, 0.05),
@@ -494,9 +490,9 @@ def test_the_learning_rate_falls_after_the_epochs():
 
 
 def test_the_learning_rate_is_linear_over_all_epochs():
-    wanted = settings.Settings(schedule="linear", learning_rate=0.4, learning_rate_warm_up=0.25)
-    rate = trainer._learning_rate(wanted, 4, 3)  # 12 steps, of which 3 rise.
+    wanted = config.Config(schedule="linear", learning_rate=0.4, learning_rate_warm_up=0.25)
+    rate = runner._learning_rate(wanted, 4, 3)  # 12 steps, of which 3 rise.
     for step, expected in ((0, 0.4 / 3), (2, 0.4), (3, 0.4), (6, 0.4 * 6 / 9), (11, 0.4 / 9), (12, 0.0)):
         assert float(rate(step)) == pytest.approx(expected)
-    flat = trainer._learning_rate(dataclasses.replace(wanted, learning_rate_warm_up=0.0), 4, 3)
+    flat = runner._learning_rate(dataclasses.replace(wanted, learning_rate_warm_up=0.0), 4, 3)
     assert float(flat(0)) == pytest.approx(0.4)

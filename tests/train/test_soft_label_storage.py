@@ -10,12 +10,12 @@ from scipy.special import softmax
 
 import jobs
 import report
-import settings
 import soft_label_storage
 from keras_wsl import data, models, soft_labels
+from keras_wsl.training import config
 from tests.common import bright_splits
 
-WANTED = settings.Settings(
+WANTED = config.Config(
     teacher="tiny",
     teacher_weights="teacher.weights.h5",
     student="tiny",

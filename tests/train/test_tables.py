@@ -9,13 +9,11 @@ import pytest
 from scipy import stats
 
 import jobs
-import recipes
-import record
-import settings
 import tables
 from evidence import budgets, page, paper
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import data
+from keras_wsl.training import artifacts, config, recipes
 from tests.common import bright_splits
 from tests.train.test_bias_variance import processes
 from tests.train.test_imagenet import tree
@@ -123,10 +121,10 @@ def test_a_name_is_of_what_a_run_does():
     for other in ({"epochs": 21}, {"alpha": 1.0}, {"nesterov": True}):
         assert budgets.name_of(dataclasses.replace(wanted, **other)) != one
     assert budgets.name_of(wanted, teacher="teacher-a") != budgets.name_of(wanted, teacher="teacher-b")
-    presets = [settings.MultiNLI(student=f"{folder}/minilm") for folder in ("here", "there")]
+    presets = [config.MultiNLI(student=f"{folder}/minilm") for folder in ("here", "there")]
     assert len({budgets.name_of(one) for one in presets}) == 1 and "minilm-" in budgets.name_of(presets[0])
     # A name does not change with the code: it is in files.
-    assert budgets.name_of(settings.Settings(student="resnet8", method="none", epochs=3)) == "resnet8-none-782bd1"
+    assert budgets.name_of(config.Config(student="resnet8", method="none", epochs=3)) == "resnet8-none-782bd1"
 
 
 def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():
@@ -181,12 +179,12 @@ def test_files_of_this_machine_are_named_from_the_working_directory(tmp_path, mo
     monkeypatch.chdir(tmp_path)
     study = paper.STUDIES["5"]
     work = tables.Work(study, CPU[paper.CIFAR100], 1, tmp_path / "runs", tmp_path / "train" / "results")
-    found = work.settings(work.students[0])
+    found = work.config(work.students[0])
     assert found.soft_labels == f"runs/soft_labels/{work.students[0].teacher}-0"
     assert found.teacher_weights == f"runs/weights/{work.students[0].teacher}.weights.h5"
     (tmp_path / "train" / "results" / "weights").mkdir(parents=True)
     (tmp_path / "train" / "results" / "weights" / f"{work.students[0].teacher}.weights.h5").write_bytes(b"")
-    assert work.settings(work.students[0]).teacher_weights.startswith("train/results/weights/teacher-")
+    assert work.config(work.students[0]).teacher_weights.startswith("train/results/weights/teacher-")
     assert not work.left()[0]  # A teacher that is kept is not trained again.
 
 
@@ -294,9 +292,9 @@ def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
 
 def _finish(folder, flags="--student=resnet8\n--teacher=\n--soft_labels=\n--epochs=2\n", **changes):
     result = {"student": "resnet8", "test_accuracy": 0.5, "seconds": 20.0, "train_examples": 100, "epochs": 2}
-    record.write_text(folder / "run.flags", flags)
-    record.write_csv(folder / "epochs.csv", [{"epoch": 1, "val_accuracy": 0.5}])
-    record.write_json(folder / "result.json", {**result, "device": record.environment()["device"], **changes})
+    artifacts.write_text(folder / "run.flags", flags)
+    artifacts.write_csv(folder / "epochs.csv", [{"epoch": 1, "val_accuracy": 0.5}])
+    artifacts.write_json(folder / "result.json", {**result, "device": artifacts.environment()["device"], **changes})
 
 
 def test_finished_runs_are_kept_and_read(tmp_path):
@@ -338,7 +336,7 @@ def test_estimates_of_other_data_are_of_examples_of_their_size(tmp_path):
     """Another image size, or another part of the network, says nothing; neither does CIFAR-100."""
     kept, wanted = Kept(tmp_path / "kept"), CPU[paper.IMAGENET].recipe
     _finish(tmp_path / "small")
-    _finish(tmp_path / "images", "\n".join(settings.to_lines(wanted)) + "\n", student=wanted.student, train_examples=40)
+    _finish(tmp_path / "images", "\n".join(config.to_lines(wanted)) + "\n", student=wanted.student, train_examples=40)
     for name in ("small", "images"):
         kept.take(tmp_path / name)
     estimate = Estimate(kept.rows(), 50_000)
@@ -427,9 +425,9 @@ def test_figure_2_is_of_the_first_seeds_that_are_finished(tmp_path):
         _finish(runs / name, test_accuracy=0.75 if run.wanted.label_smoothing else 0.875)
     for run in students[:-1]:  # All of the first seed.
         _finish(runs / run.name, teacher="resnet8")
-        record.write_csv(runs / run.name / "epochs.csv", [{**epoch, "val_accuracy": 0.25}])
+        artifacts.write_csv(runs / run.name / "epochs.csv", [{**epoch, "val_accuracy": 0.25}])
         counts = {**epoch, "examples": 256, **{f"class_{digit}": digit for digit in range(10)}}
-        record.write_csv(runs / run.name / "tensorboard" / "regularization_samples.csv", [counts])
+        artifacts.write_csv(runs / run.name / "tensorboard" / "regularization_samples.csv", [counts])
     values = _values(tmp_path, "figure2", data_dir=None, report=True, seeds=2)
     assert tables.run(values) == 0
     text = (tmp_path / "runs" / "figure2.md").read_text()

@@ -1,6 +1,6 @@
 """One arm of a benchmark, in this process: made as JSON describes it, then run for as many steps as it is told.
 
-    python train/benchmarks/arm.py '{"make": "benchmarks.keras_arms:distiller", "case": {}, "settings": {}, "asked": 0}'
+    python train/benchmarks/arm.py '{"make": "benchmarks.keras_arms:distiller", "case": {}, "config": {}, "asked": 0}'
 
 `harness.Process` starts it. Each line on standard input is a number of steps; each answer, on standard output, a line
 of JSON. What else is printed goes to standard error.
@@ -16,7 +16,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
 from benchmarks.case import Case
-from memory import peak_mib
+from keras_wsl.training.process_memory import peak_mib
 
 WARM_UP = 2  # Runs of one step before the first that counts: compilers and allocators settle.
 
@@ -65,7 +65,7 @@ def main():
     module, _, name = wanted["make"].partition(":")
     try:
         make = getattr(importlib.import_module(module), name)
-        serve(make(Case(**wanted["case"]), **wanted["settings"]), wanted["asked"], sys.stdin, answer)
+        serve(make(Case(**wanted["case"]), **wanted["config"]), wanted["asked"], sys.stdin, answer)
     except Exception as error:
         answer({"failed": f"{type(error).__name__}: {error}", "missing": isinstance(error, ImportError)})
         raise

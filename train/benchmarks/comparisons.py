@@ -12,8 +12,8 @@ START_SECONDS = 20  # To the first step of `START_PAIR`.
 START_PAIR = "wrn_40_2:wrn_16_2"
 
 
-def _keras(name, make, **settings):
-    return Arm(name, f"benchmarks.keras_arms:{make}", settings)
+def _keras(name, make, **config):
+    return Arm(name, f"benchmarks.keras_arms:{make}", config)
 
 
 ARMS = {

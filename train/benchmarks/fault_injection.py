@@ -12,9 +12,9 @@ import time
 import keras
 
 import jobs
-import record
 from keras_wsl import data
-from settings import Settings
+from keras_wsl.training import artifacts
+from keras_wsl.training.config import Config
 
 TIMEOUT = 1200  # Seconds within which a process has to reach the state that is waited for.
 VOLATILE = (
@@ -31,7 +31,7 @@ class RunUnderTest:
 
     Args:
         out: Path of the run's folder.
-        settings: `Settings`.
+        settings: `Config`.
         data_dir: Same as of cifar100.py.
         steps_per_epoch: Integer.
         log_dir: Path of the folder for the output of the processes; not the run's own, whose disk may be full.
@@ -39,7 +39,7 @@ class RunUnderTest:
     """
 
     out: pathlib.Path
-    settings: Settings
+    config: Config
     data_dir: str
     steps_per_epoch: int
     log_dir: pathlib.Path
@@ -51,7 +51,7 @@ class RunUnderTest:
 
     def with_settings(self, **changes):
         """Return the same run with these settings changed."""
-        return dataclasses.replace(self, settings=dataclasses.replace(self.settings, **changes))
+        return dataclasses.replace(self, config=dataclasses.replace(self.config, **changes))
 
     @property
     def backups(self):
@@ -61,7 +61,7 @@ class RunUnderTest:
     @property
     def total_steps(self):
         """Steps of the whole run."""
-        return self.settings.epochs * self.steps_per_epoch
+        return self.config.epochs * self.steps_per_epoch
 
     def saved_steps(self):
         """Return the steps after which the newest backup was saved, and -1 if there is none."""
@@ -74,7 +74,7 @@ class RunUnderTest:
 
     def command(self):
         """Return the command line that starts or resumes the run."""
-        return [*jobs.command(self.out, self.settings, self.data_dir), *self.flags]
+        return [*jobs.command(self.out, self.config, self.data_dir), *self.flags]
 
     def start(self, **environment):
         """Start or resume the run, and return the process, which prints into `log`.
@@ -130,9 +130,9 @@ def prepare(folder, *, epochs=3, backup_steps=2):
     digits, path = data.digits(), folder / "digits.npz"
     if not path.exists():
         data.save_npz(digits, path)
-    plain = Settings(student="resnet8", method="none", epochs=1, decay_epochs=())
+    plain = Config(student="resnet8", method="none", epochs=1, decay_epochs=())
     jobs.train_all({folder / "teacher": plain}, path)
-    settings = dataclasses.replace(
+    config = dataclasses.replace(
         plain,
         method="wsl",
         teacher="resnet8",
@@ -141,9 +141,9 @@ def prepare(folder, *, epochs=3, backup_steps=2):
         decay_epochs=(epochs - 1,),
         backup_steps=backup_steps,
     )
-    steps = digits.train.steps_per_epoch(settings.batch_size)
-    whole = RunUnderTest(folder / "whole", settings, str(path), steps, folder / "logs")
-    jobs.train_all({whole.out: settings}, path)
+    steps = digits.train.steps_per_epoch(config.batch_size)
+    whole = RunUnderTest(folder / "whole", config, str(path), steps, folder / "logs")
+    jobs.train_all({whole.out: config}, path)
     return whole
 
 
@@ -168,7 +168,7 @@ def differences(one, other, *, logs=0.0):
     found = [] if alike[0] == alike[1] else ["student.keras"]
     tables = sorted({path.relative_to(out) for out in (one, other) for path in out.rglob("*.csv")})
     found += [str(table) for table in tables if not _same_table(one / table, other / table, logs)]
-    results = [record.read_result(out) for out in (one, other)]
+    results = [artifacts.read_result(out) for out in (one, other)]
     keys = {key for result in results for key in result} - set(VOLATILE)
     return found + sorted(f"result.json: {key}" for key in keys if results[0].get(key) != results[1].get(key))
 
@@ -178,7 +178,7 @@ def _same_table(one, other, within):
         return False
     if not within or one.read_bytes() == other.read_bytes():
         return one.read_bytes() == other.read_bytes()
-    rows, others = (record.read_csv(path) for path in (one, other))
+    rows, others = (artifacts.read_csv(path) for path in (one, other))
     return len(rows) == len(others) and all(
         a.keys() == b.keys() and all(math.isclose(a[name], b[name], rel_tol=within) for name in a)
         for a, b in zip(rows, others)

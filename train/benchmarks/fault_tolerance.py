@@ -17,10 +17,10 @@ import time
 
 from absl import flags
 
-import record
 import report
 from benchmarks import faults
 from benchmarks.faults.fault import LOST, SURVIVED, WRONG, Attempt, describe
+from keras_wsl.training import artifacts
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 COUNTS = ("attempts", SURVIVED, LOST, WRONG)
@@ -141,13 +141,15 @@ def define_flags():
 
 def main():
     """Do the faults, and write the tables after each."""
-    values, environment = flags.FLAGS, record.environment()
+    values, environment = flags.FLAGS, artifacts.environment()
     results, out = pathlib.Path(values.results), pathlib.Path(values.out).absolute()
     order = [fault.name for fault in faults.FAULTS]
     finished, table = out / "finished.csv", results / "fault_tolerance.csv"
     chosen = selected(values.only)
-    rows = {row["fault"]: row for row in (record.read_texts(table) if table.exists() else []) if row["fault"] in order}
-    done = {row["fault"] for row in record.read_texts(finished)} if finished.exists() else set()
+    rows = {
+        row["fault"]: row for row in (artifacts.read_texts(table) if table.exists() else []) if row["fault"] in order
+    }
+    done = {row["fault"] for row in artifacts.read_texts(finished)} if finished.exists() else set()
     for fault in chosen:
         if fault.name in done and not values.only:
             continue
@@ -158,9 +160,9 @@ def main():
         shutil.rmtree(folder, ignore_errors=True)
         print(*(f"{name} {row[name]}" for name in ("fault", *COUNTS, "seconds")), sep=", ", flush=True)
         rows[fault.name] = {**row, "backend": environment["backend"], "commit": environment["commit"]}
-        record.write_csv(table, sorted(rows.values(), key=lambda row: order.index(row["fault"])))
-        text = page(record.read_texts(table), environment)
-        record.write_text(results / "fault_tolerance.md", text)
+        artifacts.write_csv(table, sorted(rows.values(), key=lambda row: order.index(row["fault"])))
+        text = page(artifacts.read_texts(table), environment)
+        artifacts.write_text(results / "fault_tolerance.md", text)
         done.add(fault.name)
-        record.write_csv(finished, [{"fault": name} for name in sorted(done)])
+        artifacts.write_csv(finished, [{"fault": name} for name in sorted(done)])
     return 0 if all(int(rows[f.name][state]) == 0 for f in chosen for state in (LOST, WRONG)) else 1

@@ -4,11 +4,10 @@ import dataclasses
 
 import matplotlib
 
-import curves
-import record
 from benchmarks import harness, limits
 from benchmarks.harness import Arm
 from keras_wsl import models
+from keras_wsl.training import artifacts, plots
 
 matplotlib.use("Agg")
 
@@ -36,7 +35,7 @@ def points(case):
     }
 
 
-def run(case, path, settings):
+def run(case, path, config):
     """Measures the series, prints them, and writes `PATH.csv` and `PATH.png`.
 
     Args:
@@ -51,7 +50,7 @@ def run(case, path, settings):
     for series, some in points(case).items():
         print(f"growth with {series}", flush=True)
         arms = [Arm(label, "benchmarks.keras_arms:distiller", changes, case=own) for _, label, own, changes in some]
-        measured = harness.measure(arms, **settings)
+        measured = harness.measure(arms, **config)
         for x, label, own, _ in some:
             one = measured[label]
             whole &= not one.failed
@@ -59,7 +58,7 @@ def run(case, path, settings):
                 rows.append({"series": series, "point": label, "x": x, "batch_size": own.batch_size, **times(one)})
                 print(f"  {label}: {rows[-1]['wall_median']:.1f} ms, {rows[-1]['cpu_median']:.1f} ms of CPU")
     if path and rows:
-        record.write_csv(path.with_suffix(".csv"), rows)
+        artifacts.write_csv(path.with_suffix(".csv"), rows)
         plot(rows, path.with_suffix(".png"), case)
     return whole
 
@@ -101,5 +100,5 @@ def plot(rows, path, case):
     axes[0].set_ylabel("milliseconds of a step")
     axes[0].legend()
     figure.suptitle(f"Distiller.fit, {TEACHER} to {STUDENT}, batches of {case.batch_size} unless varied")
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)

@@ -32,7 +32,7 @@ class Arm:
 
     name: str
     make: str
-    settings: dict = dataclasses.field(default_factory=dict)
+    config: dict = dataclasses.field(default_factory=dict)
     environment: dict = dataclasses.field(default_factory=dict)
     case: Case = dataclasses.field(default_factory=Case)
 

@@ -43,11 +43,11 @@ def networks(case, dtype=None):
     ]
 
 
-def compiled(model, *, metrics=("accuracy",), **settings):
+def compiled(model, *, metrics=("accuracy",), **config):
     """The model, compiled with the recipe of CIFAR-100."""
     optimizer = optimizers.SGD(LEARNING_RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), **settings)
+    model.compile(optimizer=optimizer, loss=loss, metrics=list(metrics), **config)
     return model
 
 
@@ -121,8 +121,8 @@ def distiller(
         backend.tensorflow.fused = contextlib.nullcontext
     chosen = [losses.WSL(temperature=TEMPERATURE, weight=ALPHA), *map(losses.get, LOSSES[1:number])]
     make = {"": Distiller, "quiet": QuietDistiller, "compiled_teacher": CompiledTeacherDistiller}[kind]
-    settings = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
-    model = compiled(make(teacher, student, chosen), metrics=() if kind == "quiet" else ("accuracy",), **settings)
+    config = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
+    model = compiled(make(teacher, student, chosen), metrics=() if kind == "quiet" else ("accuracy",), **config)
     return fitted(model, feeder(case, prefetch), steps_per_execution)
 
 
@@ -206,13 +206,13 @@ def cache_writing(case, batches=48):
         batches: Integer, that are written in what counts as as many steps.
     """
     teacher, _ = networks(case)
-    examples, settings = case.examples(batches), {"clean": False, "batch_size": case.batch_size, "verbose": 0}
+    examples, config = case.examples(batches), {"clean": False, "batch_size": case.batch_size, "verbose": 0}
 
     def run(steps):
         rounds = -(-steps // batches)
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
-                soft_labels.write(teacher, examples, folder, **settings)
+                soft_labels.write(teacher, examples, folder, **config)
         return rounds * batches
 
     return run

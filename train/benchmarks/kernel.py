@@ -17,10 +17,9 @@ import matplotlib
 import numpy as np
 from absl import flags
 
-import curves
-import record
 from benchmarks import SCRIPT
-from memory import peak_mib
+from keras_wsl.training import artifacts, plots
+from keras_wsl.training.process_memory import peak_mib
 
 matplotlib.use("Agg")
 
@@ -47,7 +46,7 @@ def measure(network, examples, outputs):
     wall = time.perf_counter()
     found = analysis.supervision_complexity(kernel, np.where(np.arange(examples) % 2, 1.0, -1.0))
     row["complexity_seconds"] = round(time.perf_counter() - wall, 1)
-    return {**row, "smallest_relative": found.smallest_relative, **record.environment()}
+    return {**row, "smallest_relative": found.smallest_relative, **artifacts.environment()}
 
 
 def plot(rows, path):
@@ -67,7 +66,7 @@ def plot(rows, path):
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.suptitle(f"tangent kernel of {rows[0]['network']}, one output, {rows[0]['device']}, {rows[0]['backend']}")
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -93,5 +92,5 @@ def main():
         print(f"{examples}: {rows[-1]['seconds']} s, {rows[-1]['peak_memory_mib']} MiB", flush=True)
     results = pathlib.Path(values.results)
     flat = [{name: value for name, value in row.items() if not isinstance(value, (dict, list))} for row in rows]
-    record.write_csv(results / "ntk_cost.csv", flat)
+    artifacts.write_csv(results / "ntk_cost.csv", flat)
     plot(rows, results / "ntk_cost.png")

@@ -15,13 +15,10 @@ import time
 import numpy as np
 from absl import flags
 
-import recipes
-import record
-import settings
-import trainer
 from benchmarks import SCRIPT
 from keras_wsl import data, models
-from memory import peak_mib
+from keras_wsl.training import artifacts, config, recipes, runner
+from keras_wsl.training.process_memory import peak_mib
 
 COLUMNS = ("method", "stage", "milliseconds", "relative", "peak_memory_mib", "adapter_parameters")
 CLASSES = 100
@@ -41,16 +38,16 @@ def distiller_of(wanted, train, stage=""):
     teacher = models.build(wanted.teacher, CLASSES) if recipe.needs_teacher else None
     student = models.build(wanted.student, CLASSES)
     if stage:
-        return trainer.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
+        return runner.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
     losses = recipes.main_losses(wanted, train)
-    return trainer.distiller(wanted, recipe, teacher if losses else None, student, losses, train)
+    return runner.distiller(wanted, recipe, teacher if losses else None, student, losses, train)
 
 
 def measure(wanted, *, stage="", steps=30, negatives=16384):
     """What a step of a method costs, in this process.
 
     Args:
-        wanted: `Settings`: method, networks, batch size.
+        wanted: `Config`: method, networks, batch size.
         stage: `"first"` for the stage before the main one.
         steps: Integer, how many are timed.
         negatives: Integer, CRD's, among 50,000 examples.
@@ -102,7 +99,7 @@ def main():
     """Measures the one method that is named, or all, each in a process of its own."""
     values = flags.FLAGS
     if values.method:
-        wanted = settings.Settings(method=values.method, teacher=values.teacher, student=values.student)
+        wanted = config.Config(method=values.method, teacher=values.teacher, student=values.student)
         row = measure(wanted, stage=values.stage, steps=values.steps, negatives=values.negatives)
         csv.DictWriter(sys.stdout, COLUMNS).writerow(row)
         return 0
@@ -122,5 +119,5 @@ def main():
                 continue
             rows.append(dict(zip(COLUMNS, done.stdout.strip().splitlines()[-1].split(","))))
             print(rows[-1], flush=True)
-    record.write_csv(values.out, rows)
+    artifacts.write_csv(values.out, rows)
     return 0

@@ -22,7 +22,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of 
 import keras
 
 from keras_wsl import Distiller, callbacks, data, losses
-from memory import held_mib
+from keras_wsl.training.process_memory import held_mib
 
 STEPS, BATCH = 2, 8
 
@@ -140,7 +140,7 @@ def held():
     }
 
 
-def measure(kind, calls, **settings):
+def measure(kind, calls, **config):
     """Soaks in a process of its own.
 
     Args:
@@ -155,7 +155,7 @@ def measure(kind, calls, **settings):
         RuntimeError: The process did not end as it should.
     """
     done = subprocess.run(
-        [sys.executable, __file__, kind, str(calls)], env={**os.environ, **settings}, capture_output=True, text=True
+        [sys.executable, __file__, kind, str(calls)], env={**os.environ, **config}, capture_output=True, text=True
     )
     if done.returncode:
         raise RuntimeError(f"The soak of {kind} ended with status {done.returncode}:\n{done.stderr[-3000:]}")

@@ -16,10 +16,10 @@ import pathlib
 
 from absl import flags
 
-import record
 import report
 from benchmarks import comparisons, growth, harness
 from benchmarks.case import Case
+from keras_wsl.training import artifacts
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 GROUPS = (*comparisons.ARMS, "growth")
@@ -119,7 +119,7 @@ def main():
         raise ValueError(f"There are no groups {unknown}. Expected --only of {', '.join(GROUPS)}.")
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    environment = record.environment()
+    environment = artifacts.environment()
     backend = environment["backend"]
     if backend not in ("tensorflow", "jax"):
         raise ValueError(f"There are no arms for KERAS_BACKEND={backend}. Expected tensorflow or jax.")
@@ -128,14 +128,14 @@ def main():
         results.mkdir(parents=True, exist_ok=True)
     stem = "benchmarks" if backend == "tensorflow" else f"benchmarks_{backend}"
     how = f"Batches of {values.batch_size}; {values.rounds} rounds of {values.steps} steps."
-    settings = {"rounds": values.rounds, "steps": values.steps, "seed": values.seed, "patience": values.patience}
+    config = {"rounds": values.rounds, "steps": values.steps, "seed": values.seed, "patience": values.patience}
     rows, arms, whole = [], [], True
 
     def keep():
         if results:
-            record.write_csv(results / f"{stem}.csv", [{**row, "commit": environment["commit"]} for row in rows])
-            record.write_csv(results / f"{stem}_arms.csv", arms)
-            record.write_text(results / f"{stem}.md", page(rows, arms, environment, how))
+            artifacts.write_csv(results / f"{stem}.csv", [{**row, "commit": environment["commit"]} for row in rows])
+            artifacts.write_csv(results / f"{stem}_arms.csv", arms)
+            artifacts.write_text(results / f"{stem}.md", page(rows, arms, environment, how))
 
     for pair in values.pairs:
         teacher, student = pair.split(":")
@@ -144,7 +144,7 @@ def main():
             if group not in (values.only or GROUPS) or (group == "variants" and pair != values.pairs[0]):
                 continue
             print(f"{pair} {group}", flush=True)
-            measured = harness.measure(comparisons.arms(group, case, backend), **settings)
+            measured = harness.measure(comparisons.arms(group, case, backend), **config)
             named = {"pair": pair, "group": group}
             rows += [{**named, **row} for row in comparisons.rows(group, pair, case, measured)]
             arms += [{**named, **row} for row in comparisons.arm_rows(measured)]
@@ -153,5 +153,5 @@ def main():
     if rows:
         print(page(rows, arms, environment, how))
     if "growth" in (values.only or GROUPS):
-        whole &= growth.run(Case(size=values.size), results and results / f"{stem}_growth", settings)
+        whole &= growth.run(Case(size=values.size), results and results / f"{stem}_growth", config)
     return 0 if whole else 1

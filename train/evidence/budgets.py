@@ -6,9 +6,8 @@ import pathlib
 from types import MappingProxyType
 from typing import NamedTuple
 
-import recipes
-import settings
 from evidence import paper
+from keras_wsl.training import config, recipes
 
 LIGHT = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")  # Which the recipe trains at a lower learning rate.
 SMOOTHING = 0.1
@@ -25,7 +24,7 @@ class Scale(NamedTuple):
     """What a data set is given at a budget.
 
     Args:
-        recipe: `Settings` of a student, whose networks and method are not those of an arm.
+        recipe: `Config` of a student, whose networks and method are not those of an arm.
         teacher: Dict of the settings in which the teachers' differ from them.
         stand_ins: Dict of the paper's pairs to those of this budget; pairs that are not there are left out. `None` for
             the paper's own.
@@ -38,7 +37,7 @@ class Scale(NamedTuple):
         cuts_of: Dict of names of methods to such rows, of that method alone.
     """
 
-    recipe: settings.Settings
+    recipe: config.Config
     teacher: dict = MappingProxyType({})
     stand_ins: dict | None = None
     methods: tuple | None = None
@@ -55,7 +54,7 @@ class Run(NamedTuple):
 
     Args:
         name: Of its folder, the same for the same settings in every table.
-        wanted: `Settings`, without the files of a teacher.
+        wanted: `Config`, without the files of a teacher.
         arm: The `paper.Arm`; `None` of a teacher.
         pair: What teacher and student here are called, also of a student on labels alone, which is compared with that
             teacher's.
@@ -64,7 +63,7 @@ class Run(NamedTuple):
     """
 
     name: str
-    wanted: settings.Settings
+    wanted: config.Config
     arm: paper.Arm | None = None
     pair: tuple | None = None
     teacher: str | None = None
@@ -77,13 +76,13 @@ def name_of(wanted, **more):
     Of settings that have their defaults the digest knows nothing, so that a new one leaves the names as they are.
 
     Args:
-        wanted: `Settings`.
+        wanted: `Config`.
         **more: What else tells runs apart, such as the teacher's name.
     """
     networks = {key: pathlib.PurePath(getattr(wanted, key)).name for key in ("teacher", "student")}
     files = dict.fromkeys(("teacher_weights", "teacher_checkpoints", "soft_labels"), "")
-    lines = settings.to_lines(dataclasses.replace(wanted, seed=0, **networks, **files))
-    usual = set(settings.to_lines(type(wanted)()))
+    lines = config.to_lines(dataclasses.replace(wanted, seed=0, **networks, **files))
+    usual = set(config.to_lines(type(wanted)()))
     others = [f"{key}={value}" for key, value in more.items()]
     told = "\n".join([type(wanted).__name__, *(line for line in lines if line not in usual), *others])
     words = [*networks.values(), wanted.method, *wanted.beside, wanted.weighting.replace("*", "_")]
@@ -159,7 +158,7 @@ def _called(pair, wanted):
 
 def _teacher(name, scale, smoothed):
     """The run of a teacher, which keeps its checkpoints if some study hears them."""
-    plain = dataclasses.replace(scale.recipe, student=name, **settings.ALONE)
+    plain = dataclasses.replace(scale.recipe, student=name, **config.ALONE)
     keeps = not smoothed and name in _heard_online(scale)
     changes = {**scale.teacher, "label_smoothing": SMOOTHING if smoothed else 0.0, "keep_checkpoints": int(keeps)}
     wanted = dataclasses.replace(plain, **changes)
@@ -198,10 +197,10 @@ def smoke(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    plain = settings.Settings(epochs=1, decay_epochs=(), train_limit=128, stage_epochs=1)
+    plain = config.Config(epochs=1, decay_epochs=(), train_limit=128, stage_epochs=1)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet8", "resnet8"))
-    small = settings.ImageNet(epochs=1, decay_epochs=(), train_limit=64, batch_size=32, image_size=64)
-    short = settings.MultiNLI(epochs=1, train_limit=64, holdout=32, sequence_length=32, student_layers=1)
+    small = config.ImageNet(epochs=1, decay_epochs=(), train_limit=64, batch_size=32, image_size=64)
+    short = config.MultiNLI(epochs=1, train_limit=64, holdout=32, sequence_length=32, student_layers=1)
     return {
         paper.CIFAR100: Scale(
             plain, stand_ins=pairs, of_methods=_negatives(64), replay=True, cuts=(_DIGITS, ("epochs", "1", "240"))
@@ -228,13 +227,11 @@ def cpu(preset):
         preset: Of MultiNLI's networks.
     """
     epochs, longer = 8, 32
-    images = settings.Settings(
-        epochs=epochs, decay_epochs=shortened(epochs), judged_every=epochs // 2, train_limit=5000
-    )
+    images = config.Config(epochs=epochs, decay_epochs=shortened(epochs), judged_every=epochs // 2, train_limit=5000)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
-    jpegs = settings.ImageNet(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.02, image_size=64)
-    sentences = settings.MultiNLI(
+    jpegs = config.ImageNet(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.02, image_size=64)
+    sentences = config.MultiNLI(
         epochs=3, train_limit=5000, holdout=500, learning_rate=2e-4, sequence_length=48, student_layers=3
     )
     return {
@@ -303,10 +300,10 @@ def full(preset):
         preset: Of MultiNLI's networks.
     """
     return {
-        paper.CIFAR100: Scale(settings.Settings()),
-        paper.IMAGENET: Scale(settings.ImageNet()),
+        paper.CIFAR100: Scale(config.Config()),
+        paper.IMAGENET: Scale(config.ImageNet()),
         paper.MULTINLI: Scale(
-            settings.MultiNLI(student_layers=3),
+            config.MultiNLI(student_layers=3),
             teacher={"learning_rate": 2e-5, "student_layers": 0},
             stand_ins={paper.BERT: (preset, preset)},
         ),

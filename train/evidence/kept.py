@@ -4,12 +4,11 @@ import pathlib
 import re
 import statistics
 
-import record
 import report
-import settings
 from benchmarks.limits import macs
 from keras_wsl import models
 from keras_wsl.files import copy_atomically
+from keras_wsl.training import artifacts, config
 
 # The last one finishes a run.
 FILES = ("run.flags", "epochs.csv", "tensorboard/regularization_samples.csv", "result.json")
@@ -63,7 +62,7 @@ class Estimate:
     """
 
     def __init__(self, rows, examples):
-        device = record.environment()["device"]
+        device = artifacts.environment()["device"]
         own = [row for row in rows if row["device"] == device]
         self.elsewhere = not own  # Whether runs of other devices are all there is to go by.
         self._rows = own or rows
@@ -77,7 +76,7 @@ class Estimate:
         multiplications of a step.
         """
         wanted = run.wanted
-        size = _size(" ".join(settings.to_lines(wanted)))
+        size = _size(" ".join(config.to_lines(wanted)))
         teacher = "" if run.replays else wanted.teacher
         of_size = [row for row in self._rows if _size(row["flags"]) == size]
         alike = [row for row in of_size if (row["student"], _live(row)) == (wanted.student, teacher)]

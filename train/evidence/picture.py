@@ -6,7 +6,7 @@ import textwrap
 import matplotlib
 import numpy as np
 
-import curves
+from keras_wsl.training import plots
 
 matplotlib.use("Agg")
 
@@ -37,7 +37,7 @@ def plot(lines, title, path):
     axes[0, 0].set_yticks(range(len(names)), names, fontsize="small")
     axes[0, 0].invert_yaxis()  # In the order of the table.
     figure.suptitle(textwrap.fill(title, 30 + 28 * len(pairs)))
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 
@@ -69,7 +69,7 @@ def forest(found, title, path):
         axis.set(xlabel=f"difference in {what}, points")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
     figure.suptitle(title)
-    curves.save(figure, path)
+    plots.save(figure, path)
     plt.close(figure)
 
 

@@ -42,7 +42,8 @@ class KD(LogitsLoss):
         temperature: Positive float, $\tau$.
         weight: Float, the factor of the mean in the total.
         form: `"kl"` or `"cross_entropy"`, as of `soft_label_loss`: the same gradient, another value in the logs.
-        mean_over_classes: Whether to divide by the number of classes too, as PyTorch's `KLDivLoss()` does by default
+        divide_by_num_classes: Whether to divide by the number of classes too, as PyTorch's `KLDivLoss()` does by
+        default
             and with it the code of Tf-KD and of PKD.
         **kwargs: As of `LogitsLoss`: `standardize`, `weighting`, `teacher`, `name`.
 

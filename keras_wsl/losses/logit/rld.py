@@ -26,7 +26,7 @@ class RLD(LogitsLoss):
 
     Args:
         temperature: Positive float, $\tau$ of MCD.
-        sample_temperature: Positive float, $\tau_s$ of SCD; the same as `temperature` by default, as in the published
+        scd_temperature: Positive float, $\tau_s$ of SCD; the same as `temperature` by default, as in the published
             runs.
         alpha: Float, the weight of SCD.
         beta: Float, the weight of MCD.

@@ -49,7 +49,7 @@ class CRD(FeatureLoss):
             none of that index.
         negatives: Integer $K$.
         dimensions: Integer, of the embeddings.
-        contrast_temperature: Positive float $T$.
+        nce_temperature: Positive float $T$.
         momentum: Float in [0, 1], of the memories.
         layers: The vectors' layer, or a pair, in a list of one.
         weight: Float, the factor of the mean in the total.

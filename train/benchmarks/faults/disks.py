@@ -16,7 +16,6 @@ import warnings
 import keras
 import numpy as np
 
-import record
 from benchmarks import fault_injection
 from benchmarks.faults import child, material
 from benchmarks.faults.fault import (
@@ -31,6 +30,7 @@ from benchmarks.faults.fault import (
     unchanged,
 )
 from keras_wsl import callbacks, export, files, models, soft_labels
+from keras_wsl.training import artifacts
 
 DISK_FULL = "OSError: [Errno 28]"
 
@@ -112,7 +112,7 @@ def full_temporary_disk(bench):
         "saved_model": lambda path: export.saved_model(network, path),
         "student.weights.h5": lambda path: models.save_weights(network, path),
         "soft_labels": material.store,
-        "result.json": lambda path: record.write_json(path, {"accuracy": 1.0}),
+        "result.json": lambda path: artifacts.write_json(path, {"accuracy": 1.0}),
     }
     with disk(folder / "tmp", "64k") as small:
         fill(small)
@@ -264,10 +264,10 @@ def lock_in_the_way(bench):
     for name, make in makers.items():
         run = folder / name
         run.mkdir()
-        make(run / record.LOCK)
+        make(run / artifacts.LOCK)
 
         def start(run=run):
-            with record.alone_in(run):
+            with artifacts.alone_in(run):
                 return True
 
         attempt = _refused_or_started(start)
@@ -406,12 +406,12 @@ def opening_a_verified_store(bench):
     folder = bench.new_folder()
     if not pathlib.Path("/proc/self/io").exists():
         raise UnsupportedFault("the system does not count the bytes that a process reads.")
-    settings = {"seed": 3, "views": 2, "rows_per_file": 1 << 20, "batch_size": 4096, "verbose": 0}
+    config = {"seed": 3, "views": 2, "rows_per_file": 1 << 20, "batch_size": 4096, "verbose": 0}
     keras.utils.set_random_seed(0)
     splits = material.images(2000)
     names = tuple(map(str, range(2000)))
     wide = dataclasses.replace(splits.train, classes=names)
-    store = soft_labels.write(material.image_network("teacher", 2000), wide, folder / "store", **settings)
+    store = soft_labels.write(material.image_network("teacher", 2000), wide, folder / "store", **config)
     soft_labels.SoftLabels(store.folder).verify()
     size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
     read = _bytes_read(lambda: soft_labels.SoftLabels(store.folder).rows(0, np.arange(10)))

@@ -12,12 +12,11 @@ import zipfile
 import keras
 import numpy as np
 
-import recipes
-import settings
 from benchmarks.faults import child, disks, material
 from benchmarks.faults.fault import accepted, classify, fault, refused, refused_or_right, snapshot, unchanged
 from keras_wsl import callbacks, data, soft_labels
 from keras_wsl.models import weights
+from keras_wsl.training import config, recipes
 
 VERIFIED = ".verified"  # The ending of what a store notes about shards that were read.
 LIMIT_MIB = 256  # Memory that reading a small hostile file may take.
@@ -312,7 +311,7 @@ def loss_settings(bench):
         "beta=\0",
         "beta={1: [}",
     ):
-        chosen = settings.Settings(method="dkd", teacher="resnet8", teacher_weights="x", loss_settings=(value,))
+        chosen = config.Config(method="dkd", teacher="resnet8", teacher_weights="x", loss_settings=(value,))
         yield refused(lambda chosen=chosen: recipes.main_losses(chosen, material.images().train, *_pair()))
 
 

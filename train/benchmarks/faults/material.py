@@ -6,9 +6,9 @@ import pathlib
 import keras
 import numpy as np
 
-import trainer
 from keras_wsl import Distiller, data, losses, soft_labels
-from settings import Settings
+from keras_wsl.training import runner
+from keras_wsl.training.config import Config
 
 CLASSES = 5
 FEATURES = 6
@@ -74,14 +74,14 @@ def images(count=30, seed=0):
 def store(folder):
     """Write soft labels of 20 of `images` in two views and several files, and return the `SoftLabels`."""
     keras.utils.set_random_seed(0)
-    settings = {"seed": 3, "views": 2, "rows_per_file": 8, "batch_size": 16, "verbose": 0}
-    return soft_labels.write(image_network("teacher"), images(20).train, folder, **settings)
+    config = {"seed": 3, "views": 2, "rows_per_file": 8, "batch_size": 16, "verbose": 0}
+    return soft_labels.write(image_network("teacher"), images(20).train, folder, **config)
 
 
-SHORT_RUN = Settings(student="resnet8", method="none", epochs=1, decay_epochs=(), batch_size=16, backup_steps=1)
+SHORT_RUN = Config(student="resnet8", method="none", epochs=1, decay_epochs=(), batch_size=16, backup_steps=1)
 
 
 def run(out, splits=None, *, resume=False, **changes):
     """Train `SHORT_RUN` with these settings changed in this process, and return the content of `result.json`."""
-    settings = dataclasses.replace(SHORT_RUN, **changes)
-    return trainer.run(settings, splits or images(), pathlib.Path(out), resume=resume, verbose=0)
+    config = dataclasses.replace(SHORT_RUN, **changes)
+    return runner.run(config, splits or images(), pathlib.Path(out), resume=resume, verbose=0)

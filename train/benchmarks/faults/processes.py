@@ -7,11 +7,11 @@ import shutil
 import signal
 import time
 
-import record
 from benchmarks import fault_injection
 from benchmarks.faults import child
 from benchmarks.faults.fault import USER_ERROR_STATUS, classify, classify_finished, describe, fault
 from keras_wsl import files
+from keras_wsl.training import artifacts
 
 SAME = "resumed to the same weights, logs, counts and best score"
 SIGNALS = {"SIGTERM": 143, "SIGINT": 130, "SIGHUP": 129}
@@ -141,7 +141,7 @@ def two_runs(bench):
 def without_tensorboard(bench):
     """Let the import of the package fail."""
     blocked = bench.folder / "blocked"
-    record.write_text(blocked / "tensorboard" / "__init__.py", 'raise ImportError("blocked")\n')
+    artifacts.write_text(blocked / "tensorboard" / "__init__.py", 'raise ImportError("blocked")\n')
     run, began = bench.run("unlogged"), time.monotonic()
     path = f"{blocked}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     status = run.start(PYTHONPATH=path).wait(fault_injection.TIMEOUT)

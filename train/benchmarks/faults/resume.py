@@ -6,11 +6,11 @@ import shutil
 
 import numpy as np
 
-import record
 from benchmarks import fault_injection
 from benchmarks.faults import material
 from benchmarks.faults.fault import UnsupportedFault, accepted, classify, fault, refused, snapshot, unchanged
 from keras_wsl import data, models
+from keras_wsl.training import artifacts
 
 # Flags that decide what a run computes, with other values than those of `material.SHORT_RUN` with WSL.
 CHANGED = {
@@ -22,7 +22,7 @@ CHANGED = {
     "nesterov": True,
     "weight_decay": 0.0,
     "clip_norm": 1.0,
-    "optimizer": "adamw",
+    "optimizer": "bert_adamw",
     "schedule": "linear",
     "decay_epochs": (1,),
     "temperature": 2.0,
@@ -80,9 +80,9 @@ def edited_flags(bench):
     for name in ("seed", "learning_rate", "batch_size", "weight_decay", "temperature", "border", "label_smoothing"):
         changes = {**taught, name: CHANGED[name]}
         lines = {line.partition("=")[0]: line for line in original.splitlines()}
-        record.write_text(path, "\n".join({**lines, f"--{name}": f"--{name}={changes[name]}"}.values()) + "\n")
+        artifacts.write_text(path, "\n".join({**lines, f"--{name}": f"--{name}={changes[name]}"}.values()) + "\n")
         yield _refused_unchanged(run, [name], **changes)
-    record.write_text(path, original)
+    artifacts.write_text(path, original)
     yield accepted(lambda: material.run(run, resume=True, **taught), "the original")
 
 
@@ -156,17 +156,17 @@ def other_weights(bench):
     """Replace weight files between two processes of a run."""
     folder = bench.new_folder()
     taught, other = _taught(folder), _taught(folder, 1)
-    for name, settings in {
+    for name, config in {
         "teacher": taught,
         "student": {"method": "none", "student_weights": taught["teacher_weights"]},
     }.items():
         path, run = folder / "teacher-0.weights.h5", folder / name
         content = path.read_bytes()
-        material.run(run, **settings)
+        material.run(run, **config)
         shutil.copy(other["teacher_weights"], path)
-        yield _refused_unchanged(run, [name], **settings)
+        yield _refused_unchanged(run, [name], **config)
         path.write_bytes(content)
-        yield accepted(lambda run=run, settings=settings: material.run(run, resume=True, **settings), name)
+        yield accepted(lambda run=run, config=config: material.run(run, resume=True, **config), name)
 
 
 @fault(
@@ -189,7 +189,7 @@ def other_cores(bench):
     finally:
         os.sched_setaffinity(0, before)
     runs = (bench.whole.out, run.out)
-    accuracies = [record.read_result(out)["best_accuracy"] for out in runs]
+    accuracies = [artifacts.read_result(out)["best_accuracy"] for out in runs]
     note = f"{', '.join(fault_injection.differences(*runs))}; best accuracies {accuracies}"
     alike = abs(accuracies[0] - accuracies[1]) < 0.05
     yield classify(note, a_line="core" in run.log.read_text(), accuracies_agree_to_5_points=alike)

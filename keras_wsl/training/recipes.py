@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-import settings as kinds
 from keras_wsl import losses, weighting
 from keras_wsl.ops import did_you_mean
+from keras_wsl.training import config as kinds
 
 LONGEST = 200  # Characters of a value of --loss_settings.
 LARGEST = 2**53  # Numbers there.
@@ -163,7 +163,7 @@ MULTINLI = {
     "pkd": Recipe("pkd", student_loss_weight=0.3, beside=(("kd", _PKD_KD),)),
     **{name: METHODS[name] for name in _ON_LOGITS + _ON_POOLED},
 }
-TABLES = {kinds.Settings: METHODS, kinds.ImageNet: IMAGENET, kinds.MultiNLI: MULTINLI}
+TABLES = {kinds.Config: METHODS, kinds.ImageNet: IMAGENET, kinds.MultiNLI: MULTINLI}
 
 
 def get(method, table=METHODS):
@@ -179,20 +179,20 @@ def get(method, table=METHODS):
     return table[method]
 
 
-def of(settings):
+def of(config):
     """The recipe of a run's method, on the run's data set.
 
     Raises:
         ValueError: If there is no such method, with those that there are.
     """
-    return get(settings.method, TABLES[type(settings)])
+    return get(config.method, TABLES[type(config)])
 
 
-def main_losses(settings, train, teacher=None, student=None):
+def main_losses(config, train, teacher=None, student=None):
     """The distillation losses of a run's main stage: none, or the method's and those beside it.
 
     Args:
-        settings: `Settings`.
+        settings: `Config`.
         train: The data set that is trained on.
         teacher: The network, by whose depth layers are chosen; the losses' own layers by default.
         student: Likewise.
@@ -200,31 +200,31 @@ def main_losses(settings, train, teacher=None, student=None):
     Raises:
         ValueError: If a setting does not fit the method.
     """
-    recipe = of(settings)
+    recipe = of(config)
     if recipe.loss is None:
         names = ("alpha", "temperature", "loss_settings") if recipe.stage is None else ()
-        unused = [name for name in ("beside", *names) if getattr(settings, name) not in (None, ())]
+        unused = [name for name in ("beside", *names) if getattr(config, name) not in (None, ())]
         if unused:
             raise ValueError(
-                f"--method={settings.method} has no distillation loss, and so no --{unused[0]}. Leave it out, or "
+                f"--method={config.method} has no distillation loss, and so no --{unused[0]}. Leave it out, or "
                 "choose another method."
             )
         return []
-    networks = (settings, train, teacher, student)
+    networks = (config, train, teacher, student)
     return [
-        _loss(recipe.loss, settings, _chosen(recipe, *networks)),
+        _loss(recipe.loss, config, _chosen(recipe, *networks)),
         *(_loss(name, None, others) for name, others in recipe.beside),
-        *(_loss(other.loss, None, _chosen(other, *networks)) for other in added(settings)),
+        *(_loss(other.loss, None, _chosen(other, *networks)) for other in added(config)),
     ]
 
 
-def added(settings):
+def added(config):
     """The recipes of `--beside`, of which a run takes the losses at their published weights.
 
     Raises:
         ValueError: If there is no such method, or a run takes more than a loss from it.
     """
-    recipes = {method: get(method, TABLES[type(settings)]) for method in settings.beside}
+    recipes = {method: get(method, TABLES[type(config)]) for method in config.beside}
     for method, recipe in recipes.items():
         if recipe.loss is None or recipe.stage or recipe.warm_up or recipe.teacher_training or recipe.beside:
             raise ValueError(
@@ -234,21 +234,21 @@ def added(settings):
     return list(recipes.values())
 
 
-def _chosen(recipe, settings, train, teacher, student):
+def _chosen(recipe, config, train, teacher, student):
     """The settings of a recipe's loss, as published for these networks and data."""
     return {
         **_layers(recipe.loss, teacher, student),
         **(recipe.published or {}),
-        **(recipe.pairs or {}).get((settings.teacher, settings.student), {}),
+        **(recipe.pairs or {}).get((config.teacher, config.student), {}),
         **(recipe.from_data(train) if recipe.from_data else {}),
     }
 
 
-def stage_loss(settings, teacher=None, student=None):
+def stage_loss(config, teacher=None, student=None):
     """The loss of the stage before: it has the run's weighting where it is the method's only one."""
-    recipe = of(settings)
+    recipe = of(config)
     layers = _layers(recipe.stage.loss, teacher, student)
-    return _loss(recipe.stage.loss, settings if recipe.loss is None else None, layers)
+    return _loss(recipe.stage.loss, config if recipe.loss is None else None, layers)
 
 
 def _layers(loss, teacher, student):
@@ -291,15 +291,15 @@ def _has(network, name):
     return any(layer.name == name for layer in network._flatten_layers())
 
 
-def _loss(name, settings, chosen):
+def _loss(name, config, chosen):
     """The loss of a name, with the `chosen` settings and over them those that the run sets."""
     takes = losses.settings_of(name) - {"name"}
-    if settings is not None:
+    if config is not None:
         given = {
-            "weight": settings.alpha,
-            "temperature": settings.temperature,
-            "weighting": _weighting(settings),
-            **dict(_parsed(item) for item in settings.loss_settings),
+            "weight": config.alpha,
+            "temperature": config.temperature,
+            "weighting": _weighting(config),
+            **dict(_parsed(item) for item in config.loss_settings),
         }
         chosen = {**chosen, **{key: value for key, value in given.items() if value is not None}}
     if unknown := sorted(set(chosen) - takes):
@@ -307,32 +307,32 @@ def _loss(name, settings, chosen):
     try:
         return losses.NAMES[name](**chosen)
     except (TypeError, AttributeError, OverflowError) as error:
-        if settings is None or not settings.loss_settings:
+        if config is None or not config.loss_settings:
             raise
-        given = ",".join(settings.loss_settings)
+        given = ",".join(config.loss_settings)
         raise ValueError(f"--loss_settings={given} must fit --method={name}. Received an error: {error}.") from error
 
 
-def _weighting(settings):
+def _weighting(config):
     """What `losses` take as `weighting`, or `None`."""
-    if not settings.weighting:
+    if not config.weighting:
         return None
-    names = settings.weighting.split("*")
-    if settings.weighting_probability and not any("probability" in weighting.takes(name) for name in names):
+    names = config.weighting.split("*")
+    if config.weighting_probability and not any("probability" in weighting.takes(name) for name in names):
         raise ValueError(
-            f"--weighting_probability={settings.weighting_probability} is of exclude_ and only_regularization. "
-            f"Received: --weighting={settings.weighting}."
+            f"--weighting_probability={config.weighting_probability} is of exclude_ and only_regularization. "
+            f"Received: --weighting={config.weighting}."
         )
-    specs = [_weighting_of(name, settings) for name in names]
+    specs = [_weighting_of(name, config) for name in names]
     return specs[0] if len(specs) == 1 else specs
 
 
-def _weighting_of(name, settings):
+def _weighting_of(name, config):
     spec, takes = {"name": name}, weighting.takes(name)
-    if settings.weighting_probability and "probability" in takes:
-        spec["probability"] = settings.weighting_probability
+    if config.weighting_probability and "probability" in takes:
+        spec["probability"] = config.weighting_probability
     if "temperature" in takes:
-        spec["temperature"] = settings.temperature or 4.0  # Many losses have none of their own.
+        spec["temperature"] = config.temperature or 4.0  # Many losses have none of their own.
     return spec
 
 

@@ -12,10 +12,6 @@ import sys
 import keras
 import numpy as np
 
-import curves
-import identity
-import recipes
-import record
 from keras_wsl import (
     Distiller,
     callbacks,
@@ -29,18 +25,19 @@ from keras_wsl import (
 )
 from keras_wsl.backend import forward
 from keras_wsl.files import make_directory, sha256, temporary_directory
-from memory import peak_mib
-from settings import to_lines
+from keras_wsl.training import artifacts, fingerprint, plots, recipes
+from keras_wsl.training.config import to_lines
+from keras_wsl.training.process_memory import peak_mib
 
 LARGEST = {"seed": 2**32 - 1}  # Integers of a setting; others are at most 2**31 - 1, and numbers of epochs a million.
 GIVEN = "teacher_logits"  # The key of the targets that has the logits of --soft_labels.
 
 
-def run(settings, splits, out, *, build=models.build, also=None, top_5=False, resume=False, verbose=None, source=None):
+def run(config, splits, out, *, build=models.build, also=None, top_5=False, resume=False, verbose=None, source=None):
     """Trains a student as the settings say, and leaves everything in `out`.
 
     Args:
-        settings: `Settings`.
+        settings: `Config`.
         splits: `data.Splits`, or what has `train` and `test` as it does.
         out: Folder of the results: `run.flags`, `epochs.csv`, `result.json`, `curves.png`, `student.keras`,
             `saved_model/`, `tensorboard/`, `backups/`; `first_stage.csv` of a method that has one; `checkpoints/`
@@ -62,29 +59,29 @@ def run(settings, splits, out, *, build=models.build, also=None, top_5=False, re
             then.
         ImportError: If the package `tensorboard` is not installed; likewise.
         OSError: If the disk is full; what was written before stays.
-        UnreadableImages: If more images cannot be read than may be left out.
-        NonFiniteLoss: If a loss is NaN or infinite; the last good backup stays.
-        Terminated: If SIGINT, SIGTERM or SIGHUP was received while it trained; the state is saved.
+        TooManyCorruptImagesError: If more images cannot be read than may be left out.
+        NonFiniteLossError: If a loss is NaN or infinite; the last good backup stays.
+        PreemptedError: If SIGINT, SIGTERM or SIGHUP was received while it trained; the state is saved.
         KeyboardInterrupt: If SIGINT was received at another time, or a second time.
-        WorkerLost: If another worker ended while it trained.
+        WorkerLostError: If another worker ended while it trained.
 
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
-    _check(settings)
+    _check(config)
     callbacks.summary_writer.event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
-        if not distribution.is_chief(settings.strategy):
+        if not distribution.is_chief(config.strategy):
             make_directory(out)
             folder = held.enter_context(temporary_directory(pathlib.Path(out, "worker")))
             out, verbose = _followed(out, folder / "run", resume), 0
         options = {"build": build, "also": also or {}, "top_5": top_5, "resume": resume, "verbose": verbose}
-        return _run(settings, splits, out, held, source=source, **options)
+        return _run(config, splits, out, held, source=source, **options)
 
 
 def _followed(out, own, resume):
     """A folder for what a worker that is not the chief writes; with the chief's state in it where it is to go on."""
     out = pathlib.Path(out)
-    kept = (record.FLAGS, "*.csv", "backups/**/*.backup") if resume else ()
+    kept = (artifacts.FLAGS, "*.csv", "backups/**/*.backup") if resume else ()
     for path in [path for pattern in kept for path in sorted(out.glob(pattern))]:
         target = own / path.relative_to(out)
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -93,67 +90,67 @@ def _followed(out, own, resume):
     return own
 
 
-def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose, source):
+def _run(config, splits, out, held, *, build, also, top_5, resume, verbose, source):
     """What `run` says, in a folder that is `held`, an `ExitStack`, until the end."""
-    keras.utils.set_random_seed(settings.seed)
-    if settings.deterministic:
+    keras.utils.set_random_seed(config.seed)
+    if config.deterministic:
         _be_deterministic()
-    train, validation, test = parts(splits, settings)
-    _check_batches(settings, train)
-    recipe = recipes.of(settings)
-    checkpoints = _checkpoints(settings)
-    store = _store(settings)
-    with distribution.scope(settings.strategy), _reading(train):
-        teacher, student = _networks(settings, train, build)
-        named = dataclasses.replace(settings, teacher=store.manifest.teacher) if store else settings
+    train, validation, test = parts(splits, config)
+    _check_batches(config, train)
+    recipe = recipes.of(config)
+    checkpoints = _checkpoints(config)
+    store = _store(config)
+    with distribution.scope(config.strategy), _reading(train):
+        teacher, student = _networks(config, train, build)
+        named = dataclasses.replace(config, teacher=store.manifest.teacher) if store else config
         losses = recipes.main_losses(named, train, teacher, student)
         taught_by = GIVEN if store else teacher
-        main_stage = distiller(settings, recipe, taught_by if losses else None, student, losses, train, top_5=top_5)
+        main_stage = distiller(config, recipe, taught_by if losses else None, student, losses, train, top_5=top_5)
         before = None
         if recipe.stage:
-            stage_loss = recipes.stage_loss(settings, teacher, student)
-            before = first_stage(settings, recipe, teacher, student, stage_loss, train)
+            stage_loss = recipes.stage_loss(config, teacher, student)
+            before = first_stage(config, recipe, teacher, student, stage_loss, train)
         read = {"train": train, "validation": validation, "test": test, **also}
-        contents = identity.contents(settings, read, store=store, checkpoints=checkpoints)
-        begun = os.path.lexists(pathlib.Path(out, record.FLAGS))
-        out = record.open_run(out, settings, resume=resume, contents=contents, source=source)
-        held.enter_context(record.alone_in(out))
+        contents = fingerprint.contents(config, read, store=store, checkpoints=checkpoints)
+        begun = os.path.lexists(pathlib.Path(out, artifacts.FLAGS))
+        out = artifacts.open_run(out, config, resume=resume, contents=contents, source=source)
+        held.enter_context(artifacts.alone_in(out))
         if begun:
             _check_backups(out, recipe)
-        record.update_flags(out, settings, contents, source)
+        artifacts.update_flags(out, config, contents, source)
         kept = {
-            "identity": identity.identity(settings, contents),
-            "defaults": identity.identity(type(settings)(), {}),
-            "conditions": record.conditions() if settings.deterministic else None,
+            "identity": fingerprint.identity(config, contents),
+            "defaults": fingerprint.identity(type(config)(), {}),
+            "conditions": artifacts.conditions() if config.deterministic else None,
         }
         if before:
-            _train_first_stage(before, losses, settings, train, out, kept=kept, verbose=verbose)
-        one_hot = settings.label_smoothing > 0
+            _train_first_stage(before, losses, config, train, out, kept=kept, verbose=verbose)
+        one_hot = config.label_smoothing > 0
         epochs, backup = _fit(
             main_stage,
-            settings,
+            config,
             train,
             out / "epochs.csv",
             out / "backups",
             kept=kept,
-            epochs=settings.epochs,
+            epochs=config.epochs,
             verbose=verbose,
-            observers=_observers(settings, recipe, checkpoints, store, train, out),
+            observers=_observers(config, recipe, checkpoints, store, train, out),
             soft_labels=store,
-            validation_data=data.eval_batches(validation or test, settings.judged_at_once, one_hot=one_hot),
-            validation_freq=_evaluated_epochs(settings),
+            validation_data=data.eval_batches(validation or test, config.judged_at_once, one_hot=one_hot),
+            validation_freq=_evaluated_epochs(config),
         )
-        result = _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot)
+        result = _result(config, recipe, main_stage, backup, epochs, train, test, one_hot)
         result["teacher_sha256"] = store.manifest.file_sha256 if store else contents.get("teacher_weights")
         if store:
             result["teacher"] = store.manifest.teacher
         others = {f"{name}_accuracy": examples for name, examples in also.items()}
-        result |= {name: _accuracy(student, examples, settings) for name, examples in others.items()}
+        result |= {name: _accuracy(student, examples, config) for name, examples in others.items()}
         if teacher is not None:
             if checkpoints:  # The student's last epoch may be an earlier one of the teacher.
-                models.load_weights(teacher, settings.teacher_weights)
+                models.load_weights(teacher, config.teacher_weights)
             judged = {"accuracy": test, **others}
-            result |= {f"teacher_{name}": _accuracy(teacher, part, settings) for name, part in judged.items()}
+            result |= {f"teacher_{name}": _accuracy(teacher, part, config) for name, part in judged.items()}
         result["data"] = {"train": train.report, "test": test.report}
         result |= {"data_source": source, "contents": contents}
     export.keras_file(student, out / "student.keras")
@@ -161,10 +158,10 @@ def _run(settings, splits, out, held, *, build, also, top_5, resume, verbose, so
         export.saved_model(student, out / "saved_model", preprocessor=_preprocessor(train), overwrite=True)
     except ImportError as error:
         print(error)
-    curves.plot(
-        {_short(settings.student): record.history_rows(backup.history)}, out / "curves.png", _title(settings, result)
+    plots.plot(
+        {_short(config.student): artifacts.history_rows(backup.history)}, out / "curves.png", _title(config, result)
     )
-    record.write_json(out / "result.json", result)
+    artifacts.write_json(out / "result.json", result)
     return result
 
 
@@ -196,19 +193,19 @@ def _check_backups(out, recipe):
         print(f"{out} holds no backup: the run starts from its first step.")
 
 
-def _train_first_stage(model, losses, settings, train, out, **kwargs):
+def _train_first_stage(model, losses, config, train, out, **kwargs):
     """Trains what the method's first stage trains, and hands it over; a finished one is only restored."""
-    stage, (loss,) = recipes.of(settings).stage, model.distillation_losses
+    stage, (loss,) = recipes.of(config).stage, model.distillation_losses
     frozen = _frozen(model.student, loss, stage)
     for layer in frozen:
         layer.trainable = False
     _fit(
         model,
-        settings,
+        config,
         train,
         out / "first_stage.csv",
         out / "backups" / "first_stage",
-        epochs=settings.stage_epochs,
+        epochs=config.stage_epochs,
         observers=[callbacks.RaiseOnNonFinite()],
         **kwargs,
     )
@@ -227,32 +224,32 @@ def _frozen(student, loss, stage):
     return [layer for layer in student.layers if layer.trainable and layer not in learning]
 
 
-def _fit(distiller, settings, train, table, backups, *, kept, epochs, verbose, observers, soft_labels=None, **kwargs):
+def _fit(distiller, config, train, table, backups, *, kept, epochs, verbose, observers, soft_labels=None, **kwargs):
     """Trains for so many epochs, from the last backup on; returns what keeps the epochs' rows, and the backup."""
-    steps = train.steps_per_epoch(settings.batch_size)
-    rows = record.Epochs(table, [observer.table for observer in observers if hasattr(observer, "table")])
+    steps = train.steps_per_epoch(config.batch_size)
+    rows = artifacts.Epochs(table, [observer.table for observer in observers if hasattr(observer, "table")])
     termination = callbacks.PreemptionHandler()
     backup = rows.backup = callbacks.Backup(
         backups,
         steps,
-        every=settings.backup_steps or None,
+        every=config.backup_steps or None,
         watch=[rows],
         termination=termination,
         **kept,
     )
-    with termination, distribution.reraise_worker_loss(settings.strategy), _numbering(train, settings):
-        distribution.check_workers_agree(settings.strategy, "backups", backup.position)
+    with termination, distribution.reraise_worker_loss(config.strategy), _numbering(train, config):
+        distribution.check_workers_agree(config.strategy, "backups", backup.position)
         # With no epoch left, `fit` restores the finished run and trains nothing.
         distiller.fit(
             data.train_batches(
                 train,
-                seed=settings.seed,
-                batch_size=settings.batch_size,
+                seed=config.seed,
+                batch_size=config.batch_size,
                 start=backup.position,
-                one_hot=settings.label_smoothing > 0,
-                views=settings.views or None,
+                one_hot=config.label_smoothing > 0,
+                views=config.views or None,
                 soft_labels=soft_labels,
-                **augmentation(settings),
+                **augmentation(config),
             ),
             initial_epoch=backup.position[0],
             epochs=epochs,
@@ -272,14 +269,14 @@ def _fit(distiller, settings, train, table, backups, *, kept, epochs, verbose, o
 
 
 @contextlib.contextmanager
-def _numbering(train, settings):
+def _numbering(train, config):
     """Says of the examples among which a loss is not finite which ones of the training set they are."""
     try:
         yield
     except callbacks.NonFiniteLossError as error:
         if error.examples is None or isinstance(train, data.ImageFileDataset):  # Of which some may be left out.
             raise
-        numbers = ", ".join(map(str, _numbers(error, train, settings)))
+        numbers = ", ".join(map(str, _numbers(error, train, config)))
         raise callbacks.NonFiniteLossError(
             f"{error} In the training set those examples have the numbers {numbers}, from 0 on.",
             terms=error.terms,
@@ -289,79 +286,79 @@ def _numbering(train, settings):
         ) from error
 
 
-def _numbers(error, train, settings):
+def _numbers(error, train, config):
     """The numbers, in the training set, of the examples of the steps that were last trained on."""
     first, last = error.examples
-    size = settings.batch_size
+    size = config.batch_size
     end = -(-last // size)  # FiniteLoss checks every execution; after a resume its range begins with the epoch.
-    begin = max((first - 1) // size, end - settings.steps_per_execution)
-    batches = data.train_batches(train, seed=settings.seed, batch_size=size, start=(error.epoch - 1, begin))
+    begin = max((first - 1) // size, end - config.steps_per_execution)
+    batches = data.train_batches(train, seed=config.seed, batch_size=size, start=(error.epoch - 1, begin))
     return [int(number) for _, (_, targets) in zip(range(begin, end), batches) for number in targets["index"]]
 
 
-def _check(settings):
-    recipe = recipes.of(settings)
-    if recipe.needs_teacher and not (settings.teacher and settings.teacher_weights) and not settings.soft_labels:
+def _check(config):
+    recipe = recipes.of(config)
+    if recipe.needs_teacher and not (config.teacher and config.teacher_weights) and not config.soft_labels:
         raise ValueError(
-            f"--method={settings.method} needs a trained teacher: pass --teacher and --teacher_weights. Train one with "
+            f"--method={config.method} needs a trained teacher: pass --teacher and --teacher_weights. Train one with "
             "--method=none; its student.keras is such a file."
         )
-    if not recipe.needs_teacher and (settings.teacher or settings.teacher_weights or settings.soft_labels):
+    if not recipe.needs_teacher and (config.teacher or config.teacher_weights or config.soft_labels):
         raise ValueError(
-            f"--method={settings.method} has no teacher: leave --teacher, --teacher_weights and --soft_labels out."
+            f"--method={config.method} has no teacher: leave --teacher, --teacher_weights and --soft_labels out."
         )
-    if settings.soft_labels:
-        _check_soft_labels(settings, recipe)
-    _check_numbers(settings)
-    if settings.weighting and not recipe.needs_teacher:
+    if config.soft_labels:
+        _check_soft_labels(config, recipe)
+    _check_numbers(config)
+    if config.weighting and not recipe.needs_teacher:
         raise ValueError(
-            f"--weighting={settings.weighting} compares with a teacher, and --method={settings.method} has none."
+            f"--weighting={config.weighting} compares with a teacher, and --method={config.method} has none."
         )
-    if settings.online and not recipe.counted:
+    if config.online and not recipe.counted:
         raise ValueError(
-            f"--online is for methods with a teacher in every epoch, and --method={settings.method} has none there."
+            f"--online is for methods with a teacher in every epoch, and --method={config.method} has none there."
         )
-    if settings.teacher_checkpoints and not settings.online:
+    if config.teacher_checkpoints and not config.online:
         raise ValueError("--teacher_checkpoints are for --online. Add it, or leave them out.")
-    if settings.weighting_probability and not settings.weighting:
+    if config.weighting_probability and not config.weighting:
         raise ValueError(
-            f"--weighting_probability={settings.weighting_probability} is of a weighting, and none is asked for. Pass "
+            f"--weighting_probability={config.weighting_probability} is of a weighting, and none is asked for. Pass "
             "--weighting=exclude_regularization, or leave it out."
         )
-    for name, known in (("optimizer", ("sgd", "adamw")), ("schedule", ("steps", "linear"))):
-        if getattr(settings, name) not in known:
-            raise ValueError(f"--{name}={getattr(settings, name)} is unknown. Expected one of {', '.join(known)}.")
-    if not 0 <= settings.learning_rate_warm_up < 1:
+    for name, known in (("optimizer", ("sgd", "bert_adamw")), ("schedule", ("steps", "linear"))):
+        if getattr(config, name) not in known:
+            raise ValueError(f"--{name}={getattr(config, name)} is unknown. Expected one of {', '.join(known)}.")
+    if not 0 <= config.learning_rate_warm_up < 1:
         raise ValueError(
-            f"--learning_rate_warm_up={settings.learning_rate_warm_up} must be a part of all steps, in [0, 1)."
+            f"--learning_rate_warm_up={config.learning_rate_warm_up} must be a part of all steps, in [0, 1)."
         )
-    strategies = settings.strategy != "none" and keras.backend.backend() == "tensorflow"
-    if strategies and settings.steps_per_execution > 1:
+    strategies = config.strategy != "none" and keras.backend.backend() == "tensorflow"
+    if strategies and config.steps_per_execution > 1:
         raise ValueError(
-            f"--steps_per_execution={settings.steps_per_execution} fails in Keras under a strategy. Use 1 with "
-            f"--strategy={settings.strategy}."
+            f"--steps_per_execution={config.steps_per_execution} fails in Keras under a strategy. Use 1 with "
+            f"--strategy={config.strategy}."
         )
 
 
-def _check_batches(settings, train):
+def _check_batches(config, train):
     """Raises `ValueError` where an epoch does not divide as it must, before `run.flags` is written."""
-    together, steps = settings.steps_per_execution, train.steps_per_epoch(settings.batch_size)
-    for name, count in (("the steps of an epoch", steps), ("--backup_steps", settings.backup_steps)):
+    together, steps = config.steps_per_execution, train.steps_per_epoch(config.batch_size)
+    for name, count in (("the steps of an epoch", steps), ("--backup_steps", config.backup_steps)):
         if count % together:
             raise ValueError(
                 f"--steps_per_execution={together} must divide {name}, {count}. Choose a divisor of it, or 1."
             )
-    left = len(train) % settings.batch_size
-    if settings.strategy == "tpu" and left:  # Its step is compiled for one shape.
+    left = len(train) % config.batch_size
+    if config.strategy == "tpu" and left:  # Its step is compiled for one shape.
         raise ValueError(
             f"--strategy=tpu needs batches of one size, and {len(train)} training examples leave {left} over at "
-            f"--batch_size={settings.batch_size}. Pass --train_limit={len(train) - left}, or another --batch_size."
+            f"--batch_size={config.batch_size}. Pass --train_limit={len(train) - left}, or another --batch_size."
         )
 
 
-def _check_numbers(settings):
+def _check_numbers(config):
     """Raises `ValueError` for numbers with which a run would end late, or as if they had not been given."""
-    for name, value in dataclasses.asdict(settings).items():
+    for name, value in dataclasses.asdict(config).items():
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"--{name}={value} must be a finite number. Leave it out for its default.")
         largest = LARGEST.get(name, 10**6 if name.endswith("epochs") else 2**31 - 1)
@@ -370,30 +367,30 @@ def _check_numbers(settings):
             raise ValueError(f"--{name} must be at most {largest:,}. Received: --{name}={max(integers):.6g}.")
         if isinstance(value, str) and len(value.splitlines()) > 1:
             raise ValueError(f"--{name} must be one line. Received: --{name}={value!r}.")
-    epochs = settings.decay_epochs
+    epochs = config.decay_epochs
     if any(epoch < 1 for epoch in epochs) or any(one >= other for one, other in itertools.pairwise(epochs)):
         raise ValueError(
             f"--decay_epochs={','.join(map(str, epochs))} must rise, from 1 on. Give each epoch once, in order."
         )
-    if not 0 <= settings.label_smoothing < 1:
+    if not 0 <= config.label_smoothing < 1:
         raise ValueError(
-            f"--label_smoothing={settings.label_smoothing} must be in [0, 1): the part that the label's class gives up."
+            f"--label_smoothing={config.label_smoothing} must be in [0, 1): the part that the label's class gives up."
         )
     try:
-        keras.dtype_policies.get(settings.precision)
+        keras.dtype_policies.get(config.precision)
     except ValueError as error:
         raise ValueError(
-            f"--precision={settings.precision} is no dtype policy of Keras. Expected such as float32, mixed_float16 or "
+            f"--precision={config.precision} is no dtype policy of Keras. Expected such as float32, mixed_float16 or "
             "mixed_bfloat16."
         ) from error
 
 
-def _check_soft_labels(settings, recipe):
+def _check_soft_labels(config, recipe):
     """Raises `ValueError` for what needs a teacher that runs."""
     needs = {
-        "--online": settings.online,
-        "--teacher_training": settings.teacher_training or recipe.teacher_training,
-        f"--method={settings.method}, which has a first stage,": recipe.stage,
+        "--online": config.online,
+        "--teacher_training": config.teacher_training or recipe.teacher_training,
+        f"--method={config.method}, which has a first stage,": recipe.stage,
     }
     for name, needed in needs.items():
         if needed:
@@ -411,187 +408,187 @@ def _be_deterministic():
         torch.use_deterministic_algorithms(True)
 
 
-def parts(splits, settings):
+def parts(splits, config):
     """What is trained on, what each epoch is judged on (`None`: the test set), and the test set."""
     train, test = splits.train, splits.test
     validation = None
-    if settings.holdout:
-        train, validation = train.split(settings.holdout, seed=settings.seed)
-    if settings.train_limit:
-        train = train.take(settings.train_limit, seed=settings.seed)
+    if config.holdout:
+        train, validation = train.split(config.holdout, seed=config.seed)
+    if config.train_limit:
+        train = train.take(config.train_limit, seed=config.seed)
     return train, validation, test
 
 
-def augmentation(settings):
+def augmentation(config):
     """What a run changes in the augmentation that is its data set's own: a dict."""
-    return {} if settings.border == "black" else {"border": settings.border}
+    return {} if config.border == "black" else {"border": config.border}
 
 
-def _checkpoints(settings):
+def _checkpoints(config):
     """The checkpoints that teach one after the other, or `None`."""
-    if not settings.online:
+    if not config.online:
         return None
-    beside = pathlib.Path(settings.teacher_weights).parent / "checkpoints"
-    return teacher_checkpoints.Checkpoints(settings.teacher_checkpoints or beside)
+    beside = pathlib.Path(config.teacher_weights).parent / "checkpoints"
+    return teacher_checkpoints.Checkpoints(config.teacher_checkpoints or beside)
 
 
-def _store(settings):
+def _store(config):
     """The soft labels that teach, or `None`.
 
     Raises:
         FileNotFoundError: If there are none.
         ValueError: If a file is missing or not whole, or they are of another teacher than the settings'.
     """
-    if not settings.soft_labels:
+    if not config.soft_labels:
         return None
-    store = soft_labels.SoftLabels(settings.soft_labels)
+    store = soft_labels.SoftLabels(config.soft_labels)
     for name, here, wanted in (
-        ("teacher", store.manifest.teacher, settings.teacher),
-        ("teacher_weights", store.manifest.file_sha256, settings.teacher_weights and sha256(settings.teacher_weights)),
+        ("teacher", store.manifest.teacher, config.teacher),
+        ("teacher_weights", store.manifest.file_sha256, config.teacher_weights and sha256(config.teacher_weights)),
     ):
         if wanted and here != wanted:
             raise ValueError(
-                f"--soft_labels={settings.soft_labels} are of another teacher: --{name} is {wanted!r}, and theirs "
+                f"--soft_labels={config.soft_labels} are of another teacher: --{name} is {wanted!r}, and theirs "
                 f"{here!r}. Leave --{name} out, or write soft labels of it."
             )
     return store
 
 
-def _networks(settings, train, build):
+def _networks(config, train, build):
     """The teacher, or `None` where there is none or it need not run, and the student."""
-    options = {"classes": len(train.classes), "input_shape": train.input_shape, "dtype": settings.precision}
+    options = {"classes": len(train.classes), "input_shape": train.input_shape, "dtype": config.precision}
     teacher = None
-    if settings.teacher and not settings.soft_labels:
-        teacher = build(settings.teacher, weights=settings.teacher_weights, **options, **settings.teacher_options())
+    if config.teacher and not config.soft_labels:
+        teacher = build(config.teacher, weights=config.teacher_weights, **options, **config.teacher_options())
     # After the teacher, which draws initial weights too: the student's depend on the seed alone.
-    keras.utils.set_random_seed(settings.seed)
-    weights = settings.student_weights or None
-    return teacher, build(settings.student, weights=weights, **options, **settings.student_options())
+    keras.utils.set_random_seed(config.seed)
+    weights = config.student_weights or None
+    return teacher, build(config.student, weights=weights, **options, **config.student_options())
 
 
-def distiller(settings, recipe, teacher, student, losses, train, *, top_5=False):
+def distiller(config, recipe, teacher, student, losses, train, *, top_5=False):
     """Student and teacher in a compiled Distiller, for the main stage of a method."""
-    weight = settings.student_loss_weight
+    weight = config.student_loss_weight
     model = Distiller(
         teacher,
         student,
         losses,
         student_loss_weight=recipe.student_loss_weight if weight is None else weight,
-        teacher_batch_statistics=settings.teacher_training or recipe.teacher_training,
+        teacher_batch_statistics=config.teacher_training or recipe.teacher_training,
     )
-    _compile(model, settings, train, settings.epochs, top_5=top_5)
+    _compile(model, config, train, config.epochs, top_5=top_5)
     return model
 
 
-def first_stage(settings, recipe, teacher, student, loss, train):
+def first_stage(config, recipe, teacher, student, loss, train):
     """Likewise for the stage before, in which the loss is alone and the learning rate does not decay."""
-    training = settings.teacher_training or recipe.teacher_training
+    training = config.teacher_training or recipe.teacher_training
     model = Distiller(
         teacher, student, loss, student_loss_weight=0.0, teacher_batch_statistics=training, name="first_stage"
     )
-    rate = recipe.stage.learning_rate or settings.learning_rate
-    flat = dataclasses.replace(settings, learning_rate=rate, schedule="steps", decay_epochs=())
-    _compile(model, flat, train, settings.stage_epochs)
+    rate = recipe.stage.learning_rate or config.learning_rate
+    flat = dataclasses.replace(config, learning_rate=rate, schedule="steps", decay_epochs=())
+    _compile(model, flat, train, config.stage_epochs)
     return model
 
 
-def _compile(distiller, settings, train, epochs, *, top_5=False):
-    smoothing = settings.label_smoothing
+def _compile(distiller, config, train, epochs, *, top_5=False):
+    smoothing = config.label_smoothing
     metrics = ["accuracy"]
     if top_5:
         kind = "TopKCategoricalAccuracy" if smoothing else "SparseTopKCategoricalAccuracy"
         metrics.append(getattr(keras.metrics, kind)(5, name="top_5_accuracy"))
     distiller.compile(
-        _optimizer(settings, train.steps_per_epoch(settings.batch_size), epochs),
+        _optimizer(config, train.steps_per_epoch(config.batch_size), epochs),
         keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=smoothing)
         if smoothing
         else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=metrics,
-        steps_per_execution=settings.steps_per_execution,
+        steps_per_execution=config.steps_per_execution,
     )
 
 
-def _optimizer(settings, steps, epochs):
-    rate, decay, clip = _learning_rate(settings, steps, epochs), settings.weight_decay or None, settings.clip_norm
-    if settings.optimizer == "sgd":
+def _optimizer(config, steps, epochs):
+    rate, decay, clip = _learning_rate(config, steps, epochs), config.weight_decay or None, config.clip_norm
+    if config.optimizer == "sgd":
         return optimizers.SGD(
             rate,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
+            momentum=config.momentum,
+            nesterov=config.nesterov,
             weight_decay=decay,
             global_clipnorm=clip or None,
         )
     return optimizers.bert_adamw(rate, weight_decay=decay, global_clipnorm=clip or None)
 
 
-def _learning_rate(settings, steps, epochs):
+def _learning_rate(config, steps, epochs):
     """A schedule of the optimizer's steps, so that it needs no state.
 
     Divided by ten after each of the epochs; or linear, up in the first part of all steps and down to 0 in the rest.
     """
-    if settings.schedule == "linear":
-        warm_up = int(settings.learning_rate_warm_up * steps * epochs)
-        return optimizers.LinearWarmupDecay(settings.learning_rate, warm_up_steps=warm_up, steps=steps * epochs)
-    boundaries = [epoch * steps - 1 for epoch in settings.decay_epochs]  # Keras: the last step of the old value.
-    values = [settings.learning_rate / 10**i for i in range(len(boundaries) + 1)]
+    if config.schedule == "linear":
+        warm_up = int(config.learning_rate_warm_up * steps * epochs)
+        return optimizers.LinearWarmupDecay(config.learning_rate, warmup_steps=warm_up, steps=steps * epochs)
+    boundaries = [epoch * steps - 1 for epoch in config.decay_epochs]  # Keras: the last step of the old value.
+    values = [config.learning_rate / 10**i for i in range(len(boundaries) + 1)]
     return keras.optimizers.schedules.PiecewiseConstantDecay(boundaries, values) if boundaries else values[0]
 
 
-def _evaluated_epochs(settings):
+def _evaluated_epochs(config):
     """What `fit` takes as `validation_freq`: a period, or a list of epochs."""
-    if settings.epochs % settings.judged_every == 0:
-        return settings.judged_every
-    return [*range(settings.judged_every, settings.epochs, settings.judged_every), settings.epochs]
+    if config.epochs % config.judged_every == 0:
+        return config.judged_every
+    return [*range(config.judged_every, config.epochs, config.judged_every), config.epochs]
 
 
-def _observers(settings, recipe, checkpoints, store, train, out):
+def _observers(config, recipe, checkpoints, store, train, out):
     observers = [callbacks.RaiseOnNonFinite()]
     if checkpoints:
-        observers.append(callbacks.TeacherSchedule(checkpoints, settings.online_epochs))
-    if settings.keep_checkpoints:
-        observers.append(callbacks.Checkpoints(out / "checkpoints", settings.keep_checkpoints))
-    warm_up = recipe.warm_up if settings.warm_up_epochs is None else settings.warm_up_epochs
+        observers.append(callbacks.TeacherSchedule(checkpoints, config.online_epochs))
+    if config.keep_checkpoints:
+        observers.append(callbacks.Checkpoints(out / "checkpoints", config.keep_checkpoints))
+    warm_up = recipe.warm_up if config.warm_up_epochs is None else config.warm_up_epochs
     if warm_up:
         observers.append(callbacks.DistillationWarmup(warm_up))
     if recipe.counted:
-        batches = _probe(settings, store, train)
+        batches = _probe(config, store, train)
         observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
     return [*observers, callbacks.TensorBoardScalars(out / "tensorboard")]
 
 
-def _probe(settings, store, train):
+def _probe(config, store, train):
     """Batches of clean examples; `None` where soft labels have no logits of such."""
     if store and not store.manifest.clean:
         return None
-    probe = train.take(min(settings.probe, len(train)))
-    batches = data.eval_batches(probe, settings.judged_at_once, soft_labels=store, framework="numpy")
+    probe = train.take(min(config.probe, len(train)))
+    batches = data.eval_batches(probe, config.judged_at_once, soft_labels=store, framework="numpy")
     if isinstance(batches, keras.utils.PyDataset):  # What is in memory; files are read again.
         batches = [batches[i] for i in range(len(batches))]
     return batches
 
 
-def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
+def _result(config, recipe, main_stage, backup, epochs, train, test, one_hot):
     """The content of `result.json`."""
-    rows = record.history_rows(backup.history)
+    rows = artifacts.history_rows(backup.history)
     last, best = rows[-1], max((row for row in rows if "val_accuracy" in row), key=lambda row: row["val_accuracy"])
     final = {name.removeprefix("val_"): last[name] for name in last if name.endswith("accuracy") and "val_" in name}
-    if settings.holdout:  # Else each epoch was judged on the test set.
-        batches = data.eval_batches(test, settings.judged_at_once, one_hot=one_hot)
+    if config.holdout:  # Else each epoch was judged on the test set.
+        batches = data.eval_batches(test, config.judged_at_once, one_hot=one_hot)
         judged = main_stage.evaluate(batches, verbose=0, return_dict=True)
         final = {name: judged[name] for name in final}
     result = {
-        "method": settings.method,
-        "beside": ",".join(settings.beside) or None,
-        "weighting": settings.weighting or None,
-        "student": settings.student,
-        "teacher": settings.teacher or None,
-        "seed": settings.seed,
+        "method": config.method,
+        "beside": ",".join(config.beside) or None,
+        "weighting": config.weighting or None,
+        "student": config.student,
+        "teacher": config.teacher or None,
+        "seed": config.seed,
         "epochs": len(rows),
-        "online_epochs": settings.online_epochs if settings.online else None,
-        "first_stage_epochs": settings.stage_epochs if recipe.stage else 0,
+        "online_epochs": config.online_epochs if config.online else None,
+        "first_stage_epochs": config.stage_epochs if recipe.stage else 0,
         "train_examples": len(train),
         "test_examples": len(test),
-        "judged_on": f"{settings.holdout} held-out training examples" if settings.holdout else "the test set",
+        "judged_on": f"{config.holdout} held-out training examples" if config.holdout else "the test set",
         **{f"test_{name}": value for name, value in final.items()},
         "last_accuracy": last["val_accuracy"],
         "best_accuracy": best["val_accuracy"],
@@ -607,13 +604,13 @@ def _result(settings, recipe, main_stage, backup, epochs, train, test, one_hot):
     }
     if recipe.counted:
         result["last_epoch"] = {name: last[name] for name in last if "regularization" in name or "wsl_weight" in name}
-    return {**result, **record.environment(), "settings": to_lines(settings)}
+    return {**result, **artifacts.environment(), "config": to_lines(config)}
 
 
-def _accuracy(model, examples, settings):
+def _accuracy(model, examples, config):
     """The share of the examples, of those that can be read, whose label has the highest logit."""
     right = []
-    for inputs, targets in data.eval_batches(examples, settings.judged_at_once):
+    for inputs, targets in data.eval_batches(examples, config.judged_at_once):
         right.append(np.argmax(forward(model, inputs), -1) == np.asarray(targets["labels"]))
     return float(np.concatenate(right).mean())
 
@@ -629,9 +626,9 @@ def _preprocessor(examples):
         return None
 
 
-def _title(settings, result):
-    taught = f"{_short(settings.teacher)} to " if settings.teacher else ""
-    return f"{taught}{_short(settings.student)}, {settings.method}, seed {settings.seed}: {result['last_accuracy']:.2%}"
+def _title(config, result):
+    taught = f"{_short(config.teacher)} to " if config.teacher else ""
+    return f"{taught}{_short(config.student)}, {config.method}, seed {config.seed}: {result['last_accuracy']:.2%}"
 
 
 def _short(name):

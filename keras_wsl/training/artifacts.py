@@ -15,23 +15,23 @@ from importlib import metadata
 import keras
 from absl import flags
 
-import settings as settings_file
-from identity import identity
 from keras_wsl import untrusted
 from keras_wsl.callbacks.backup import differences
 from keras_wsl.files import atomic_write, exclusive, is_temporary, make_directory, remove_orphans
+from keras_wsl.training import config as settings_file
+from keras_wsl.training.fingerprint import identity
 
 FLAGS = "run.flags"
 LOCK = "run.lock"  # In the folder of a run, while a process writes there.
 PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
 
 
-def open_run(out, settings, *, resume, contents=None, source=None):
+def open_run(out, config, *, resume, contents=None, source=None):
     """Return the folder of a run, which holds its `run.flags`.
 
     Args:
         out: Path of the folder, made if it is missing.
-        settings: `Settings`.
+        settings: `Config`.
         resume: Whether to go on with what is there.
         contents: Dict of `identity.contents`, in which a file stands for its path; `None` if it is not known yet.
         source: Name or path of the data, a string, for `run.flags`.
@@ -46,7 +46,7 @@ def open_run(out, settings, *, resume, contents=None, source=None):
     out = pathlib.Path(out)
     path = out / FLAGS
     if os.path.lexists(path):
-        if differing := differences(*_compared(path, settings, contents), "run.flags"):
+        if differing := differences(*_compared(path, config, contents), "run.flags"):
             raise ValueError(
                 f"--out={out} holds another run. {'; '.join(differing)}. Choose another --out, or go on with that run "
                 f"and its data: --flagfile={path} --resume."
@@ -58,7 +58,7 @@ def open_run(out, settings, *, resume, contents=None, source=None):
     else:
         try:
             make_directory(out)
-            write_text(path, _flags_text(settings, contents or {}, source))
+            write_text(path, _flags_text(config, contents or {}, source))
         except NotADirectoryError:  # It says which file is in the way.
             raise
         except OSError as error:
@@ -68,37 +68,37 @@ def open_run(out, settings, *, resume, contents=None, source=None):
     return out
 
 
-def update_flags(out, settings, contents, source):
+def update_flags(out, config, contents, source):
     """Write where data and files are now into `run.flags`, if it records the same contents at other places."""
     path = out / FLAGS
-    text = _flags_text(settings, contents, source)
+    text = _flags_text(config, contents, source)
     if _recorded_contents(path) == contents and settings_file.read_text(path) != text:
         write_text(path, text)
 
 
-def _compared(path, settings, contents):
+def _compared(path, config, contents):
     """The identities of the run in a `run.flags` and of this one, as far as both are known: two dicts."""
     lines, recorded = settings_file.read_lines(path), _recorded_contents(path)
     try:
-        there = settings_file.parse(lines, type(settings))
+        there = settings_file.parse(lines, type(config))
     except flags.Error:  # A run of another kind.
-        pair = lines, settings_file.to_lines(settings)
+        pair = lines, settings_file.to_lines(config)
         return [dict(line.partition("=")[::2] for line in one) for one in pair]
     known = recorded.keys() & (contents or {}).keys()
     pair = [
         identity(run, {name: described[name] for name in known})
-        for run, described in ((there, recorded), (settings, contents))
+        for run, described in ((there, recorded), (config, contents))
     ]
     unknown = {f"--{name}" for name in recorded} if contents is None else set()
     return [{name: value for name, value in one.items() if name not in unknown} for one in pair]
 
 
-def _flags_text(settings, contents, source):
+def _flags_text(config, contents, source):
     """The content of a `run.flags`: flags, and as comments what `--resume` compares in addition."""
     noted = {"data": source, **contents} if source else contents
     head = ["# --resume compares the contents of data and files with those below; --flagfile ignores these lines."]
     comments = [f"# {name}: {json.dumps(value)}" for name, value in noted.items()]
-    return "\n".join([*settings_file.to_lines(settings), *(head if comments else []), *comments]) + "\n"
+    return "\n".join([*settings_file.to_lines(config), *(head if comments else []), *comments]) + "\n"
 
 
 def _recorded_contents(path):

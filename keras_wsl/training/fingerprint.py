@@ -13,11 +13,11 @@ FILES = ("teacher_weights", "student_weights", "vocabulary")
 FOLDERS = ("teacher", "student")  # A preset of keras-nlp may be a folder.
 
 
-def contents(settings, parts, *, store=None, checkpoints=None):
+def contents(config, parts, *, store=None, checkpoints=None):
     """Describe the files and data of a run by their contents.
 
     Args:
-        settings: `Settings`.
+        settings: `Config`.
         parts: Dict of data sets by the name of their part, such as `"train"`; those that are `None` are left out.
         store: `SoftLabels` of the run, or `None`.
         checkpoints: `online.Checkpoints` of the run, or `None`.
@@ -30,7 +30,7 @@ def contents(settings, parts, *, store=None, checkpoints=None):
         FileNotFoundError: If a file is missing.
         ValueError: If a path leads to something else than a file.
     """
-    paths = {name: getattr(settings, name, "") for name in (*FILES, *FOLDERS)}
+    paths = {name: getattr(config, name, "") for name in (*FILES, *FOLDERS)}
     found = {name: sha256(paths[name]) for name in FILES if paths[name]}
     found |= {name: _folder_sha256(paths[name]) for name in FOLDERS if os.path.isdir(paths[name])}
     if store:
@@ -50,17 +50,17 @@ def contents(settings, parts, *, store=None, checkpoints=None):
     return json.loads(json.dumps(found))
 
 
-def identity(settings, contents):
+def identity(config, contents):
     """Combine settings and contents into what has to be equal for a run to be resumed.
 
     Args:
-        settings: `Settings`.
+        settings: `Config`.
         contents: Dict of `contents`; a file in it stands for the path in the settings.
 
     Returns:
         Dict of values by flag, such as `--seed`, and by part of the data, such as `data.train.sha256`.
     """
-    found = {f"--{name}": value for name, value in dataclasses.asdict(settings).items()}
+    found = {f"--{name}": value for name, value in dataclasses.asdict(config).items()}
     for name, value in contents.items():
         found |= {name: value} if name.startswith("data.") else {f"--{name}": f"SHA-256 {value}"}
     return found

@@ -16,7 +16,7 @@ def _field(default, text, **kwargs):
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
+class Config:
     """The settings of a run. Defaults are the paper's for CIFAR-100: methods.md 1.1 and 1.2 name their sources."""
 
     teacher: str = _field("", "The teacher's network; none for --method=none.")
@@ -81,7 +81,7 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageNet(Settings):
+class ImageNet(Config):
     """The settings of a run on ImageNet; defaults are the recipe of Overhaul's and WSL's code: methods.md 1.3."""
 
     student: str = _field("imagenet_resnet18", "The student's network.")
@@ -99,14 +99,16 @@ class ImageNet(Settings):
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiNLI(Settings):
+class MultiNLI(Config):
     """The settings of a run on MultiNLI; defaults are the recipe of PKD's code: methods.md 1.4."""
 
     student: str = _field("bert_base_cased", "A network's name, or a preset of keras-nlp: its name or its folder.")
     student_layers: int = _field(0, "The student has the first layers of it alone; 0 for all.", lower_bound=0)
     epochs: int = _field(4, "Epochs.", lower_bound=1)
     batch_size: int = _field(32, "Pairs in a step; the last batch of an epoch may be smaller.", lower_bound=1)
-    optimizer: str = _field("adamw", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms.")
+    optimizer: str = _field(
+        "bert_adamw", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms."
+    )
     learning_rate: float = _field(5e-5, "The highest learning rate.", lower_bound=0.0)
     schedule: str = _field("linear", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
     decay_epochs: tuple = _field((), "Epochs after which --schedule=steps divides it by ten.")
@@ -142,8 +144,8 @@ ALONE = {
 }
 
 
-def define_flags(flag_values=flags.FLAGS, kind=Settings):
-    """Defines a flag for each setting of a kind of `Settings`, and for where and how a run is started."""
+def define_flags(flag_values=flags.FLAGS, kind=Config):
+    """Defines a flag for each setting of a kind of `Config`, and for where and how a run is started."""
     for field in dataclasses.fields(kind):
         text, default = field.metadata["help"], field.default
         options = {key: value for key, value in field.metadata.items() if key != "help"}
@@ -175,22 +177,22 @@ def define_flags(flag_values=flags.FLAGS, kind=Settings):
     )
 
 
-def from_flags(values, kind=Settings):
+def from_flags(values, kind=Config):
     """The settings of a kind that the parsed flags give.
 
     Raises:
         ValueError: If an epoch of --decay_epochs is no number.
     """
-    settings = {field.name: values[field.name].value for field in dataclasses.fields(kind)}
+    config = {field.name: values[field.name].value for field in dataclasses.fields(kind)}
     try:
-        settings["decay_epochs"] = tuple(int(epoch) for epoch in settings["decay_epochs"])
+        config["decay_epochs"] = tuple(int(epoch) for epoch in config["decay_epochs"])
     except ValueError as error:
-        raise ValueError(f"--decay_epochs={','.join(settings['decay_epochs'])} must be whole numbers.") from error
-    settings |= {name: tuple(settings[name]) for name in ("beside", "loss_settings")}
-    return kind(**settings)
+        raise ValueError(f"--decay_epochs={','.join(config['decay_epochs'])} must be whole numbers.") from error
+    config |= {name: tuple(config[name]) for name in ("beside", "loss_settings")}
+    return kind(**config)
 
 
-def read(path, kind=Settings):
+def read(path, kind=Config):
     """Read the settings of a kind from a `run.flags`; settings that are newer than the file get their defaults.
 
     Raises:
@@ -204,7 +206,7 @@ def read(path, kind=Settings):
         raise ValueError(f"{path} must have only flags that these scripts know. Received: {error}.") from error
 
 
-def parse(lines, kind=Settings):
+def parse(lines, kind=Config):
     """Return the settings of a kind from the lines of a `run.flags`.
 
     Raises:
@@ -231,7 +233,7 @@ def read_lines(path):
         received = f"the line {wrong[0][:60]!r}" if wrong else "no flags"
         raise ValueError(
             f"{path} must have a flag of the run on each line. Received: {received}. The file is damaged: restore it "
-            'from "settings" in result.json, or choose another --out.'
+            'from "config" in result.json, or choose another --out.'
         )
     return lines
 
@@ -267,10 +269,10 @@ def numbers(name, items):
     return found
 
 
-def to_lines(settings):
+def to_lines(config):
     """The settings as a flagfile's lines."""
     lines = []
-    for name, value in dataclasses.asdict(settings).items():
+    for name, value in dataclasses.asdict(config).items():
         if value is None:
             continue
         if isinstance(value, bool):

@@ -6,9 +6,8 @@ import sys
 
 from absl import app, flags, logging
 
-import environment
-import settings
 from keras_wsl import callbacks, distribution
+from keras_wsl.training import config
 
 
 def status(work):
@@ -31,7 +30,7 @@ def status(work):
         print(f"{end} Pass --resume.", file=sys.stderr)
         return end.status
     except KeyboardInterrupt:
-        print(environment.INTERRUPTED, file=sys.stderr)
+        print("Interrupted by SIGINT. Files that were written before are complete.", file=sys.stderr)
         return 128 + signal.SIGINT
 
 
@@ -73,16 +72,16 @@ def _parse(arguments):
     for argument, following in zip(arguments, [*arguments[1:], ""]):
         name, equals, path = argument.partition("=")
         if name.lstrip("-") == "flagfile" and (path := path if equals else following):
-            settings.read_text(path)
+            config.read_text(path)
     return app.parse_flags_with_usage(arguments)
 
 
 def tell_of_all_flags(values):
-    """Have `--help` also list the flags that other files below this folder define, such as the settings of a run."""
-    here = pathlib.Path(__file__).parent
+    """Make `--help` also list the flags that this package and the other files beside the script define."""
+    directories = {pathlib.Path(__file__).parent, pathlib.Path(sys.argv[0]).resolve().parent}
     for name, defined in values.flags_by_module_dict().items():
         file = getattr(sys.modules.get(name), "__file__", None)
-        if file and here in pathlib.Path(file).parents:
+        if file and directories & set(pathlib.Path(file).parents):
             for flag in defined:
                 values.register_key_flag_for_module(sys.argv[0], flag)
 
@@ -98,7 +97,7 @@ def main(train, kind):
     """
 
     def train_one():
-        wanted = settings.from_flags(flags.FLAGS, kind)
+        wanted = config.from_flags(flags.FLAGS, kind)
         if flags.FLAGS.logical_devices:
             distribution.set_cpu_devices(flags.FLAGS.logical_devices)
         # Several workers have to find each other before data are read.
@@ -111,5 +110,5 @@ def main(train, kind):
         )
         print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.out}/result.json")
 
-    settings.define_flags(kind=kind)
+    config.define_flags(kind=kind)
     start(train_one)
