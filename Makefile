@@ -35,7 +35,7 @@ $(VENV)/installed-torch: $(VENV)/installed
 
 quickstart: $(VENV)/installed
 	rm -rf runs/quickstart
-	$(RUN) train/digits.py --out=runs/quickstart
+	$(RUN) train/digits.py --output_dir=runs/quickstart
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
@@ -62,7 +62,7 @@ bench: $(VENV)/installed-torch
 
 # FAULTS="--only=disks,sigterm" makes some attempts alone.
 faults: $(VENV)/installed
-	KERAS_BACKEND=tensorflow $(RUN) train/benchmark.py --suite=faults --out=runs/faults $(FAULTS)
+	KERAS_BACKEND=tensorflow $(RUN) train/benchmark.py --suite=faults --output_dir=runs/faults $(FAULTS)
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

@@ -23,7 +23,7 @@ from keras_wsl.validation import check_arrays, class_weights, flat_weights, labe
 
 MASK = "logits.mask"  # Where the student's endpoints have Keras's mask of the logits.
 FILES = (".keras", ".h5")
-COUNTS = ("regularization_samples", "regularization_share", "wsl_weight_mean")
+COUNTS = ("regularization_samples", "regularization_sample_rate", "mean_wsl_weight")
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
@@ -33,9 +33,10 @@ class Distiller(step(), keras.Model):
     $$L = w_s \frac{1}{n} \sum_i \mathrm{CE}_i + r \sum_k w_k \frac{1}{n} \sum_i \ell_{ki} + R$$
 
     $\mathrm{CE}_i$ is the compiled `loss` of an example, $\ell_{ki}$ the `distillation_losses`, $w_s$ the
-    `student_loss_weight`, $w_k$ each loss's own `weight`, $r$ the `ramp`, 1 unless `callbacks.DistillationWarmup` moves
-    it, $R$ the student's regularisers and `add_loss`. Sample weights and class weights multiply every term of an
-    example. With WSL and the defaults: Zhou et al., ICLR 2021, https://arxiv.org/abs/2102.00650.
+    `student_loss_weight`, $w_k$ each loss's own `weight`, $r$ the `distillation_scale`, 1 unless
+    `callbacks.DistillationWarmup` moves it, $R$ the student's regularisers and `add_loss`. Sample weights and class
+    weights multiply every term of an example. With WSL and the defaults: Zhou et al., ICLR 2021,
+    https://arxiv.org/abs/2102.00650.
 
     ```python
     distiller = Distiller(teacher, student, losses.WSL(temperature=4.0, weight=2.25))
@@ -60,9 +61,9 @@ class Distiller(step(), keras.Model):
     `"mask"` in that dict, `(batch, time)`. As in NumPy, every number but 0 in a mask is true.
 
     Logged beside `loss` and the compiled metrics, each a mean over the epoch's examples: `student_loss`; every
-    distillation loss by its name, before its `weight`; `distillation_loss`, their weighted sum; `wsl_weight_mean`,
-    `regularization_share`; and `regularization_samples`, a count. The last three are of the batches as they are trained
-    on, at the temperature of the first loss that has one, else at 1.
+    distillation loss by its name, before its `weight`; `distillation_loss`, their weighted sum; `mean_wsl_weight`,
+    `regularization_sample_rate`; and `regularization_samples`, a count. The last three are of the batches as they are
+    trained on, at the temperature of the first loss that has one, else at 1.
 
     Args:
         teacher: A built `keras.Model`, a key of the labels' dict, or a dict of several by name; `None` for labels
@@ -112,7 +113,9 @@ class Distiller(step(), keras.Model):
         self.temperature = next((loss.temperature for loss in self.distillation_losses if loss.temperature), 1.0)
         self._means = {name: keras.metrics.Mean(name=name) for name in self._names()}
         self._count = _Count(name=COUNTS[0])
-        self.ramp = self.add_weight(shape=(), initializer="ones", trainable=False, dtype="float32", name="ramp")
+        self.distillation_scale = self.add_weight(
+            shape=(), initializer="ones", trainable=False, dtype="float32", name="distillation_scale"
+        )
         self._comparable = True  # Whether logits of student and teacher are of the same classes.
         self._evaluating = False
         self._class_weight = self._traced_class_weight = None  # Of each class, in the step and when it was traced.
@@ -385,7 +388,7 @@ class Distiller(step(), keras.Model):
         if self.student_loss_weight:  # Without it, no gradient reaches a head that nothing else trains.
             terms.append(self.student_loss_weight * rows["student_loss"])
         if distillation:
-            rows["distillation_loss"] = self.ramp * sum(distillation[1:], distillation[0])
+            rows["distillation_loss"] = self.distillation_scale * sum(distillation[1:], distillation[0])
             terms.append(rows["distillation_loss"])
         total = sum(terms[1:], terms[0]) if terms else 0.0 * rows["student_loss"]
         weight = self.example_weights(labels, student["logits"], sample_weight)
@@ -477,8 +480,8 @@ class Distiller(step(), keras.Model):
         )
         samples = ops.cast(regularization_samples.mask(labels, logits, softened, self.temperature), "float32")
         self._count.update_state(samples, counted)
-        self._means["regularization_share"].update_state(samples, counted)
-        self._means["wsl_weight_mean"].update_state(weighting.wsl(labels, logits, plain), counted)
+        self._means["regularization_sample_rate"].update_state(samples, counted)
+        self._means["mean_wsl_weight"].update_state(weighting.wsl(labels, logits, plain), counted)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         """The objective, a scalar; where not training, the student's own loss and no teacher."""

@@ -191,7 +191,7 @@ def check_workers_agree(name, what, numbers):
     if any(there != everywhere[0] for there in everywhere):
         raise ValueError(
             f"The workers have different {what}: {everywhere}, from the first worker to the last. They need the same "
-            "flags and the same files; --out must be a folder that all of them see."
+            "flags and the same files; --output_dir must be a folder that all of them see."
         )
 
 

@@ -46,7 +46,7 @@ class Checkpoints:
         if not counts:
             raise FileNotFoundError(
                 f"{self.folder} has no checkpoints such as {file_name(1, unit)}. Train the teacher with "
-                "callbacks.Checkpoints, or with --keep_checkpoints=1 in the scripts."
+                "callbacks.Checkpoints, or with --checkpoint_every=1 in the scripts."
             )
 
     @property

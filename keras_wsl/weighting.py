@@ -1,9 +1,9 @@
 r"""Weights of examples: functions of `(labels, student_logits, teacher_logits)` to `(...)`, with no gradient.
 
 Any loss takes one, by name or as a function: `losses.KD(temperature=4.0, weighting="wsl")`. Settings go with the name:
-`weighting={"name": "exclude_regularization", "probability": 0.5}`. A function whose settings include `temperature` gets
-the loss's own where none is given; one that draws at random is called with `seed`, a `keras.random.SeedGenerator`.
-Several of them in a list multiply: `["wsl", "exclude_regularization"]`.
+`weighting={"name": "exclude_regularization_samples", "probability": 0.5}`. A function whose settings include
+`temperature` gets the loss's own where none is given; one that draws at random is called with `seed`, a
+`keras.random.SeedGenerator`. Several of them in a list multiply: `["wsl", "exclude_regularization_samples"]`.
 """
 
 import functools
@@ -74,7 +74,7 @@ def _kept(chosen, probability, seed):
     return ops.stop_gradient(kept)
 
 
-def exclude_regularization(labels, student_logits, teacher_logits, *, temperature, probability=0.0, seed=None):
+def exclude_regularization_samples(labels, student_logits, teacher_logits, *, temperature, probability=0.0, seed=None):
     """0 for regularization samples, of which each is kept with `probability`; 1 for all others.
 
     Zhou et al., ICLR 2021, table 5 and appendix A.2, whose exclusion rate is `1 - probability`.
@@ -94,7 +94,7 @@ def exclude_regularization(labels, student_logits, teacher_logits, *, temperatur
     return _kept(chosen, probability, seed)
 
 
-def only_regularization(labels, student_logits, teacher_logits, *, temperature, probability=0.0, seed=None):
+def only_regularization_samples(labels, student_logits, teacher_logits, *, temperature, probability=0.0, seed=None):
     """1 for regularization samples; 0 for all others, of which each is kept with `probability`.
 
     Zhou et al., ICLR 2021, table 5 and appendix A.2.
@@ -158,8 +158,8 @@ NAMES = {
     for function in (
         wsl,
         wsl_sigmoid,
-        exclude_regularization,
-        only_regularization,
+        exclude_regularization_samples,
+        only_regularization_samples,
         teacher_correct,
         hard_to_mimic,
     )

@@ -206,13 +206,13 @@ ROWS = {
         r"a dict such as \{'name': 'wsl'\}, a function, or a list of such",
     ),
     "probability of a weighting is 2": Row(
-        lambda here: losses.KD(weighting={"name": "exclude_regularization", "probability": 2.0}),
+        lambda here: losses.KD(weighting={"name": "exclude_regularization_samples", "probability": 2.0}),
         "probability=2.0",
         r"must be a number in \[0, 1\]",
         "Give 0.5",
     ),
     "temperature of a weighting is 0": Row(
-        lambda here: weighting.get({"name": "only_regularization", "temperature": 0}),
+        lambda here: weighting.get({"name": "only_regularization_samples", "temperature": 0}),
         "temperature=0",
         "must be a positive number",
         "Give 1.0",

@@ -127,7 +127,7 @@ def test_each_network_gets_its_own(way, tmp_path):
     np.testing.assert_allclose(logs["accuracy"], (alone.argmax(-1) == y).mean(), rtol=1e-5)
     q, q4, p4 = (np.exp(log_softmax(z))[np.arange(len(y)), y] for z in (alone, alone / 4, taught / 4))
     samples = np.abs(4 * (q4 - p4) - (q - 1)) > np.abs(q - 1)
-    assert history["probe_regularization_samples"] == [samples.sum()]
+    assert history["clean_regularization_samples"] == [samples.sum()]
 
 
 @pytest.mark.parametrize(

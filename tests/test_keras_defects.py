@@ -600,7 +600,7 @@ def test_k19_means_are_over_examples():
     for name, values in {**rows, "loss": total}.items():
         np.testing.assert_allclose(logs[name][0], ops.convert_to_numpy(values).mean(), rtol=1e-4, err_msg=name)
     share = logs["regularization_samples"][0] / 33
-    np.testing.assert_allclose(logs["regularization_share"][0], share, rtol=1e-5)
+    np.testing.assert_allclose(logs["regularization_sample_rate"][0], share, rtol=1e-5)
 
     of_batches = (hard[:32].mean() + hard[32:].mean()) / 2
     assert abs(of_batches - hard.mean()) > 0.05 * hard.mean()
@@ -687,7 +687,7 @@ def test_k22_different_numbers_of_classes():
     x, y = examples(16)
     teacher, student = network("teacher", classes=7), network("student", classes=5)
     history = compiled(Distiller(teacher, student, Hint()), 0.1).fit(x, y, verbose=0).history
-    assert "hint" in history and not {"wsl_weight_mean", "regularization_share"} & history.keys()
+    assert "hint" in history and not {"mean_wsl_weight", "regularization_sample_rate"} & history.keys()
     with pytest.raises(ValueError, match="student of 5 classes and a teacher of 7"):
         Distiller(teacher, student, losses.WSL())
     with pytest.raises(ValueError, match="shapes are incompatible"):

@@ -48,7 +48,7 @@ def test_a_script_of_ones_own_runs(tmp_path):
     labels = np.arange(40) % 2
     parts = {"train_images": images, "train_labels": labels, "test_images": images[:8], "test_labels": labels[:8]}
     np.savez(tmp_path / "mine.npz", **parts)
-    command = [sys.executable, "mine.py", "--student=tiny", "--method=none", "--epochs=1", "--out=run"]
+    command = [sys.executable, "mine.py", "--student=tiny", "--method=none", "--epochs=1", "--output_dir=run"]
     paths = os.pathsep.join([str(ROOT), str(ROOT / "train")])
     done = run_child(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": paths})
     assert done.returncode == 0, done.stderr

@@ -238,7 +238,7 @@ def test_arrays_are_not_unpickled(tmp_path, marker):
 def test_soft_labels_are_not_unpickled(tmp_path, marker):
     """Neither the table nor the logits, though the digest beside them is of the harmful file."""
     teacher = image_network("teacher", classes=3)
-    settings = {"seed": 0, "views": 1, "batch_size": 6, "verbose": 0}
+    settings = {"seed": 0, "num_views": 1, "batch_size": 6, "verbose": 0}
     store = soft_labels.write(teacher, bright_splits(6).train, tmp_path / "soft", **settings)
     for name in ("view-00000.npy", "clean.npy", "examples.npy"):
         path = store.folder / name

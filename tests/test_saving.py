@@ -150,7 +150,7 @@ def test_evaluation_shows_no_terms_of_the_training():
     x, y = examples(16)
     history = fit(distiller, epochs=1, validation_data=(x, y))
     assert {name for name in history if name.startswith("val_")} == {"val_loss", "val_accuracy"}
-    assert {"wsl", "hint", "student_loss", "regularization_share", "wsl_weight_mean"} <= history.keys()
+    assert {"wsl", "hint", "student_loss", "regularization_sample_rate", "mean_wsl_weight"} <= history.keys()
     for logs in (
         distiller.evaluate(x, y, return_dict=True, verbose=0),
         distiller.test_on_batch(x, y, return_dict=True),
@@ -259,7 +259,7 @@ def test_settings_survive_a_file(tmp_path):
     soft = losses.KD(temperature=3.0, weight=1.5, form="cross_entropy", weighting="hard_to_mimic", name="soft")
     given = [
         soft,
-        losses.WSL(weighting={"name": "exclude_regularization", "probability": 0.5}),
+        losses.WSL(weighting={"name": "exclude_regularization_samples", "probability": 0.5}),
         Hint(weight=3.0),
     ]
     distiller = Distiller(
@@ -289,7 +289,7 @@ def test_checkpoints_hold_no_teacher(ending, tmp_path):
         name for name in found if name.startswith("distillation_losses/hint")
     }
     own = [name for name in found if not name.startswith("optimizer")]
-    kept = [distiller.ramp, *distiller.student.variables, *distiller.distillation_losses[1].variables]
+    kept = [distiller.distillation_scale, *distiller.student.variables, *distiller.distillation_losses[1].variables]
     assert len(own) == len(kept)
 
 

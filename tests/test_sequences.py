@@ -188,8 +188,8 @@ def test_positions_are_counted(masking):
     weights = np.concatenate(each(weight, *networks, labels_of(y), mask))
     logs = distiller.fit(x, y, batch_size=len(x), verbose=0).history
     assert logs["regularization_samples"] == [samples.sum()]
-    np.testing.assert_allclose(logs["regularization_share"], [samples.mean()], rtol=1e-5)
-    np.testing.assert_allclose(logs["wsl_weight_mean"], [weights.mean()], rtol=1e-4)
+    np.testing.assert_allclose(logs["regularization_sample_rate"], [samples.mean()], rtol=1e-5)
+    np.testing.assert_allclose(logs["mean_wsl_weight"], [weights.mean()], rtol=1e-4)
     everywhere = np.concatenate(each(weight, *networks, labels_of(y), np.ones_like(mask)))
     assert everywhere.mean() != pytest.approx(weights.mean(), rel=1e-3)  # Else no one would see padding counted.
 
@@ -202,8 +202,8 @@ def test_the_probe_counts_positions(masking, tmp_path):
     samples = np.concatenate(each(is_sample, *numbers(distiller, x), labels_of(y), mask))
     observer = callbacks.RegularizationSamples(tmp_path, (x, y), batch_size=4)
     history = distiller.fit(x, y, batch_size=len(x), verbose=0, callbacks=[observer]).history
-    assert history["probe_regularization_samples"] == [samples.sum()]
-    np.testing.assert_allclose(history["probe_regularization_share"], [samples.mean()], rtol=1e-5)
+    assert history["clean_regularization_samples"] == [samples.sum()]
+    np.testing.assert_allclose(history["clean_regularization_sample_rate"], [samples.mean()], rtol=1e-5)
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
@@ -287,7 +287,7 @@ def test_mixed_precision_keeps_the_mask():
     )
     weights = np.concatenate(each(weight, student, teacher, y, mask))
     logs = distiller.train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(logs["wsl_weight_mean"], weights.mean(), rtol=1e-3)
+    np.testing.assert_allclose(logs["mean_wsl_weight"], weights.mean(), rtol=1e-3)
     everywhere = np.concatenate(each(weight, student, teacher, y, np.ones_like(mask)))
     assert everywhere.mean() != pytest.approx(weights.mean(), rel=1e-2)  # Else no one would see padding counted.
 

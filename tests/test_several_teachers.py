@@ -174,12 +174,12 @@ def test_logs_of_each_loss():
     np.testing.assert_allclose(logs["wsl"][0], (weight * divergences(large, s, 4.0)).mean(), rtol=1e-4)
     # The counts: of what the first loss hears, softened at its temperature, and plain for the weight.
     weight = 1 - np.exp(-cross_entropies(y, s) / cross_entropies(y, mean_logits(large, small, 1.0)))
-    np.testing.assert_allclose(logs["wsl_weight_mean"][0], weight.mean(), rtol=1e-4)
+    np.testing.assert_allclose(logs["mean_wsl_weight"][0], weight.mean(), rtol=1e-4)
     at_label = np.arange(24), y
     q, q4, p4 = (np.exp(log_softmax(z))[at_label] for z in (s, s / 4, mean / 4))
     samples = np.abs(4 * (q4 - p4) - (q - 1)) > np.abs(q - 1)
     assert logs["regularization_samples"] == [samples.sum()]
-    np.testing.assert_allclose(logs["regularization_share"], [samples.mean()], rtol=1e-6)
+    np.testing.assert_allclose(logs["regularization_sample_rate"], [samples.mean()], rtol=1e-6)
 
 
 def test_only_who_is_heard_runs_and_each_once():
@@ -308,7 +308,7 @@ def test_teachers_of_different_classes():
     teachers = {"large": network("large", width=13, classes=7), "small": network("small")}
     several = [losses.KD(teacher="small"), Hint(teacher="large")]
     history = fit(compiled(Distiller(teachers, network("student"), several), 0.1), epochs=1)
-    assert {"hint", "kd", "regularization_share"} <= history.keys()
+    assert {"hint", "kd", "regularization_sample_rate"} <= history.keys()
     with pytest.raises(ValueError, match=r"kd listens to teachers of different classes: \{'large': 7, 'small': 5\}"):
         Distiller(teachers, network("student"), losses.KD())
     with pytest.raises(ValueError, match="student of 5 classes and a teacher of 7"):
@@ -349,8 +349,8 @@ def test_the_probe_hears_what_the_loss_hears(tmp_path):
     q, q3, p3 = (np.exp(log_softmax(z))[at_label] for z in (student, student / 3, softened / 3))
     samples = np.abs(3 * (q3 - p3) - (q - 1)) > np.abs(q - 1)
     weights = 1 - np.exp(-cross_entropies(y, student) / cross_entropies(y, mean_logits(large, small, 1.0)))
-    assert history["probe_regularization_samples"] == [samples.sum()]
-    np.testing.assert_allclose(history["probe_wsl_weight_mean"], [weights.mean()], rtol=1e-4)
+    assert history["clean_regularization_samples"] == [samples.sum()]
+    np.testing.assert_allclose(history["clean_mean_wsl_weight"], [weights.mean()], rtol=1e-4)
     with open(tmp_path / "regularization_samples.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert int(row["regularization_samples"]) == samples.sum()

@@ -62,12 +62,12 @@ def test_script_trains_and_resumes_on_several_devices(devices, tmp_path, monkeyp
         f"--teacher_weights={teacher}",
         "--strategy=mirrored",
         f"--logical_devices={devices}",
-        "--train_limit=300",
+        "--max_train_examples=300",
         "--batch_size=59",
-        "--backup_steps=1",
+        "--backup_every_steps=1",
         "--epochs=1",
         "--decay_epochs=",
-        f"--out={out}",
+        f"--output_dir={out}",
     ]
     process = subprocess.Popen([sys.executable, *command], cwd=ROOT, env={**os.environ, "KERAS_BACKEND": BACKEND})
     while process.poll() is None and not list(out.rglob("*.backup")):

@@ -127,21 +127,23 @@ def test_saturated_networks_have_weights():
 
 def test_several_multiply():
     inputs, _ = _case("B")
-    both = weighting.get(["wsl", {"name": "exclude_regularization"}, lambda *_: 0.5], temperature=4.0)
-    expected = _numpy(weighting.wsl(*inputs)) * _numpy(weighting.exclude_regularization(*inputs, temperature=4.0)) / 2
+    both = weighting.get(["wsl", {"name": "exclude_regularization_samples"}, lambda *_: 0.5], temperature=4.0)
+    expected = (
+        _numpy(weighting.wsl(*inputs)) * _numpy(weighting.exclude_regularization_samples(*inputs, temperature=4.0)) / 2
+    )
     assert 0 < np.count_nonzero(expected) < len(expected)
     np.testing.assert_allclose(_numpy(both(*inputs)), expected, rtol=1e-6)
-    drawn = {"name": "only_regularization", "probability": 0.5}
+    drawn = {"name": "only_regularization_samples", "probability": 0.5}
     assert weighting.draws(["wsl", drawn]) and weighting.draws(drawn) and not weighting.draws(["wsl", "wsl_sigmoid"])
 
 
-@pytest.mark.parametrize("name", ["exclude_regularization", "only_regularization"])
+@pytest.mark.parametrize("name", ["exclude_regularization_samples", "only_regularization_samples"])
 def test_kept_at_random(name):
     generator = np.random.default_rng(0)
     student, teacher = generator.normal(size=(2, 20000, 5)).astype("float32")
     labels = generator.integers(0, 5, 20000)
     mask = _numpy(regularization_samples.mask(labels, student, teacher, 4.0))
-    dropped = mask if name == "exclude_regularization" else ~mask
+    dropped = mask if name == "exclude_regularization_samples" else ~mask
     none = _numpy(weighting.get(name, temperature=4.0)(labels, student, teacher))
     np.testing.assert_array_equal(none, ~dropped)
     weigh = weighting.get({"name": name, "probability": 0.25}, temperature=4.0, seed=keras.random.SeedGenerator(0))
@@ -162,8 +164,8 @@ def test_no_gradient_passes(name):
 
 def test_misuse_is_refused():
     with pytest.raises(ValueError, match="needs the temperature"):
-        weighting.get("exclude_regularization")
+        weighting.get("exclude_regularization_samples")
     with pytest.raises(ValueError, match="probability"):
-        weighting.get({"name": "exclude_regularization", "temperature": 4.0, "probability": 1.5})
+        weighting.get({"name": "exclude_regularization_samples", "temperature": 4.0, "probability": 1.5})
     with pytest.raises(ValueError, match=r"Labels of shape \(4, 3\) do not fit logits of shape \(4, 5\)"):
         weighting.wsl(np.zeros((4, 3), "float32"), *_case("A")[0][1:])

@@ -137,7 +137,7 @@ def _wait_for_line(process, path, text):
 
 def _script(tmp_path, timeout):
     flags = ["--method=none", "--student=resnet8", "--strategy=multi_worker", f"--worker_timeout={timeout}"]
-    return [str(pathlib.Path("train", "cifar100.py")), *flags, f"--out={tmp_path / 'run'}"]
+    return [str(pathlib.Path("train", "cifar100.py")), *flags, f"--output_dir={tmp_path / 'run'}"]
 
 
 def test_script_ends_with_one_line_if_workers_are_missing(start_worker, tmp_path):

@@ -1,7 +1,7 @@
 """Run one suite of benchmarks.
 
     python train/benchmark.py --suite=speed --only=step,kd
-    python train/benchmark.py --suite=faults --out=runs/faults
+    python train/benchmark.py --suite=faults --output_dir=runs/faults
     python train/benchmark.py --suite=faults --help
 
 Each suite is a module of `benchmarks/` with `define_flags()` and `main()`, whose docstring describes it.

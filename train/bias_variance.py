@@ -1,14 +1,15 @@
 """Bias and variance of students on labels, with KD and with WSL, from ensembles that are really trained.
 
-    python train/bias_variance.py --flagfile=train/flags/bias_variance_digits.flags --out=runs/bias_variance
+    python train/bias_variance.py --flagfile=train/configs/digits/bias_variance_digits.flags
+    --output_dir=runs/bias_variance
 
 The decomposition is over the draw D of the training set. So member i of each ensemble has seed i and draws
---train_limit examples of its own, every class alike, from a pool; member i of the next ensemble draws the same ones.
-The teacher is trained once, on --teacher_examples that are not in the pool, and stays. All judge the test set.
+--max_train_examples examples of its own, every class alike, from a pool; member i of the next ensemble draws the same
+ones. The teacher is trained once, on --teacher_examples that are not in the pool, and stays. All judge the test set.
 
 Each member is `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished members
-are kept. `bias_variance.npz` in --out has the log-probabilities; `bias_variance.csv`, `bias_variance_compared.csv`,
-`bias_variance.md` and `bias_variance.png` are written to --results.
+are kept. `bias_variance.npz` in --output_dir has the log-probabilities; `bias_variance.csv`,
+`bias_variance_compared.csv`, `bias_variance.md` and `bias_variance.png` are written to --results.
 """
 
 import dataclasses
@@ -56,7 +57,9 @@ def prepare(out, data_dir, teacher_examples):
     files = out / "pool.npz", out / "teacher.npz"
     if path.exists():
         if (there := untrusted.read_json(path)) != wanted:
-            raise ValueError(f"{out} holds ensembles of {there}, and {wanted} is asked for. Choose another --out.")
+            raise ValueError(
+                f"{out} holds ensembles of {there}, and {wanted} is asked for. Choose another --output_dir."
+            )
         return data.load_npz(files[0])
     splits = jobs.splits_of(data_dir)
     pool, own = splits.train.split(teacher_examples, seed=0)
@@ -68,11 +71,11 @@ def prepare(out, data_dir, teacher_examples):
 
 def teacher_of(wanted):
     """The settings of the teacher, which trains as members do, on all that is its own."""
-    return dataclasses.replace(wanted, student=wanted.teacher, train_limit=0, seed=0, **config.ALONE)
+    return dataclasses.replace(wanted, student=wanted.teacher, max_train_examples=0, seed=0, **config.ALONE)
 
 
 def members_of(wanted, method, members, weights):
-    """The settings of an ensemble's members: with another seed, `train_limit` takes another part of the pool."""
+    """The settings of an ensemble's members: with another seed, `max_train_examples` takes another part of the pool."""
     taught = {"method": method, "teacher": wanted.teacher, "teacher_weights": str(weights)}
     if method == "none":
         taught = config.ALONE
@@ -230,19 +233,19 @@ def run(wanted, values):
     """Trains what is missing and writes the files.
 
     Raises:
-        ValueError: The settings do not fit, a run failed, or --out holds other ensembles.
+        ValueError: The settings do not fit, a run failed, or --output_dir holds other ensembles.
     """
-    if not values.out or not wanted.teacher:
+    if not values.output_dir or not wanted.teacher:
         raise ValueError(
-            "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
+            "--output_dir and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
-    out, results = pathlib.Path(values.out), pathlib.Path(values.results)
+    out, results = pathlib.Path(values.output_dir), pathlib.Path(values.results)
     make_directory(out)
     pool, test = prepare(out, values.data_dir, values.teacher_examples)
-    if not 0 < wanted.train_limit < len(pool):
+    if not 0 < wanted.max_train_examples < len(pool):
         raise ValueError(
-            f"--train_limit={wanted.train_limit} must be more than 0 and less than the {len(pool)} examples from which "
-            "members draw: with all of them each would have the same training set."
+            f"--max_train_examples={wanted.max_train_examples} must be more than 0 and less than the {len(pool)} examples "
+            "from which members draw: with all of them each would have the same training set."
         )
     jobs.train_all({out / "teacher": teacher_of(wanted)}, out / "teacher.npz")
     ensembles, weights = {}, out / "teacher" / "student.keras"
@@ -252,7 +255,7 @@ def run(wanted, values):
     jobs.train_all({k: v for runs in ensembles.values() for k, v in runs.items()}, out / "pool.npz", jobs=values.jobs)
     said, found, rows = {}, {}, []
     for name, runs in ensembles.items():
-        said[name] = np.stack([log_probs(folder / "student.keras", test, wanted.judged_at_once) for folder in runs])
+        said[name] = np.stack([log_probs(folder / "student.keras", test, wanted.eval_batch_size) for folder in runs])
         finished = [artifacts.read_result(folder, *RESULT) for folder in runs]
         found[name], row = row_of(name, said[name], test.labels, finished)
         rows.append(row)

@@ -1,13 +1,13 @@
 """Writes a teacher's soft labels, for trainings that replay them: `--soft_labels` of the other scripts.
 
     python train/cache_soft_labels.py --data=cifar100 --data_dir=cifar100.npz --teacher=wrn_40_2 \
-        --teacher_weights=runs/wrn_40_2/student.keras --views=240 --dtype=float16 --out=soft_labels/wrn_40_2
-    python train/cifar100.py --data_dir=cifar100.npz --soft_labels=soft_labels/wrn_40_2 --out=runs/wsl
+        --teacher_weights=runs/wrn_40_2/student.keras --num_views=240 --dtype=float16 --output_dir=soft_labels/wrn_40_2
+    python train/cifar100.py --data_dir=cifar100.npz --soft_labels=soft_labels/wrn_40_2 --output_dir=runs/wsl
 
-The teacher sees each training example `--views` times, cropped and flipped anew by --seed; epoch e of a training has
-view e modulo their number, and the logits of these very pixels. With as many views as epochs, and the same seed, it is
-the training with the teacher at hand, to rounding. Stopped and started again it goes on; started several times at once,
-the processes share out the files. Sizes are printed first: CIFAR-100 in float16 takes 10 MB a view.
+The teacher sees each training example `--num_views` times, cropped and flipped anew by --seed; epoch e of a training
+has view e modulo their number, and the logits of these very pixels. With as many views as epochs, and the same seed, it
+is the training with the teacher at hand, to rounding. Stopped and started again it goes on; started several times at
+once, the processes share out the files. Sizes are printed first: CIFAR-100 in float16 takes 10 MB a view.
 """
 
 import sys
@@ -24,13 +24,13 @@ FLAGS = (
     "teacher_weights",
     "teacher_layers",
     "seed",
-    "train_limit",
-    "holdout",
-    "precision",
-    "border",
+    "max_train_examples",
+    "validation_examples",
+    "dtype_policy",
+    "padding_mode",
     "image_size",
     "resize",
-    "unreadable_limit",
+    "max_corrupt_images",
     "student",
     "vocabulary",
     "lowercase",
@@ -42,24 +42,24 @@ def write(values):
     """The soft labels of what a run of these settings trains on."""
     source = students.source(values.data)
     wanted = students.with_flags(source.config(), values, FLAGS)
-    if not (wanted.teacher and wanted.teacher_weights and values.out):
-        raise ValueError("--teacher, --teacher_weights and --out are needed: a network, its file, and a folder.")
+    if not (wanted.teacher and wanted.teacher_weights and values.output_dir):
+        raise ValueError("--teacher, --teacher_weights and --output_dir are needed: a network, its file, and a folder.")
     train = runner.parts(source.splits(wanted, values), wanted)[0]
     teacher = source.build(
         wanted.teacher,
         classes=len(train.classes),
         weights=wanted.teacher_weights,
         input_shape=train.input_shape,
-        dtype=wanted.precision,
+        dtype=wanted.dtype_policy,
         **wanted.teacher_options(),
     )
     source.check(wanted, teacher)
     return soft_labels.write(
         teacher,
         train,
-        values.out,
+        values.output_dir,
         seed=wanted.seed,
-        views=values.views,
+        num_views=values.num_views,
         clean=values.clean,
         dtype=values.dtype,
         k=values.top_k,
@@ -74,7 +74,7 @@ def write(values):
 def main():
     """Says where they are."""
     store = write(flags.FLAGS)
-    print(f"{store.views or 1} views of {len(store.examples):,} examples: --soft_labels={store.folder}")
+    print(f"{store.num_views or 1} views of {len(store.examples):,} examples: --soft_labels={store.folder}")
 
 
 def define_flags(values=flags.FLAGS):
@@ -82,14 +82,14 @@ def define_flags(values=flags.FLAGS):
     students.define_flags(FLAGS, values)
     to = {"flag_values": values}
     flags.DEFINE_integer(
-        "views", 1, "How often the teacher sees an example, cropped and flipped anew.", lower_bound=1, **to
+        "num_views", 1, "How often the teacher sees an example, cropped and flipped anew.", lower_bound=1, **to
     )
     flags.DEFINE_bool("clean", True, "Whether it also sees them as they are, for the probe of a training.", **to)
     flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "In which all logits are stored.", **to)
     flags.DEFINE_integer("top_k", 0, "Stores so many of a row's highest logits alone; 0 for all.", lower_bound=0, **to)
     flags.DEFINE_list("temperatures", ["1", "4"], "Of --top_k: the temperatures of the losses.", **to)
     flags.DEFINE_integer("batch_size", 256, "Examples in a forward pass.", lower_bound=1, **to)
-    flags.DEFINE_string("out", "", "Folder of the soft labels; made if it is missing.", **to)
+    flags.DEFINE_string("output_dir", "", "Folder of the soft labels; made if it is missing.", **to)
 
 
 if __name__ == "__main__":

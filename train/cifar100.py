@@ -1,11 +1,11 @@
 """Trains one network on CIFAR-100: on labels alone, or with a teacher.
 
-    python train/cifar100.py --method=none --student=wrn_40_2 --out=runs/teacher
+    python train/cifar100.py --method=none --student=wrn_40_2 --output_dir=runs/teacher
     python train/cifar100.py --teacher=wrn_40_2 --teacher_weights=runs/teacher/student.keras \
-        --student=wrn_16_2 --method=wsl --out=runs/wsl
+        --student=wrn_16_2 --method=wsl --output_dir=runs/wsl
 
-or from a file of settings, `--flagfile=train/flags/wrn_40_2-wrn_16_2-wsl.flags`. The defaults are the paper's recipe,
-240 epochs. Paper, WRN-40-2 to WRN-16-2: labels 73.26, KD 74.92, WSL 75.78 (teacher 75.61).
+or from a file of settings, `--flagfile=train/configs/cifar100/wrn_40_2-wrn_16_2-wsl.flags`. The defaults are the
+paper's recipe, 240 epochs. Paper, WRN-40-2 to WRN-16-2: labels 73.26, KD 74.92, WSL 75.78 (teacher 75.61).
 """
 
 import before_tensorflow  # noqa: F401
@@ -24,7 +24,7 @@ def train(wanted):
     """One run, and what is said of it at the end."""
     values = flags.FLAGS
     source = values.data_dir or "cifar100 of TFDS"
-    return runner.run(wanted, splits(wanted, values), values.out, resume=values.resume, source=source)
+    return runner.run(wanted, splits(wanted, values), values.output_dir, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """How hard a teacher's predictions are for a student: which checkpoint and temperature promise most.
 
     python train/complexity.py --data_dir=cifar100.npz --teacher=resnet20 --checkpoints=runs/teacher/checkpoints \
-        --student=lenet5x8 --examples=512 --temperatures=1,4 --out=runs/complexity
+        --student=lenet5x8 --examples=512 --temperatures=1,4 --output_dir=runs/complexity
 
-The teacher's checkpoints are those of a run with `--keep_checkpoints=1`. The student is judged as it starts, or as
+The teacher's checkpoints are those of a run with `--checkpoint_every=1`. The student is judged as it starts, or as
 `--student_weights` has it. Writes `complexity.csv`, `.md` and `.png`: for each checkpoint and temperature the adjusted
 supervision complexity; the teacher's accuracy; and the accuracy against the true labels of leave-one-out regression
 with the student's tangent kernel on the teacher's predictions, by which the rows are ranked. With
@@ -209,7 +209,7 @@ def plot_curve(rows, path, title):
 
 def run(values):
     """Judges the teacher's checkpoints and writes the files; returns the best row."""
-    out = pathlib.Path(values.out)
+    out = pathlib.Path(values.output_dir)
     temperatures = config.numbers("temperatures", values.temperatures)
     splits = jobs.splits_of(values.data_dir)
     examples = getattr(splits, values.split).take(values.examples, seed=values.seed)
@@ -245,13 +245,13 @@ def run(values):
 def main():
     """Says which checkpoint and temperature promise most."""
     values = flags.FLAGS
-    if not values.out:
-        raise ValueError("--out is missing: name a folder for the files, such as --out=runs/complexity.")
+    if not values.output_dir:
+        raise ValueError("--output_dir is missing: name a folder for the files, such as --output_dir=runs/complexity.")
     best = run(values)
     print(
         f"most promising: the teacher after {best['epoch']} epochs at temperature {best['temperature']:g}: "
         f"{best['promised_accuracy']:.4f} promised, complexity {best['adjusted_over_rms']:.3f} of the targets' "
-        f"size: {values.out}/complexity.md"
+        f"size: {values.output_dir}/complexity.md"
     )
 
 
@@ -268,5 +268,5 @@ if __name__ == "__main__":
     flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the teacher; the first is the curve's.")
     flags.DEFINE_integer("seed", 0, "Seed of the choice of examples, of initial weights and random labels.")
     flags.DEFINE_integer("verbose", 0, "1 for a progress bar of the kernel.")
-    flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
+    flags.DEFINE_string("output_dir", "", "Folder of the files; made if it is missing.")
     cli.start(main)

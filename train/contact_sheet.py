@@ -1,10 +1,10 @@
 """The examples with the highest and the lowest WSL weights of a trained student and its teacher, as one picture.
 
-    python train/contact_sheet.py --data_dir=cifar100.npz --out=runs/sheet runs/wsl
+    python train/contact_sheet.py --data_dir=cifar100.npz --output_dir=runs/sheet runs/wsl
 
 reads a finished run of train/cifar100.py with a teacher, weighs the clean training examples, and writes
 `contact_sheet.png` (images with class, weight, and the cross-entropies of student and teacher) and `contact_sheet.csv`
-into --out. Seconds to minutes: one forward pass of each network.
+into --output_dir. Seconds to minutes: one forward pass of each network.
 """
 
 import pathlib
@@ -91,10 +91,10 @@ def run(folder, values):
         FileNotFoundError: There is no finished run, or a file of it or of the data is missing.
         ValueError: The run has no teacher.
     """
-    if not values.out:
-        raise ValueError("--out is missing: name a folder for the files, such as --out=runs/sheet.")
+    if not values.output_dir:
+        raise ValueError("--output_dir is missing: name a folder for the files, such as --output_dir=runs/sheet.")
     pair = jobs.pair(folder, jobs.splits_of(values.data_dir), values.split)
-    rows, out, wanted = rows_of(pair, values.count), pathlib.Path(values.out), pair.config
+    rows, out, wanted = rows_of(pair, values.count), pathlib.Path(values.output_dir), pair.config
     make_directory(out)
     artifacts.write_csv(out / "contact_sheet.csv", rows)
     title = f"{wanted.teacher} to {wanted.student}, {wanted.method}, {len(pair.examples)} examples"
@@ -103,7 +103,7 @@ def run(folder, values):
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "As of cifar100.py; digits for those of scikit-learn.", required=True)
-    flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
+    flags.DEFINE_string("output_dir", "", "Folder of the files; made if it is missing.")
     flags.DEFINE_enum("split", "train", ["train", "test"], "Of which examples.")
     flags.DEFINE_integer("count", 16, "Examples of either end.", lower_bound=1)
     cli.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")

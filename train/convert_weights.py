@@ -1,6 +1,6 @@
 """Writes the weights of a PyTorch network as a `.weights.h5` file, which `keras_wsl.models.build` reads.
 
-    python train/convert_weights.py --network=imagenet_resnet34 --source=resnet34.pth --out=resnet34.weights.h5
+    python train/convert_weights.py --network=imagenet_resnet34 --source=resnet34.pth --output_dir=resnet34.weights.h5
 
 The source is a `.pth` or `.pt` file, such as torchvision's of https://pytorch.org/vision/stable/models.html (the
 papers' teachers are its first weights, IMAGENET1K_V1), a `.safetensors` or an `.npz` file with torchvision's names.
@@ -28,6 +28,6 @@ def main():
 if __name__ == "__main__":
     flags.DEFINE_string("network", None, "The network's name, as in keras_wsl.models.names().", required=True)
     flags.DEFINE_string("source", None, "A .pth, .pt, .safetensors or .npz file of PyTorch's arrays.", required=True)
-    flags.DEFINE_string("out", None, "The .weights.h5 file to write.", required=True)
+    flags.DEFINE_string("output_dir", None, "The .weights.h5 file to write.", required=True)
     flags.DEFINE_integer("classes", 1000, "The number of logits.", lower_bound=1)
     cli.start(main)

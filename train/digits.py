@@ -1,6 +1,6 @@
 """The whole path on data that need no download: a teacher, and a student on labels, with KD and with WSL.
 
-    python train/digits.py --out=runs/digits
+    python train/digits.py --output_dir=runs/digits
 
 Under three minutes on two CPU cores. The digits are easy and few: the table shows that everything works, and not which
 method is best.
@@ -23,7 +23,7 @@ TEACHER = config.Config(
     decay_epochs=(8, 11),
 )
 STUDENT = dataclasses.replace(TEACHER, student="resnet8", epochs=6, decay_epochs=(4,))
-COLUMNS = ("run", "network", "test_accuracy", "student_loss", "regularization_samples", "wsl_weight_mean", "seconds")
+COLUMNS = ("run", "network", "test_accuracy", "student_loss", "regularization_samples", "mean_wsl_weight", "seconds")
 
 
 def run_all(out, seed=0, *, resume=False):
@@ -60,7 +60,7 @@ def _cell(value):
 
 def main():
     """Runs the four and prints the table."""
-    out = pathlib.Path(flags.FLAGS.out)
+    out = pathlib.Path(flags.FLAGS.output_dir)
     rows = run_all(out, flags.FLAGS.seed, resume=flags.FLAGS.resume)
     table = [COLUMNS, *([_cell(value) for value in row.values()] for row in rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*table)]
@@ -69,7 +69,7 @@ def main():
 
 
 if __name__ == "__main__":
-    flags.DEFINE_string("out", "runs/digits", "Folder of the results; made if it is missing.")
+    flags.DEFINE_string("output_dir", "runs/digits", "Folder of the results; made if it is missing.")
     flags.DEFINE_integer("seed", 0, "Seed of all four runs.", lower_bound=0)
-    flags.DEFINE_bool("resume", False, "Go on with the runs in --out.")
+    flags.DEFINE_bool("resume", False, "Go on with the runs in --output_dir.")
     cli.start(main)

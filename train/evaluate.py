@@ -1,8 +1,8 @@
 """Judges saved students: accuracy, calibration, and how much they predict as their teacher does.
 
-    python train/evaluate.py --out=runs/judged runs/digits/labels runs/digits/kd runs/digits/wsl
+    python train/evaluate.py --output_dir=runs/judged runs/digits/labels runs/digits/kd runs/digits/wsl
     python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \
-        --teacher_weights=teacher.weights.h5 --split=test,train --out=judged wsl.weights.h5
+        --teacher_weights=teacher.weights.h5 --split=test,train --output_dir=judged wsl.weights.h5
 
 A student is the folder of a finished run, whose network, data set, settings and teacher are its own unless a flag says
 otherwise (`--teacher=none` leaves it out); a `.keras` file; or a `.weights.h5` file of the network `--student`. Writes
@@ -79,7 +79,7 @@ class Judge:
         """What the tables say of a student on a split, and its `calibration`."""
         examples = self.examples(student, split)
         model = self.model(student, student.network)
-        labels, logits = logits_of(model, examples, student.config.judged_at_once)
+        labels, logits = logits_of(model, examples, student.config.eval_batch_size)
         calibrated = calibration(labels, logits, self.values.bins)
         row = {
             "split": split,
@@ -95,11 +95,11 @@ class Judge:
         row |= {name: calibrated[name] for name in ("mean_confidence", "ece", "adaptive_ece", "nll", "brier")}
         if student.teacher:
             wanted = student.config
-            part = (wanted.train_limit, wanted.holdout, wanted.seed) if split == "train" else ()
+            part = (wanted.max_train_examples, wanted.validation_examples, wanted.seed) if split == "train" else ()
             teacher = self.model(student, student.teacher)
             _, heard = self._once(
                 ("logits", self._reads(student), student.teacher, split, part),
-                functools.partial(logits_of, teacher, examples, wanted.judged_at_once),
+                functools.partial(logits_of, teacher, examples, wanted.eval_batch_size),
             )
             row |= fidelity(heard, logits, self.values.temperature, labels=labels)
             row |= regularization_sample_rates(heard, logits, labels, self.values.temperature)
@@ -113,7 +113,7 @@ class Judge:
                 classes=len(train.classes),
                 weights=str(network.path),
                 input_shape=train.input_shape,
-                dtype=network.precision,
+                dtype=network.dtype_policy,
                 **dict(network.options),
             )
         else:
@@ -180,8 +180,8 @@ def evaluate(paths, values):
         FileNotFoundError: If a file or the data set is missing.
         ValueError: If a flag does not fit, a file is damaged or of other data, or outputs are no finite logits.
     """
-    if not values.out:
-        raise ValueError("--out is missing: name a folder for the results, such as --out=runs/judged.")
+    if not values.output_dir:
+        raise ValueError("--output_dir is missing: name a folder for the results, such as --output_dir=runs/judged.")
     if not values.split:
         raise ValueError("--split is empty: name what to judge on, such as --split=test,train.")
     check_temperature(values.temperature, "--temperature")
@@ -200,7 +200,7 @@ def evaluate(paths, values):
             row, calibrated = judge.row(student, split)
             rows.append({"student": name, **row})
             diagrams[name if len(values.split) == 1 else f"{name}, {split}"] = calibrated
-    out = pathlib.Path(values.out)
+    out = pathlib.Path(values.output_dir)
     make_directory(out)
     artifacts.write_csv(out / "evaluate.csv", rows)
     artifacts.write_text(out / "evaluate.md", markdown(rows, judged[0].data, values))
@@ -230,7 +230,7 @@ def _cell(value):
 def define_flags(values=flags.FLAGS):
     """Defines the flags of this script."""
     students.define_flags(students.FLAGS, values)
-    flags.DEFINE_string("out", "", "Folder of the results; made if it is missing.", flag_values=values)
+    flags.DEFINE_string("output_dir", "", "Folder of the results; made if it is missing.", flag_values=values)
     flags.DEFINE_list("split", ["test"], "Which examples: test, train; mismatched of multinli.", flag_values=values)
     flags.DEFINE_integer("bins", 15, "Bins of the calibration errors.", lower_bound=1, flag_values=values)
     compared = "Of KL and total variation to the teacher, and of the shares of regularization samples."
@@ -247,7 +247,7 @@ def main(argv):
         for row in evaluate(argv[1:], flags.FLAGS):
             agreement = f", agreement {row['top1_agreement']:.4f}" if "top1_agreement" in row else ""
             print(f"{row['student']}, {row['split']}: accuracy {row['accuracy']:.4f}, ECE {row['ece']:.4f}{agreement}")
-        print(f"{flags.FLAGS.out}/evaluate.md")
+        print(f"{flags.FLAGS.output_dir}/evaluate.md")
 
     return cli.status(run)
 

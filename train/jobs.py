@@ -71,7 +71,7 @@ def command(out, wanted, data_dir):
         data_dir: As of that script.
     """
     resume = ["--resume"] if (out / "run.flags").exists() else []
-    lines = [*config.to_lines(wanted), f"--data_dir={data_dir}", f"--out={out}", *resume]
+    lines = [*config.to_lines(wanted), f"--data_dir={data_dir}", f"--output_dir={out}", *resume]
     return [sys.executable, str(HERE / SCRIPTS[type(wanted)]), *lines]
 
 
@@ -251,7 +251,7 @@ def pair(folder, splits, split="train"):
     options = {"classes": len(examples.classes), "input_shape": examples.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
     student = read_network(pathlib.Path(folder, "student.keras"))
-    return Pair(wanted, examples, *(logits(model, examples, wanted.judged_at_once) for model in (student, teacher)))
+    return Pair(wanted, examples, *(logits(model, examples, wanted.eval_batch_size) for model in (student, teacher)))
 
 
 def logits(model, examples, batch_size):

@@ -1,12 +1,12 @@
 """Every method on one small setting, plain and with WSL's weights: what trains, how well, and at what cost.
 
-    python train/methods.py --flagfile=train/flags/methods_cpu.flags --teacher_weights=TEACHER.weights.h5 \
-        --data_dir=cifar100.npz --out=runs/methods
+    python train/methods.py --flagfile=train/configs/cifar100/methods_cpu.flags --teacher_weights=TEACHER.weights.h5 \
+        --data_dir=cifar100.npz --output_dir=runs/methods
 
 Each run is `train/cifar100.py` in a process of its own, two at a time by default. Stopped and started again it goes on:
 finished runs are kept, the others resume. Then `methods.csv`, `methods.md` and `methods.png` are written to --results,
-with the costs that `train/benchmark.py --suite=method_cost --out=train/results/methods_cost.csv` has measured there.
-Two hours or so on two CPU cores.
+with the costs that `train/benchmark.py --suite=method_cost --output_dir=train/results/methods_cost.csv` has measured.
+About two hours on two CPU cores.
 """
 
 import dataclasses
@@ -47,7 +47,7 @@ def settings_of(wanted, method, weighting, negatives):
     if not recipe.needs_teacher:
         changes |= config.ALONE if method == "none" else {"teacher": "", "teacher_weights": ""}
     if recipe.from_data:
-        changes["loss_settings"] = (f"negatives={negatives}",)
+        changes["loss_kwargs"] = (f"negatives={negatives}",)
     return dataclasses.replace(wanted, **changes)
 
 
@@ -59,15 +59,15 @@ def run_name(method, weighting):
 def main():
     """Trains what is left and writes the report; the exit status is 1 if a run failed."""
     values = flags.FLAGS
-    if not values.out:
-        raise ValueError("--out is missing: name a folder for the runs, such as --out=runs/methods.")
+    if not values.output_dir:
+        raise ValueError("--output_dir is missing: name a folder for the runs, such as --output_dir=runs/methods.")
     wanted = config.from_flags(values)
     runs = {
-        pathlib.Path(values.out) / run_name(*run): settings_of(wanted, *run, values.negatives)
+        pathlib.Path(values.output_dir) / run_name(*run): settings_of(wanted, *run, values.negatives)
         for run in plan(values.methods or list(recipes.METHODS))
     }
     failed = jobs.train(runs, values.data_dir, jobs=values.jobs)
-    methods_report.write(values.out, values.results)
+    methods_report.write(values.output_dir, values.results)
     return int(bool(failed))
 
 

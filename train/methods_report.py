@@ -26,7 +26,7 @@ def rows_of(folder):
 
 def _mean(rows):
     """Mean accuracy in percent of runs that differ in the seed, or `None`."""
-    return 100 * sum(row["last_accuracy"] for row in rows) / len(rows) if rows else None
+    return 100 * sum(row["final_accuracy"] for row in rows) / len(rows) if rows else None
 
 
 def table(rows, costs):
@@ -64,7 +64,7 @@ def table(rows, costs):
 
 
 def _share(rows):
-    shares = [row["regularization_share"] for row in rows if row["regularization_share"] is not None]
+    shares = [row["regularization_sample_rate"] for row in rows if row["regularization_sample_rate"] is not None]
     return f"{100 * sum(shares) / len(shares):.1f} %" if shares else ""
 
 

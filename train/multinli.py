@@ -1,8 +1,8 @@
 """Trains a BERT on MultiNLI: on labels alone, or a shallow one with a deep one as its teacher.
 
-    python train/multinli.py --method=none --student=bert_base_en --learning_rate=2e-5 --out=runs/bert_12
+    python train/multinli.py --method=none --student=bert_base_en --learning_rate=2e-5 --output_dir=runs/bert_12
     python train/multinli.py --teacher=bert_base_en --teacher_weights=runs/bert_12/student.keras \
-        --student=bert_base_en --student_layers=3 --method=wsl --out=runs/bert_3-wsl
+        --student=bert_base_en --student_layers=3 --method=wsl --output_dir=runs/bert_3-wsl
 
 `--student` is a preset of keras-nlp, a folder or a name, with its weights, of which `--student_layers` takes the
 first; or `bert_base_cased` or `bert_base_uncased`, without weights and with `--vocabulary`. With `--student_weights`, a
@@ -47,7 +47,7 @@ def train(wanted):
     values = flags.FLAGS
     pairs, source = splits(wanted, values), values.data_dir or "multi_nli or glue/mnli of TFDS"
     also = {"mismatched": pairs.mismatched}
-    return runner.run(wanted, pairs, values.out, build=build, also=also, resume=values.resume, source=source)
+    return runner.run(wanted, pairs, values.output_dir, build=build, also=also, resume=values.resume, source=source)
 
 
 if __name__ == "__main__":

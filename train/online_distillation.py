@@ -1,7 +1,8 @@
 """Online against offline distillation: the comparison of Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245.
 
-    python train/online_distillation.py --flagfile=train/flags/online/lenet5x8_cpu.flags --data_dir=cifar100.npz \
-        --out=runs/online
+    python train/online_distillation.py --flagfile=train/configs/studies/online_lenet5x8_cpu.flags
+    --data_dir=cifar100.npz \
+        --output_dir=runs/online
 
 One teacher, which keeps its checkpoints, and students of it, of each seed: on labels; offline, on the soft labels of
 the trained teacher alone; online, on those of its checkpoint of the same epoch; the last two at each temperature. Each
@@ -40,7 +41,7 @@ def plan(wanted, out, temperatures, seeds, **of_teacher):
     """
     alone = config.ALONE
     folder = out / "teacher"
-    teacher = {folder: dataclasses.replace(wanted, **alone, **of_teacher, student=wanted.teacher, keep_checkpoints=1)}
+    teacher = {folder: dataclasses.replace(wanted, **alone, **of_teacher, student=wanted.teacher, checkpoint_every=1)}
     # Soft labels alone teach, as in the paper: no labels, and a weight of 1.
     soft = {"method": "kd", "alpha": 1.0, "student_loss_weight": 0.0, "teacher_weights": str(folder / "student.keras")}
     students = {}
@@ -77,7 +78,7 @@ def table(rows):
     return lines
 
 
-def plot(histories, path, title, judged_on):
+def plot(histories, path, title, eval_split):
     """Accuracy by epoch, the mean over the seeds."""
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     colours = {temperature: f"C{i}" for i, temperature in enumerate(dict.fromkeys(key[1] for key in histories))}
@@ -89,7 +90,7 @@ def plot(histories, path, title, judged_on):
         style = {} if kind == "labels" else {"color": colours[temperature]}
         label = kind if temperature is None else f"{kind}, τ = {temperature:g}"
         axis.plot([int(row["epoch"]) for row in judged[0]], accuracy, styles[kind], label=label, marker=".", **style)
-    axis.set(title=title, xlabel="epoch", ylabel=f"accuracy on {judged_on}, %")
+    axis.set(title=title, xlabel="epoch", ylabel=f"accuracy on {eval_split}, %")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.3)
     axis.legend(fontsize="small")
@@ -99,12 +100,12 @@ def plot(histories, path, title, judged_on):
 
 def run(wanted, values):
     """Trains what is missing and writes the files."""
-    if not wanted.teacher or not values.out:
-        raise ValueError("--teacher and --out are needed: the teacher's network, and a folder for the runs.")
+    if not wanted.teacher or not values.output_dir:
+        raise ValueError("--teacher and --output_dir are needed: the teacher's network, and a folder for the runs.")
     temperatures = config.numbers("temperatures", values.temperatures)
-    given = {"train_limit": values.teacher_train_limit, "learning_rate": values.teacher_learning_rate}
+    given = {"max_train_examples": values.teacher_train_limit, "learning_rate": values.teacher_learning_rate}
     of_teacher = {name: value for name, value in given.items() if value is not None}
-    teacher, students = plan(wanted, pathlib.Path(values.out), temperatures, values.seeds, **of_teacher)
+    teacher, students = plan(wanted, pathlib.Path(values.output_dir), temperatures, values.seeds, **of_teacher)
     jobs.train_all(teacher, values.data_dir)
     jobs.train_all(dict(students.values()), values.data_dir, jobs=values.jobs)
     (folder,) = teacher
@@ -124,7 +125,7 @@ def run(wanted, values):
         f"{report.markdown(lines, tuple(lines[0]))}\n![Accuracy by epoch](online.png)\n",
     )
     histories = {key: history for key, (_, history) in found.items()}
-    plot(histories, results / "online.png", title, taught["judged_on"])
+    plot(histories, results / "online.png", title, taught["eval_split"])
 
 
 def define_flags(flag_values=flags.FLAGS):
@@ -134,7 +135,7 @@ def define_flags(flag_values=flags.FLAGS):
     flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the students.", **own)
     flags.DEFINE_integer("seeds", 1, "Students of each kind.", lower_bound=1, **own)
     text = "The teacher's --{}; the students' by default."
-    flags.DEFINE_integer("teacher_train_limit", None, text.format("train_limit"), **own)
+    flags.DEFINE_integer("teacher_train_limit", None, text.format("max_train_examples"), **own)
     flags.DEFINE_float("teacher_learning_rate", None, text.format("learning_rate"), **own)
 
 

@@ -1,7 +1,7 @@
 """Figure 2 of the WSL paper: regularization samples by epoch at three temperatures, with two kinds of teacher.
 
-    python train/regularization_samples.py --flagfile=train/flags/figure2_cpu.flags --data_dir=cifar100.npz \
-        --out=runs/figure2
+    python train/regularization_samples.py --flagfile=train/configs/cifar100/figure2_cpu.flags --data_dir=cifar100.npz \
+        --output_dir=runs/figure2
 
 Two teachers, on labels and on smoothed labels, and a KD student of each at every temperature. Each run is
 `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept. Then
@@ -64,7 +64,7 @@ def epochs_of(folder, temperature, smoothed):
             "teacher": TEACHERS[smoothed],
             "epoch": int(row["epoch"]),
             "training_samples": round(row["regularization_samples"]),
-            "training_share": row["regularization_share"],
+            "training_share": row["regularization_sample_rate"],
             "probe_samples": round(probe[int(row["epoch"])]["regularization_samples"]),
             "probe_examples": round(probe[int(row["epoch"])]["examples"]),
             "test_accuracy": row.get("val_accuracy"),
@@ -198,12 +198,12 @@ def run(wanted, values):
     Raises:
         ValueError: The settings do not fit, a run failed, or a folder holds a run of other settings.
     """
-    if not values.out or not wanted.teacher:
+    if not values.output_dir or not wanted.teacher:
         raise ValueError(
-            "--out and --teacher are needed: a folder for the runs, and the name of the teacher's network."
+            "--output_dir and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
     temperatures = config.numbers("temperatures", values.temperatures)
-    out, data_dir = pathlib.Path(values.out), values.data_dir
+    out, data_dir = pathlib.Path(values.output_dir), values.data_dir
     splits = jobs.splits_of(data_dir)  # First of all, so that missing data are noticed.
     data_dir = jobs.file_of(data_dir, out)
     teachers, students = plan(wanted, out, temperatures, values.smoothing)

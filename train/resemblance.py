@@ -1,10 +1,11 @@
 """Figure 4 of the WSL paper: which classes soft labels draw together, and whether these are near in meaning.
 
-    python train/resemblance.py --data_dir=cifar100.npz --out=runs/resemblance runs/kd
+    python train/resemblance.py --data_dir=cifar100.npz --output_dir=runs/resemblance runs/kd
 
 reads a finished run of train/cifar100.py with a teacher, asks both networks about the clean training examples, and
-writes `resemblance.csv` (the matrix), `resemblance.md` and `resemblance.png` into --out. Of CIFAR-100 it compares the
-matrix with the superclasses and, where nltk and its WordNet are installed, with similarities of the nouns. Seconds to
+writes `resemblance.csv` (the matrix), `resemblance.md` and `resemblance.png` into --output_dir. Of CIFAR-100 it
+compares the matrix with the superclasses and, where nltk and its WordNet are installed, with similarities of the nouns.
+Seconds to
 minutes: one forward pass of each network.
 """
 
@@ -127,12 +128,12 @@ def run(folder, values):
         FileNotFoundError: There is no finished run, or a file of it or of the data is missing.
         ValueError: The run has no teacher or no temperature.
     """
-    if not values.out:
-        raise ValueError("--out is missing: name a folder for the files, such as --out=runs/resemblance.")
+    if not values.output_dir:
+        raise ValueError("--output_dir is missing: name a folder for the files, such as --output_dir=runs/resemblance.")
     pair = jobs.pair(folder, jobs.splits_of(values.data_dir), values.split)
     temperature = temperature_of(pair, folder, values.temperature)
     matrix = matrix_of(pair.examples.labels, pair.student_logits, pair.teacher_logits, temperature)
-    classes, out = pair.examples.classes, pathlib.Path(values.out)
+    classes, out = pair.examples.classes, pathlib.Path(values.output_dir)
     order, groups = order_of(classes)
     rows, missing = comparisons(matrix, classes, groups)
     make_directory(out)
@@ -146,7 +147,7 @@ def run(folder, values):
 
 if __name__ == "__main__":
     flags.DEFINE_string("data_dir", None, "As of cifar100.py; digits for those of scikit-learn.", required=True)
-    flags.DEFINE_string("out", "", "Folder of the files; made if it is missing.")
+    flags.DEFINE_string("output_dir", "", "Folder of the files; made if it is missing.")
     flags.DEFINE_enum("split", "train", ["train", "test"], "Of which examples.")
     flags.DEFINE_float("temperature", None, "At which to judge; the run's own by default.", lower_bound=0.0)
     cli.start(lambda folder: run(folder, flags.FLAGS), "the folder of one run")

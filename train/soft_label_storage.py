@@ -1,7 +1,8 @@
 """What storing soft labels costs and changes: students of one teacher, live and by its soft labels in each storage.
 
-    python train/soft_label_storage.py --flagfile=train/flags/storage/resnet8_cpu.flags --data_dir=cifar100.npz \
-        --out=runs/storage
+    python train/soft_label_storage.py --flagfile=train/configs/studies/soft_label_storage_cpu.flags
+    --data_dir=cifar100.npz \
+        --output_dir=runs/storage
 
 Each run is `train/cifar100.py` in a process of its own, on the same views of the same examples; stopped and started
 again it goes on, and finished runs are kept. Then `soft_labels.csv` and `soft_labels.md` are written to --results.
@@ -43,7 +44,7 @@ def plan(wanted, out, kinds):
         out: Path of the folder of the runs.
         kinds: As of `storages`.
     """
-    without = {"teacher": "", "teacher_weights": "", "views": 0}
+    without = {"teacher": "", "teacher_weights": "", "num_views": 0}
     runs = {LIVE: (out / "live", wanted)}
     for name in kinds:
         runs[name] = out / name, dataclasses.replace(wanted, **without, soft_labels=str(out / "stores" / name))
@@ -76,7 +77,7 @@ def compare(runs, stores, train, test, wanted):
         wanted: `Config` of the live run.
     """
     networks = {name: students.saved(folder / "student.keras") for name, (folder, _) in runs.items()}
-    said = {name: jobs.logits(network, test, wanted.judged_at_once) for name, network in networks.items()}
+    said = {name: jobs.logits(network, test, wanted.eval_batch_size) for name, network in networks.items()}
     exact = stored_logits(stores["float32"], 0, train, wanted.temperature)
     rows = []
     for name, (folder, _) in runs.items():
@@ -93,14 +94,16 @@ def compare(runs, stores, train, test, wanted):
 
 def run(wanted, values):
     """Writes the soft labels, trains what is missing, and writes the table."""
-    if not (wanted.teacher and wanted.teacher_weights and wanted.temperature and wanted.views and values.out):
-        raise ValueError("--teacher, --teacher_weights, --temperature, --views and --out are needed.")
-    out, kinds = pathlib.Path(values.out), storages([int(k) for k in values.top_k], wanted.temperature)
+    if not (
+        wanted.teacher and wanted.teacher_weights and wanted.temperature and wanted.num_views and values.output_dir
+    ):
+        raise ValueError("--teacher, --teacher_weights, --temperature, --num_views and --output_dir are needed.")
+    out, kinds = pathlib.Path(values.output_dir), storages([int(k) for k in values.top_k], wanted.temperature)
     splits = jobs.splits_of(values.data_dir)
     train = runner.parts(splits, wanted)[0]
     options = {"classes": len(train.classes), "input_shape": train.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
-    settings_of_all = {"seed": wanted.seed, "views": wanted.views, "verbose": 2}
+    settings_of_all = {"seed": wanted.seed, "num_views": wanted.num_views, "verbose": 2}
     stores = {
         name: soft_labels.write(teacher, train, out / "stores" / name, **settings_of_all, **storage)
         for name, storage in kinds.items()
@@ -115,7 +118,7 @@ def run(wanted, values):
     artifacts.write_text(
         results / "soft_labels.md",
         f"# Storing soft labels\n\n{wanted.teacher} to {wanted.student} by {wanted.method}, "
-        f"τ = {wanted.temperature:g}; {len(train):,} examples, {wanted.views} views, {wanted.epochs} epochs.\n"
+        f"τ = {wanted.temperature:g}; {len(train):,} examples, {wanted.num_views} views, {wanted.epochs} epochs.\n"
         f"Made by `train/soft_label_storage.py`; `soft_labels.csv` has the runs with flags and commit.\n\n{text}",
     )
     print(text)

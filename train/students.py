@@ -39,7 +39,7 @@ class Source:
 SOURCES = {
     "digits": Source(config.Config, lambda wanted, values: data.digits()),
     "cifar100": Source(config.Config, cifar100.splits),
-    "imagenet": Source(config.ImageNet, imagenet.splits, ("image_size", "resize", "unreadable_limit")),
+    "imagenet": Source(config.ImageNet, imagenet.splits, ("image_size", "resize", "max_corrupt_images")),
     "multinli": Source(
         config.MultiNLI,
         multinli.splits,
@@ -55,10 +55,10 @@ FLAGS = (
     "teacher",
     "teacher_weights",
     "teacher_layers",
-    "train_limit",
+    "max_train_examples",
     "image_size",
     "resize",
-    "unreadable_limit",
+    "max_corrupt_images",
     "vocabulary",
     "lowercase",
     "sequence_length",
@@ -72,7 +72,7 @@ class Network:
     path: pathlib.Path
     name: str = ""
     options: tuple = ()
-    precision: str = "float32"
+    dtype_policy: str = "float32"
 
     @property
     def label(self):
@@ -217,7 +217,7 @@ def _teacher(wanted):
     name = wanted.teacher
     if path.suffix != ".keras":
         name = _name_for(path, "teacher", name)
-    return Network(path, name, _hashable(wanted.teacher_options()), wanted.precision)
+    return Network(path, name, _hashable(wanted.teacher_options()), wanted.dtype_policy)
 
 
 def _name_for(path, role, name):

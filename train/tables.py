@@ -1,6 +1,6 @@
 """A table or figure of the papers from one command, at a budget.
 
-    python train/tables.py --table=6 --budget=cpu --data_dir=cifar100.npz --out=runs/tables
+    python train/tables.py --table=6 --budget=cpu --data_dir=cifar100.npz --output_dir=runs/tables
 
 plans the runs that it needs, says what is left and how long that takes, trains it, and writes `tableN.md` to --results,
 with the paper's numbers beside these; and the pages of other tables that share its runs. Tables are 1 to 11 of the WSL
@@ -8,7 +8,7 @@ paper (`10-imagenet` for the second part of 10), its `figure2` and `figure4`, an
 complexity. Of our own, `recipe` tries what WSL's recipe leaves open, `scale` tells its weights of examples from its
 larger loss, and `best` has combinations that no paper has. Budgets:
 
-- `smoke`: minutes, on the digits or a few batches; whether everything works. Its pages go to --out.
+- `smoke`: minutes, on the digits or a few batches; whether everything works. Its pages go to --output_dir.
 - `cpu`: real data, small networks, few epochs: planned for two hours on two cores.
 - `paper`: the recipes, five seeds; for a GPU.
 
@@ -137,7 +137,7 @@ class Work:
                 train,
                 folder,
                 seed=run.wanted.seed,
-                views=run.wanted.views or run.wanted.epochs,
+                num_views=run.wanted.num_views or run.wanted.epochs,
                 teacher_file=self.weights(run.teacher),
                 verbose=2,
             )
@@ -290,14 +290,14 @@ def run(values):
         study = study._replace(arms=tuple(arm for arm in study.arms if arm.name == "KD"))
     smoke = values.budget == "smoke"
     data_dir = values.data_dir or (jobs.DIGITS if smoke and study.data == paper.CIFAR100 else None)
-    if not values.out or not (data_dir or (values.report and values.table not in paper.FIGURES)):
-        raise ValueError(f"--out and --data_dir are needed: a folder for the runs, and the data, {study.data}.")
+    if not values.output_dir or not (data_dir or (values.report and values.table not in paper.FIGURES)):
+        raise ValueError(f"--output_dir and --data_dir are needed: a folder for the runs, and the data, {study.data}.")
     if data_dir not in (None, jobs.DIGITS) and not pathlib.Path(data_dir).exists():
         raise FileNotFoundError(f"--data_dir={data_dir} is not there.")
-    results = values.results or (values.out if smoke else jobs.HERE / "results")
+    results = values.results or (values.output_dir if smoke else jobs.HERE / "results")
     scale = BUDGETS[values.budget](values.preset)[study.data]
     seeds = 1 if values.table == "figure4" else values.seeds or SEEDS[values.budget]
-    work = Work(study, scale, seeds, values.out, results, networks=values.table == "figure4")
+    work = Work(study, scale, seeds, values.output_dir, results, networks=values.table == "figure4")
     at_once = values.jobs or jobs.room()
     print(f"{values.table}, budget {values.budget}, {seeds} seeds: {work.told(at_once)}", flush=True)
     if values.plan:
@@ -307,7 +307,7 @@ def run(values):
         path = {"figure2": _figure2, "figure4": _figure4}[values.table](work, data_dir)
     else:
         of_page = ["smoke"] if smoke else [budget for budget in BUDGETS if budget != "smoke"]
-        write(values.out, results, values.preset, of_page)
+        write(values.output_dir, results, values.preset, of_page)
         path = pathlib.Path(results) / f"{page_of(values.table)}.md"
     print(path if path.exists() else f"No run of {called(values.table)} is finished: there is no page.")
     return int(bool(failed))
@@ -324,8 +324,8 @@ def define_flags(flag_values=flags.FLAGS):
     flags.DEFINE_bool("report", False, "Only writes the page of what is finished.", **own)
     flags.DEFINE_string("data_dir", None, "As of the script of the data; the digits at --budget=smoke.", **own)
     flags.DEFINE_string("preset", "bert_base_en", "Of keras-nlp, for table 11: its name or its folder.", **own)
-    flags.DEFINE_string("out", None, "Folder of the runs.", **own)
-    text = "Folder of the pages and of what is kept; --out at --budget=smoke, else train/results."
+    flags.DEFINE_string("output_dir", None, "Folder of the runs.", **own)
+    text = "Folder of the pages and of what is kept; --output_dir at --budget=smoke, else train/results."
     flags.DEFINE_string("results", None, text, **own)
 
 

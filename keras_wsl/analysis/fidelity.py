@@ -26,7 +26,7 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
         Dict of floats: `top1_agreement`, `mean_total_variation` and `mean_overlap`, which is
         $1 - \mathrm{TV} = \frac{1}{n} \sum_{i, c} \min(p_{ic}, q_{ic})$, in `[0, 1]`; `kl` in nats, without a factor
         $\tau^2$. With labels also `teacher_accuracy`, and the agreement on the examples that the teacher has right,
-        `agreement_where_teacher_right`, and on the others, `agreement_where_teacher_wrong`; `None` where there is no
+        `agreement_teacher_correct`, and on the others, `agreement_teacher_wrong`; `None` where there is no
         such example.
 
     Raises:
@@ -52,6 +52,6 @@ def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):
     if labels is not None:
         right = choices == checked_labels(labels, teacher_logits.shape)
         result["teacher_accuracy"] = float(right.mean())
-        result["agreement_where_teacher_right"] = mean_of(agreement[right])
-        result["agreement_where_teacher_wrong"] = mean_of(agreement[~right])
+        result["agreement_teacher_correct"] = mean_of(agreement[right])
+        result["agreement_teacher_wrong"] = mean_of(agreement[~right])
     return result

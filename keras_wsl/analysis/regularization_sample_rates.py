@@ -22,10 +22,10 @@ def regularization_sample_rates(teacher_logits, student_logits, labels, temperat
         temperature: Positive float, $\tau$ of the distillation.
 
     Returns:
-        Dict of floats in `[0, 1]`: `regularization_share`; the part of it whose label's logit is held back,
-        `regularization_share_held_back`, also a share of all examples; and the shares of the examples that the teacher
-        has right, `regularization_share_where_teacher_right`, and of the others, `..._where_teacher_wrong`; `None`
-        where there is no such example.
+        Dict of floats in `[0, 1]`: `regularization_sample_rate`; the part of it whose label's logit is held back,
+        `regularization_rate_student_above_teacher`, also a share of all examples; and the shares of the examples that
+        the teacher has right, `regularization_rate_teacher_correct`, and of the others, `..._where_teacher_wrong`;
+        `None` where there is no such example.
 
     Raises:
         ValueError: If shapes differ, a label is out of range, a logit is not finite, rows are probabilities, there is
@@ -38,8 +38,8 @@ def regularization_sample_rates(teacher_logits, student_logits, labels, temperat
     held_back = ops.convert_to_numpy(regularization_samples.label_and_distillation_gradients(*inputs)[1] > 0)
     right = teacher_logits.argmax(axis=-1) == labels
     return {
-        "regularization_share": float(chosen.mean()),
-        "regularization_share_held_back": float((chosen & held_back).mean()),
-        "regularization_share_where_teacher_right": mean_of(chosen[right]),
-        "regularization_share_where_teacher_wrong": mean_of(chosen[~right]),
+        "regularization_sample_rate": float(chosen.mean()),
+        "regularization_rate_student_above_teacher": float((chosen & held_back).mean()),
+        "regularization_rate_teacher_correct": mean_of(chosen[right]),
+        "regularization_rate_teacher_wrong": mean_of(chosen[~right]),
     }

@@ -12,7 +12,7 @@ class DistillationWarmup(keras.callbacks.Callback):
         epochs: Positive integer $E$; 20 in the code of DKD, RLD and ReviewKD.
 
     Raises:
-        ValueError: If `epochs` is not a positive number, or the model has no `ramp`.
+        ValueError: If `epochs` is not a positive number, or the model has no `distillation_scale`.
     """
 
     def __init__(self, epochs=20):
@@ -23,9 +23,9 @@ class DistillationWarmup(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         """Checks what it is to ramp up."""
-        if not hasattr(self.model, "ramp"):
+        if not hasattr(self.model, "distillation_scale"):
             raise ValueError(f"WarmUp is for a Distiller. Received: {self.model.name}, a {type(self.model).__name__}.")
 
     def on_epoch_begin(self, epoch, logs=None):
         """Sets the ramp of this epoch."""
-        self.model.ramp.assign(min((epoch + 1) / self.epochs, 1.0))
+        self.model.distillation_scale.assign(min((epoch + 1) / self.epochs, 1.0))

@@ -12,7 +12,7 @@ from keras_wsl.callbacks.summary_writer import SummaryWriter
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_positive_int, check_temperature, class_indices
 
-COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_share", "wsl_weight_mean")
+COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_sample_rate", "mean_wsl_weight")
 
 
 class RegularizationSamples(keras.callbacks.Callback):
@@ -22,14 +22,15 @@ class RegularizationSamples(keras.callbacks.Callback):
     same unaugmented examples every time, with the student in inference mode, so that epochs compare. A run with this
     callback ends in the same bits as a run without.
 
-    Adds `probe_regularization_samples` (a count), `probe_regularization_share` and `probe_wsl_weight_mean` to the logs.
-    Writes into `log_dir`: TensorBoard scalars of the three, a histogram of the weights, and one of the counts by class;
-    and `regularization_samples.csv`, a row an epoch with a column for each class. Without a probe it writes the
+    Adds `clean_regularization_samples` (a count), `clean_regularization_sample_rate` and `clean_mean_wsl_weight` to the
+    logs. Writes into `log_dir`: TensorBoard scalars of the three, a histogram of the weights, and one of the counts by
+    class; and `regularization_samples.csv`, a row an epoch with a column for each class. Without a probe it writes the
     training's own counts, without the classes and the histograms.
 
     Args:
         log_dir: Folder, made if it is missing.
-        probe: `None`, or `(inputs, labels)`: arrays, or dicts of such, as `fit` takes them; or an iterable of batches
+        clean_data: `None`, or `(inputs, labels)`: arrays, or dicts of such, as `fit` takes them; or an iterable of
+        batches
             `(inputs, labels)` in a fixed order. Labels may be a dict `{"labels": ..., "mask": ...}`; of sequences,
             unmasked positions count. Of a teacher that is given by its logits, they have these too.
         temperature: Positive float, at which to judge; the Distiller's own by default.
@@ -41,16 +42,16 @@ class RegularizationSamples(keras.callbacks.Callback):
             of its range.
     """
 
-    def __init__(self, log_dir, probe=None, *, temperature=None, batch_size=500):
+    def __init__(self, log_dir, clean_data=None, *, temperature=None, batch_size=500):
         super().__init__()
         self.table = EpochCSV(pathlib.Path(log_dir) / "regularization_samples.csv")
         self.events = SummaryWriter(log_dir)
-        if isinstance(probe, (np.ndarray, dict)) or (isinstance(probe, tuple) and len(probe) != 2):
+        if isinstance(clean_data, (np.ndarray, dict)) or (isinstance(clean_data, tuple) and len(clean_data) != 2):
             raise ValueError(
                 "The probe of RegularizationSamples must be (inputs, labels), or batches of such. Received: "
-                f"{type(probe).__name__}. Give both, in a tuple."
+                f"{type(clean_data).__name__}. Give both, in a tuple."
             )
-        self.probe, self.batch_size = probe, check_positive_int(batch_size, "batch_size")
+        self.clean_data, self.batch_size = clean_data, check_positive_int(batch_size, "batch_size")
         self.temperature = None if temperature is None else check_temperature(temperature)
         self._plain = self._softened = self._counted = self._asked = None
 
@@ -62,7 +63,7 @@ class RegularizationSamples(keras.callbacks.Callback):
                 f"RegularizationSamples compares a student with its teacher. {model.name} has none: use it with a "
                 "Distiller that has a teacher and a distillation loss."
             )
-        if self.probe is not None:
+        if self.clean_data is not None:
             self._ask_the_teacher()
             self._labels = np.concatenate([np.asarray(_labels(labels)) for _, labels in self._batches()])
             self._counted = self._position_masks() if self._plain.ndim > 2 else None
@@ -70,7 +71,7 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         """Judges the probe, adds to the logs, writes the row."""
-        row = self._training_row(logs) if self.probe is None else self._probe_row(logs, epoch + 1)
+        row = self._training_row(logs) if self.clean_data is None else self._probe_row(logs, epoch + 1)
         for name in COLUMNS[2:]:
             self.events.scalar(f"regularization/{name}", row[name], epoch + 1)
         self.events.flush()
@@ -89,7 +90,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         return [weights_sha256(network) for network in self.model.live_teachers]
 
     def _training_row(self, logs):
-        count, share = logs["regularization_samples"], logs["regularization_share"]
+        count, share = logs["regularization_samples"], logs["regularization_sample_rate"]
         return {
             "examples": round(count / share) if share else "",
             **{name: float(logs[name]) for name in COLUMNS[2:]},
@@ -109,8 +110,8 @@ class RegularizationSamples(keras.callbacks.Callback):
         row = {
             "examples": len(mask),
             "regularization_samples": int(mask.sum()),
-            "regularization_share": float(mask.mean()),
-            "wsl_weight_mean": float(weights.mean(dtype="float64")),
+            "regularization_sample_rate": float(mask.mean()),
+            "mean_wsl_weight": float(weights.mean(dtype="float64")),
             **{f"class_{c}": int(count) for c, count in enumerate(by_class)},
         }
         logs.update({f"probe_{name}": row[name] for name in COLUMNS[2:]})
@@ -120,16 +121,18 @@ class RegularizationSamples(keras.callbacks.Callback):
         return row
 
     def _batches(self):
-        if not isinstance(self.probe, tuple):
-            return iter(self.probe)
-        starts = range(0, len(_labels(self.probe[1])), self.batch_size)
+        if not isinstance(self.clean_data, tuple):
+            return iter(self.clean_data)
+        starts = range(0, len(_labels(self.clean_data[1])), self.batch_size)
         parts = (slice(i, i + self.batch_size) for i in starts)
-        return (keras.tree.map_structure(lambda array, part=part: array[part], self.probe) for part in parts)
+        return (keras.tree.map_structure(lambda array, part=part: array[part], self.clean_data) for part in parts)
 
     def _logits(self, forward):
         logits = [np.asarray(forward(*batch), "float32") for batch in self._batches()]
         if not logits:
-            raise ValueError("The probe of RegularizationSamples is empty. Pass at least one batch, or probe=None.")
+            raise ValueError(
+                "The probe of RegularizationSamples is empty. Pass at least one batch, or clean_data=None."
+            )
         return np.concatenate(logits)
 
     def _position_masks(self):

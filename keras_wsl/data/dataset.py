@@ -61,18 +61,18 @@ class Dataset:
         """
         return self.rows(np.sort(self._by_share(limit, n_most=len(self), seed=seed)))
 
-    def split(self, holdout, *, seed=0):
+    def split(self, num_holdout, *, seed=0):
         """Two disjoint parts, in both of which every class has its share, up to one example.
 
         Args:
-            holdout: Examples to hold out, an integer in `[1, n - 1]`.
+            num_holdout: Examples to hold out, an integer in `[1, n - 1]`.
             seed: Integer; another seed is another choice.
 
         Returns:
             The rest and the held-out: two of the same kind, in the order that they have here.
         """
         held = np.zeros(len(self), bool)
-        held[self._by_share(holdout, n_most=len(self) - 1, seed=seed)] = True
+        held[self._by_share(num_holdout, n_most=len(self) - 1, seed=seed)] = True
         return self.rows(~held), self.rows(held)
 
     def _by_share(self, count, *, n_most, seed):

@@ -63,7 +63,7 @@ class ImageArrays(Dataset, ImageDataset):
     def augmentation(self):
         """Crops and flips of natural images, as in the recipes; grey ones are glyphs, which a flip would change."""
         padding, flip = (4, True) if self.images.shape[-1] == 3 else (1, False)
-        return {"padding": padding, "border": "black", "flip": flip}
+        return {"padding": padding, "padding_mode": "constant", "flip": flip}
 
     def inputs(self, rows):
         """The images at some positions, normalised: float32, shape `(n, height, width, channels)`."""

@@ -244,11 +244,11 @@ class TfdsImageDataset(ImageFileDataset):
         self._check_count(limit, len(self))
         return dataclasses.replace(self, high=self.low + int(limit))
 
-    def split(self, holdout, *, seed=0):
+    def split(self, num_holdout, *, seed=0):
         """All but the last examples, and the last ones, likewise."""
         del seed
-        self._check_count(holdout, len(self) - 1)
-        end = self.high - int(holdout)
+        self._check_count(num_holdout, len(self) - 1)
+        end = self.high - int(num_holdout)
         return dataclasses.replace(self, high=end), dataclasses.replace(self, low=end)
 
     def _check_count(self, count, most):

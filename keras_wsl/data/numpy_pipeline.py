@@ -7,7 +7,7 @@ from keras_wsl.data import stateless_random
 
 
 def train_batches(
-    examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, soft_labels=None, **augmentation
+    examples, *, seed, batch_size, start=(0, 0), one_hot=False, num_views=None, soft_labels=None, **augmentation
 ):
     """Endless batches, each epoch a permutation of all examples, as `pipeline.train_batches` says.
 
@@ -20,7 +20,7 @@ def train_batches(
         batch_size: Integer; the last batch of an epoch may be smaller.
         start: Epoch, and step in that epoch, of the first batch.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
-        views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
+        num_views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
         soft_labels: `soft_labels.SoftLabels`, or None.
         **augmentation: Settings of `augmented`; none for sentences.
 
@@ -30,8 +30,8 @@ def train_batches(
     Raises:
         ValueError: A setting is out of its range.
     """
-    augmentation = check_settings(examples, seed, batch_size, start, views, augmentation)
-    view_seed, views = replayed(examples, soft_labels, seed, views, augmentation)
+    augmentation = check_settings(examples, seed, batch_size, start, num_views, augmentation)
+    view_seed, num_views = replayed(examples, soft_labels, seed, num_views, augmentation)
 
     def generate():
         epoch, first_step = start
@@ -39,7 +39,7 @@ def train_batches(
             order = stateless_random.order(seed, epoch, examples.index)
             for low in range(first_step * batch_size, len(order), batch_size):
                 rows = order[low : low + batch_size]
-                view = view_of(epoch, views)
+                view = view_of(epoch, num_views)
                 yield (
                     _varied(examples, rows, view_seed, view, augmentation),
                     _targets(examples, rows, one_hot, soft_labels, view),
@@ -78,11 +78,11 @@ def eval_batches(examples, batch_size, *, one_hot=False, soft_labels=None):
     return _InOrder(examples, batch_size, one_hot, soft_labels)
 
 
-# How what lies beyond an image's border is made: names of NumPy's modes, and in capitals of TensorFlow's.
-BORDERS = {"black": "constant", "reflect": "reflect"}
+# How pixels beyond the border of an image are made: modes of `np.pad`, and in capitals of `tf.pad`.
+PADDING_MODES = ("constant", "reflect")
 
 
-def augmented(examples, rows, *, seed, view, padding=4, border="black", flip=True):
+def augmented(examples, rows, *, seed, view, padding=4, padding_mode="constant", flip=True):
     """The images at some positions, as a view shows them.
 
     Args:
@@ -91,7 +91,7 @@ def augmented(examples, rows, *, seed, view, padding=4, border="black", flip=Tru
         seed: Integer in `[0, 2**32)`.
         view: Integer in `[0, 2**32)`: the epoch, if every epoch is another view.
         padding: Pixels put on each side of the uint8 image before the crop.
-        border: Which: `"black"`, or `"reflect"`, those of the image, mirrored at its edge.
+        padding_mode: Which: `"constant"`, or `"reflect"`, those of the image, mirrored at its edge.
         flip: Whether half of the images are flipped left to right.
 
     Returns:
@@ -108,32 +108,34 @@ def augmented(examples, rows, *, seed, view, padding=4, border="black", flip=Tru
     places = stateless_random.pixels(
         np.arange(count, dtype="int32"), top, left, flips * int(flip), height=height, width=width, padding=padding
     )
-    if border == "black":  # A fifth of the time of `np.pad`.
+    if padding_mode == "constant":  # A fifth of the time of `np.pad`.
         padded = np.zeros((count, height + 2 * padding, width + 2 * padding, channels), "uint8")
         padded[:, padding : padding + height, padding : padding + width] = examples.images[rows]
     else:
         sides = (0, 0), (padding, padding), (padding, padding), (0, 0)
-        padded = np.pad(examples.images[rows], sides, mode=BORDERS[border])
+        padded = np.pad(examples.images[rows], sides, mode=padding_mode)
     return examples.normalize(padded.reshape(-1, channels)[places].astype("float32"))
 
 
-def view_of(epoch, views):
+def view_of(epoch, num_views):
     """The view that an epoch shows; of integers, or of tensors of them."""
-    return epoch if views is None else epoch % views
+    return epoch if num_views is None else epoch % num_views
 
 
-def replayed(examples, soft_labels, seed, views, augmentation):
+def replayed(examples, soft_labels, seed, num_views, augmentation):
     """The seed of crops and flips, and the number of views: those of the soft labels where there are such.
 
     Raises:
         ValueError: If the soft labels are of other data, crops, flips or views.
     """
     if soft_labels is None:
-        return seed, views
+        return seed, num_views
     soft_labels.check(examples, augmentation)
-    if views not in (None, soft_labels.views):
-        raise ValueError(f"views is {views}, and the soft labels are of {soft_labels.views} views. Leave `views` out.")
-    return soft_labels.seed, soft_labels.views
+    if num_views not in (None, soft_labels.num_views):
+        raise ValueError(
+            f"views is {num_views}, and the soft labels are of {soft_labels.num_views} views. Leave `num_views` out."
+        )
+    return soft_labels.seed, soft_labels.num_views
 
 
 def check_batches(examples, batch_size):
@@ -147,7 +149,7 @@ def check_batches(examples, batch_size):
         raise ValueError(f"batch_size is {batch_size!r}; expected an integer >= 1. Give 64, for example.")
 
 
-def check_settings(examples, seed, batch_size, start, views, augmentation):
+def check_settings(examples, seed, batch_size, start, num_views, augmentation):
     """The augmentation with its defaults filled in.
 
     Raises:
@@ -165,19 +167,19 @@ def check_settings(examples, seed, batch_size, start, views, augmentation):
             f"start is epoch {epoch}, step {step!r}; expected a step from 0 to {steps - 1}, as an epoch is "
             f"{len(examples)} examples in batches of {batch_size}."
         )
-    if views is not None and not (stateless_random.is_whole(views) and views >= 1):
-        raise ValueError(f"views is {views!r}; expected an integer >= 1, or None for a new view in every epoch.")
+    if num_views is not None and not (stateless_random.is_whole(num_views) and num_views >= 1):
+        raise ValueError(f"views is {num_views!r}; expected an integer >= 1, or None for a new view in every epoch.")
     own = examples.augmentation
     if unknown := sorted(set(augmentation) - set(own)):
         raise ValueError(f"{type(examples).__name__} are not varied by {unknown}; expected some of {sorted(own)}.")
     padding = augmentation.get("padding", 0)
     if not stateless_random.is_whole(padding) or padding < 0:
         raise ValueError(f"padding is {padding!r}; expected an integer >= 0.")
-    border = augmentation.get("border", "black")
-    if border not in BORDERS:
-        raise ValueError(f"border is {border!r}; expected one of {' or '.join(BORDERS)}.")
+    padding_mode = augmentation.get("padding_mode", "constant")
+    if padding_mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode is {padding_mode!r}; expected one of {' or '.join(PADDING_MODES)}.")
     padding = {**own, **augmentation}.get("padding", 0)
-    if border == "reflect" and padding >= min(examples.input_shape[:2]):
+    if padding_mode == "reflect" and padding >= min(examples.input_shape[:2]):
         raise ValueError(f"Images of {examples.input_shape} have no {padding} pixels to reflect; expected fewer.")
     for name, highest in (("scale", 1), ("ratio", np.inf)):
         low, high = augmentation.get(name, (1, 1))

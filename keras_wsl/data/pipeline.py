@@ -13,7 +13,7 @@ def train_batches(
     batch_size,
     start=(0, 0),
     one_hot=False,
-    views=None,
+    num_views=None,
     soft_labels=None,
     framework="auto",
     **augmentation,
@@ -29,17 +29,17 @@ def train_batches(
         batch_size: Integer; the last batch of an epoch may be smaller, as may one in which a file could not be read.
         start: Epoch, and step in that epoch, of the first batch.
         one_hot: Whether labels are float32 `(n, classes)` instead of int32 `(n,)`.
-        views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
+        num_views: Integer: epoch e repeats the crops and flips of epoch `e % views`, in an order of its own.
         soft_labels: `soft_labels.SoftLabels`, whose views and crops and flips are then taken: targets also have its
             `"teacher_logits"` of exactly these pixels. `seed` is of the order alone.
         framework: `"tensorflow"`, `"numpy"`, or `"auto"`, which goes by the Keras backend; JPEG files are always read
             by TensorFlow.
         **augmentation: How images are varied, by default as `examples.augmentation` says. Of `ImageArrays`, `padding`,
         the
-            pixels put on each side of the uint8 image before the crop, 0 for no crop; `border`, whether these are
-            `"black"` or `"reflect"` the image; and `flip`, whether half of the images are flipped left to right. Of
-            JPEG files, `scale` and `ratio`, the ranges of a crop's share of the area and of its width by height, and
-            `flip`.
+            pixels put on each side of the uint8 image before the crop, 0 for no crop; `padding_mode`, whether these are
+            `"constant"` (zeros) or `"reflect"` the image; and `flip`, whether half of the images are flipped left to
+            right. Of JPEG files, `scale` and `ratio`, the ranges of a crop's share of the area and of its width by
+            height, and `flip`.
 
     Returns:
         `tf.data.Dataset` or generator of `(inputs, {"labels", "index"})`: float32 `(n, height, width, channels)` of
@@ -49,7 +49,7 @@ def train_batches(
         ValueError: A setting is out of its range, or the soft labels are of other data, crops, flips or views.
     """
     _check_store(soft_labels)
-    settings = {"seed": seed, "batch_size": batch_size, "start": start, "one_hot": one_hot, "views": views}
+    settings = {"seed": seed, "batch_size": batch_size, "start": start, "one_hot": one_hot, "num_views": num_views}
     return _module(framework, examples).train_batches(examples, **settings, soft_labels=soft_labels, **augmentation)
 
 

@@ -13,14 +13,14 @@ from keras_wsl.data import stateless_random
 from keras_wsl.data.image_arrays import ImageArrays
 from keras_wsl.data.image_decoding import centre, random_crop, readable
 from keras_wsl.data.image_files import ImageFolder, TfdsImageDataset
-from keras_wsl.data.numpy_pipeline import BORDERS, check_batches, check_settings, replayed, view_of
+from keras_wsl.data.numpy_pipeline import check_batches, check_settings, replayed, view_of
 from keras_wsl.data.sentence_pairs import STEP, SentencePairs
 
 FILES_AT_ONCE = 16
 
 
 def train_batches(
-    examples, *, seed, batch_size, start=(0, 0), one_hot=False, views=None, soft_labels=None, **augmentation
+    examples, *, seed, batch_size, start=(0, 0), one_hot=False, num_views=None, soft_labels=None, **augmentation
 ):
     """Endless `tf.data.Dataset` of the batches that `pipeline.train_batches` describes.
 
@@ -30,7 +30,7 @@ def train_batches(
         batch_size: Integer.
         start: Epoch, and step in that epoch, of the first batch.
         one_hot: Whether labels are float32 `(n, classes)`.
-        views: Integer, or None.
+        num_views: Integer, or None.
         soft_labels: `soft_labels.SoftLabels`, or None.
         **augmentation: As of the data set.
 
@@ -40,8 +40,8 @@ def train_batches(
     Raises:
         ValueError: A setting is out of its range.
     """
-    augmentation = check_settings(examples, seed, batch_size, start, views, augmentation)
-    view_seed, views = replayed(examples, soft_labels, seed, views, augmentation)
+    augmentation = check_settings(examples, seed, batch_size, start, num_views, augmentation)
+    view_seed, num_views = replayed(examples, soft_labels, seed, num_views, augmentation)
     first_epoch, first_step = (int(value) for value in start)
     # Left to itself, TensorFlow would put the images into the accelerator's memory, and fetch every batch from there.
     with tf.device("CPU:0"):
@@ -53,7 +53,7 @@ def train_batches(
             return source.shuffled(seed, epoch, batch_size).map(lambda *found: (epoch, found))
 
         def batch(epoch, found):
-            view = view_of(epoch, views)
+            view = view_of(epoch, num_views)
             now = tf.cast(view, tf.uint32)[None]
             inputs, labels, index = source.varied(*found, seed=view_seed, view=now, **augmentation)
             return inputs, _targets(labels, index, one_hot, examples) | logits_of(index, view)
@@ -139,7 +139,7 @@ class _Images(_Rows):
         images = tf.cast(self.at(rows, "images"), tf.float32)
         return self.examples.normalize(images), *self.labels_and_index(rows)
 
-    def varied(self, rows, *, seed, view, padding, border, flip):
+    def varied(self, rows, *, seed, view, padding, padding_mode, flip):
         height, width, channels = self.examples.input_shape
         drawn = stateless_random.windows(seed, view, tf.gather(self.numbers, rows), padding)
         top, left, flips = (tf.cast(values, tf.int32) for values in drawn)
@@ -147,7 +147,7 @@ class _Images(_Rows):
             tf.range(tf.size(rows)), top, left, flips * int(flip), height=height, width=width, padding=padding
         )
         sides = [[0, 0], [padding, padding], [padding, padding], [0, 0]]
-        padded = tf.pad(self.at(rows, "images"), sides, mode=BORDERS[border].upper())
+        padded = tf.pad(self.at(rows, "images"), sides, mode=padding_mode.upper())
         cropped = tf.gather(tf.reshape(padded, [-1, channels]), places)
         return self.examples.normalize(tf.cast(cropped, tf.float32)), *self.labels_and_index(rows)
 

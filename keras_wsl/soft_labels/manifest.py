@@ -34,7 +34,7 @@ class Manifest:
         preprocessing: Dict, as of the data set.
         augmentation: Dict, as of `data.train_batches`; empty for data that are not varied.
         seed: Integer, of crops and flips.
-        views: Integer; 0 for data that are not varied.
+        num_views: Integer; 0 for data that are not varied.
         clean: Whether the examples as they are were shown to the teacher too.
         dtype: `"float32"` or `"float16"`; of top-k, `""`.
         k: Integer, the logits kept of a row; 0 for all.
@@ -51,7 +51,7 @@ class Manifest:
     preprocessing: dict
     augmentation: dict
     seed: int
-    views: int
+    num_views: int
     clean: bool
     dtype: str
     k: int
@@ -107,10 +107,10 @@ class Manifest:
                 f"`dtype` must be empty and `temperatures` must not be if `k` is positive, and the reverse if it is 0. "
                 f"Received: k={self.k}, dtype={self.dtype!r}, {len(self.temperatures)} temperatures."
             )
-        if bool(self.views) != bool(self.augmentation) or not (self.views or self.clean):
+        if bool(self.num_views) != bool(self.augmentation) or not (self.num_views or self.clean):
             raise ValueError(
-                f"`views` must be positive if there is an augmentation, and else 0 with clean=true. Received: "
-                f"views={self.views}, clean={self.clean}, augmentation of {len(self.augmentation)} settings."
+                f"`num_views` must be positive if there is an augmentation, and else 0 with clean=true. Received: "
+                f"num_views={self.num_views}, clean={self.clean}, augmentation of {len(self.augmentation)} settings."
             )
 
     def with_parts(self, rows=None):
@@ -138,12 +138,12 @@ class Manifest:
     @property
     def all_views(self):
         """An iterator over the views of which there are files: `None` for the examples as they are, then numbers."""
-        return itertools.chain([None] if self.clean else [], range(self.views))
+        return itertools.chain([None] if self.clean else [], range(self.num_views))
 
     @property
     def view_count(self):
         """The number of `all_views`."""
-        return self.views + self.clean
+        return self.num_views + self.clean
 
     @property
     def parts_a_view(self):
@@ -152,7 +152,7 @@ class Manifest:
 
     def has_view(self, view):
         """Return whether a view is one of `all_views`."""
-        return self.clean if view is None else 0 <= view < self.views
+        return self.clean if view is None else 0 <= view < self.num_views
 
     @property
     def bytes_of_a_view(self):
@@ -227,7 +227,7 @@ _FIELDS = {
     "preprocessing": untrusted.OBJECT,
     "augmentation": untrusted.OBJECT,
     "seed": untrusted.integer(0, 2**32 - 1),
-    "views": untrusted.integer(0, 2**31),
+    "num_views": untrusted.integer(0, 2**31),
     "clean": untrusted.BOOLEAN,
     "dtype": untrusted.choice("", *DTYPES),
     "k": untrusted.integer(0, 10**7),

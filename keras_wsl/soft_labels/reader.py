@@ -29,7 +29,7 @@ class SoftLabels:
     ```
 
     The batches have the crops and flips that the teacher saw, so that its logits are those of these very pixels; no
-    teacher is built. `views` of them come in turns, one an epoch.
+    teacher is built. `num_views` of them come in turns, one an epoch.
 
     The shape, dtype and size of every file are checked at once, and its SHA-256 when it is first used. The size, time
     of change and inode of a file with the right SHA-256 are noted beside it, in `NAME.npy.verified`, so that the next
@@ -69,9 +69,9 @@ class SoftLabels:
         return self.manifest.seed
 
     @property
-    def views(self):
+    def num_views(self):
         """How many there are before the first comes again; `None` for data that are not varied."""
-        return self.manifest.views or None
+        return self.manifest.num_views or None
 
     def rows(self, view, index):
         """The teacher's logits.
@@ -88,10 +88,10 @@ class SoftLabels:
                 teacher saw it.
         """
         positions = self._positions(index)
-        view = view if self.manifest.views else None
+        view = view if self.manifest.num_views else None
         if not self.manifest.has_view(view):
             raise ValueError(
-                f"{self.folder} has no view {view}; it has {self.manifest.views}, and clean={self.manifest.clean}."
+                f"{self.folder} has no view {view}; it has {self.manifest.num_views}, and clean={self.manifest.clean}."
             )
         size = self.manifest.part_examples
         found = np.empty(*self.manifest.shape_and_dtype(len(positions)))

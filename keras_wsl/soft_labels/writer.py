@@ -29,7 +29,7 @@ def write(
     folder,
     *,
     seed=0,
-    views=1,
+    num_views=1,
     clean=True,
     dtype="float32",
     k=0,
@@ -50,7 +50,7 @@ def write(
         examples: A data set: `data.ImageArrays`, `SentencePairs`, `ImageFolder` or `TfdsImageDataset`.
         folder: Path, made if it is missing.
         seed: Integer in `[0, 2**32)`: of crops and flips.
-        views: Positive integer: so many times each example is varied anew; as many as epochs replays a training in
+        num_views: Positive integer: so many times each example is varied anew; as many as epochs replays a training in
             which no view comes twice. More than a folder has adds to it. Data that are not varied have none.
         clean: Whether also the examples as they are, for probes. Data that are not varied always have these.
         dtype: `"float32"`; or `"float16"`, in which rows are less their highest logit.
@@ -83,7 +83,7 @@ def write(
         preprocessing=as_json(examples.preprocessing),
         augmentation=as_json(augmentation),
         seed=int(seed),
-        views=check_positive_int(views, "views") if augmentation else 0,
+        num_views=check_positive_int(num_views, "num_views") if augmentation else 0,
         clean=bool(clean) or not augmentation,
         **storage,
         part_examples=0,
@@ -205,13 +205,13 @@ def _start(folder, manifest, table):
     path = folder / "manifest.json"
     if path.exists():
         there = read_manifest(folder)
-        there.check_same(manifest, but=("views", "teacher"))
-        if there.views > manifest.views:
+        there.check_same(manifest, but=("num_views", "teacher"))
+        if there.num_views > manifest.num_views:
             raise ValueError(
-                f"{folder} has {there.views} views, and {manifest.views} are asked for. Ask for as many or more, or "
-                "use another folder."
+                f"{folder} has {there.num_views} views, and {manifest.num_views} were requested. Request at least as "
+                "many, or use another folder."
             )
-        if there.views == manifest.views:
+        if there.num_views == manifest.num_views:
             return
     elif any(not there.name.startswith(_OWN) for there in folder.iterdir()):  # Another writer may just have begun.
         raise ValueError(f"{folder} holds something else than soft labels. Choose another folder.")

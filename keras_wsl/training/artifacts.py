@@ -42,19 +42,23 @@ def open_run(out, config, *, resume, contents=None, source=None):
             cannot be written to; or its `run.flags` is damaged.
     """
     if not out:
-        raise ValueError("--out is missing: name a folder for the results, such as --out=runs/wsl.")
+        raise ValueError("--output_dir is missing: name a folder for the results, such as --output_dir=runs/wsl.")
     out = pathlib.Path(out)
     path = out / FLAGS
     if os.path.lexists(path):
         if differing := differences(*_compared(path, config, contents), "run.flags"):
             raise ValueError(
-                f"--out={out} holds another run. {'; '.join(differing)}. Choose another --out, or go on with that run "
-                f"and its data: --flagfile={path} --resume."
+                f"--output_dir={out} holds another run. {'; '.join(differing)}. Choose another --output_dir, or "
+                f"resume that run with its data: --flagfile={path} --resume."
             )
         if not resume:
-            raise ValueError(f"--out={out} holds this run already. Pass --resume to go on with it, or another --out.")
+            raise ValueError(
+                f"--output_dir={out} holds this run already. Pass --resume to go on with it, or another --output_dir."
+            )
     elif out.is_dir() and any(there.name != LOCK and not is_temporary(there.name) for there in out.iterdir()):
-        raise ValueError(f"--out={out} holds other files and no run. Choose a folder that is empty or does not exist.")
+        raise ValueError(
+            f"--output_dir={out} holds other files and no run. Choose a folder that is empty or does not exist."
+        )
     else:
         try:
             make_directory(out)
@@ -62,9 +66,11 @@ def open_run(out, config, *, resume, contents=None, source=None):
         except NotADirectoryError:  # It says which file is in the way.
             raise
         except OSError as error:
-            raise ValueError(f"--out={out} cannot be written to ({error}). Choose a folder that can.") from error
+            raise ValueError(f"--output_dir={out} cannot be written to ({error}). Choose a folder that can.") from error
     if not os.access(out, os.W_OK):
-        raise ValueError(f"--out={out} cannot be written to. Make it so that it can, to go on with the run there.")
+        raise ValueError(
+            f"--output_dir={out} cannot be written to. Make it so that it can, to go on with the run there."
+        )
     return out
 
 
@@ -121,7 +127,9 @@ def alone_in(out):
     """
     with exclusive(out / LOCK) as mine:
         if not mine:
-            raise ValueError(f"Another process is writing to --out={out}. Wait for its end, or choose another --out.")
+            raise ValueError(
+                f"Another process is writing to --output_dir={out}. Wait for its end, or choose another --output_dir."
+            )
         for directory in (out, out / "tensorboard"):  # The callbacks do the same in their own directories.
             remove_orphans(directory)
         yield
@@ -170,7 +178,7 @@ _RESULT = {
     **{name: untrusted.TEXT for name in ("method", "student", "device", "backend")},
     **{name: untrusted.optional(untrusted.TEXT) for name in ("teacher", "weighting", "teacher_sha256", "commit")},
     **{name: untrusted.integer(1) for name in ("train_examples", "test_examples", "epochs")},
-    **{name: untrusted.NUMBER for name in ("seconds", "test_accuracy", "last_accuracy", "best_accuracy")},
+    **{name: untrusted.NUMBER for name in ("seconds", "test_accuracy", "final_accuracy", "best_accuracy")},
     "seed": untrusted.integer(0),
     "last_epoch": untrusted.OBJECT,
 }

@@ -106,9 +106,9 @@ def main(train, kind):
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"
             for name, value in result.items()
-            if name.endswith("_accuracy") and name not in ("test_accuracy", "last_accuracy", "best_accuracy")
+            if name.endswith("_accuracy") and name not in ("test_accuracy", "final_accuracy", "best_accuracy")
         )
-        print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.out}/result.json")
+        print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.output_dir}/result.json")
 
     config.define_flags(kind=kind)
     start(train_one)

@@ -22,54 +22,62 @@ class Config:
     teacher: str = _field("", "The teacher's network; none for --method=none.")
     teacher_weights: str = _field("", "A .weights.h5 or .keras file of the teacher.")
     online: bool = _field(False, "Whether the teacher's own checkpoints teach, one after the other as it trained.")
-    online_epochs: int = _field(1, "Epochs of the student that one checkpoint teaches.", lower_bound=1)
+    teacher_update_epochs: int = _field(1, "Epochs of the student that one checkpoint teaches.", lower_bound=1)
     teacher_checkpoints: str = _field("", "Their folder; checkpoints/ beside --teacher_weights by default.")
     soft_labels: str = _field("", "A folder of cache_soft_labels.py, whose logits teach: no teacher is built.")
     student: str = _field("wrn_16_2", "The student's network.")
     student_weights: str = _field("", "A .weights.h5 or .keras file with which the student starts.")
     method: str = _field("wsl", "How to train: one of recipes.METHODS; none is labels alone.")
-    beside: tuple = _field((), "Methods whose losses, as published, are added to the --method's, such as wsl,at.")
+    extra_losses: tuple = _field((), "Methods whose losses, as published, are added to the --method's, such as wsl,at.")
     temperature: float | None = _field(None, "Temperature of the soft labels; the method's published one by default.")
     alpha: float | None = _field(None, "Weight of the distillation loss; the method's published one by default.")
     student_loss_weight: float | None = _field(None, "Weight of the labels' loss; the published one by default.")
     weighting: str = _field("", "Weights of examples, such as wsl or wsl*teacher_correct; the loss's own by default.")
-    weighting_probability: float = _field(0.0, "With which exclude_ and only_regularization keep what they drop.")
-    loss_settings: tuple = _field((), "Other settings of the loss: name=value, such as beta=8,standardize=True.")
-    warm_up_epochs: int | None = _field(
+    keep_probability: float = _field(0.0, "With which exclude_ and only_regularization_samples keep what they drop.")
+    loss_kwargs: tuple = _field((), "Other settings of the loss: name=value, such as beta=8,standardize=True.")
+    warmup_epochs: int | None = _field(
         None, "Epochs over which the loss's weight grows; the published ones by default.", lower_bound=0
     )
-    stage_epochs: int = _field(30, "Epochs of the stage that some methods have before the main one.", lower_bound=1)
+    pretrain_epochs: int = _field(30, "Epochs of the stage that some methods have before the main one.", lower_bound=1)
     epochs: int = _field(240, "Epochs.", lower_bound=1)
     batch_size: int = _field(64, "Examples in a step; the last batch of an epoch may be smaller.", lower_bound=1)
     optimizer: str = _field("sgd", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms.")
     learning_rate: float = _field(0.05, "The highest learning rate.", lower_bound=0.0)
     schedule: str = _field("steps", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
     decay_epochs: tuple = _field((150, 180, 210), "Epochs after which --schedule=steps divides it by ten.")
-    learning_rate_warm_up: float = _field(0.1, "The part of all steps in which --schedule=linear rises.")
+    lr_warmup_fraction: float = _field(0.1, "The part of all steps in which --schedule=linear rises.")
     momentum: float = _field(0.9, "Momentum of sgd.")
     nesterov: bool = _field(False, "Nesterov's momentum of sgd.")
     weight_decay: float = _field(5e-4, "Weight decay.", lower_bound=0.0)
-    clip_norm: float = _field(0.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
+    global_clipnorm: float = _field(0.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
     label_smoothing: float = _field(0.0, "Smoothing of the labels in the student's own loss.", lower_bound=0.0)
-    teacher_training: bool = _field(False, "Whether the teacher's batch normalization uses the batch's statistics.")
-    seed: int = _field(0, "Seed of initial weights, order, crops and flips.", lower_bound=0)
-    border: str = _field("black", "What a crop sees beyond an image's border: black, or reflect, the image mirrored.")
-    views: int = _field(0, "Epochs after which crops and flips come again; 0 for never.", lower_bound=0)
-    train_limit: int = _field(0, "Training examples, every class alike; 0 for all.", lower_bound=0)
-    holdout: int = _field(0, "Training examples held out: each epoch is judged on them, the test set at the end.")
-    judged_every: int = _field(
-        1, "Epochs between evaluations on the test set or --holdout; the last is always judged.", lower_bound=1
+    teacher_batch_statistics: bool = _field(
+        False, "Whether the teacher's batch normalization uses the batch's statistics."
     )
-    precision: str = _field("float32", "Keras's dtype policy, such as mixed_float16.")
+    seed: int = _field(0, "Seed of initial weights, order, crops and flips.", lower_bound=0)
+    padding_mode: str = _field(
+        "constant", "What a crop sees beyond an image's border: constant (zeros), or reflect, the image mirrored."
+    )
+    num_views: int = _field(0, "Epochs after which crops and flips come again; 0 for never.", lower_bound=0)
+    max_train_examples: int = _field(0, "Training examples, every class alike; 0 for all.", lower_bound=0)
+    validation_examples: int = _field(
+        0, "Training examples held out: each epoch is judged on them, the test set at the end."
+    )
+    eval_every: int = _field(
+        1,
+        "Epochs between evaluations on the test set or --validation_examples; the last is always judged.",
+        lower_bound=1,
+    )
+    dtype_policy: str = _field("float32", "Keras's dtype policy, such as mixed_float16.")
     strategy: str = _field("none", "Devices: none, mirrored, multi_worker (as TF_CONFIG says) or tpu.")
     steps_per_execution: int = _field(1, "Steps in one call of the compiled step.", lower_bound=1)
-    backup_steps: int = _field(0, "Steps between backups inside an epoch; 0 for none.", lower_bound=0)
-    keep_checkpoints: int = _field(0, "Epochs between weight files in checkpoints/, for --online.", lower_bound=0)
+    backup_every_steps: int = _field(0, "Steps between backups inside an epoch; 0 for none.", lower_bound=0)
+    checkpoint_every: int = _field(0, "Epochs between weight files in checkpoints/, for --online.", lower_bound=0)
     deterministic: bool = _field(True, "Whether operations are deterministic, so that a run repeats to the bit.")
 
     # Without annotations, so no settings of a run.
-    probe = 2000  # Clean training examples, every class alike, that are judged after each epoch.
-    judged_at_once = 500  # Examples in a forward pass of an evaluation.
+    clean_examples = 2000  # Clean training examples, every class alike, that are judged after each epoch.
+    eval_batch_size = 500  # Examples in a forward pass of an evaluation.
 
     def teacher_options(self):
         """What is said of the teacher's network beside its name and weights, for what builds it."""
@@ -93,9 +101,9 @@ class ImageNet(Config):
     weight_decay: float = _field(1e-4, "Weight decay.", lower_bound=0.0)
     image_size: int = _field(224, "Height and width of what the networks see.", lower_bound=1)
     resize: int = _field(0, "Shorter side of a test image before its centre is cut out; 0 for 256 / 224 of the size.")
-    unreadable_limit: int = _field(100, "So many images that cannot be read are left out.", lower_bound=0)
+    max_corrupt_images: int = _field(100, "So many images that cannot be read are left out.", lower_bound=0)
 
-    judged_at_once = 100
+    eval_batch_size = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,13 +121,13 @@ class MultiNLI(Config):
     schedule: str = _field("linear", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
     decay_epochs: tuple = _field((), "Epochs after which --schedule=steps divides it by ten.")
     weight_decay: float = _field(0.01, "Weight decay.", lower_bound=0.0)
-    clip_norm: float = _field(1.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
+    global_clipnorm: float = _field(1.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
     teacher_layers: int = _field(0, "The teacher has the first layers of its network alone; 0 for all.", lower_bound=0)
     vocabulary: str = _field("", "A file of WordPiece's tokens, a line each; those of the student's preset by default.")
     lowercase: bool = _field(False, "Whether --vocabulary is of lower-case tokens; a preset's says so itself.")
     sequence_length: int = _field(128, "Tokens of a pair; longer ones are truncated, and counted.", lower_bound=5)
 
-    judged_at_once = 128
+    eval_batch_size = 128
 
     def teacher_options(self):
         """How many layers the teacher has."""
@@ -135,12 +143,12 @@ ALONE = {
     "method": "none",
     "teacher": "",
     "teacher_weights": "",
-    "beside": (),
+    "extra_losses": (),
     "temperature": None,
     "alpha": None,
-    "loss_settings": (),
+    "loss_kwargs": (),
     "weighting": "",
-    "weighting_probability": 0.0,
+    "keep_probability": 0.0,
 }
 
 
@@ -160,8 +168,12 @@ def define_flags(flag_values=flags.FLAGS, kind=Config):
             flags.DEFINE_integer(field.name, default, text, **options)
         else:
             flags.DEFINE_float(field.name, default, text, **options)
-    flags.DEFINE_string("out", "", "Folder of the run's results; made if it is missing.", flag_values=flag_values)
-    flags.DEFINE_bool("resume", False, "Go on with the run in --out, from its last backup.", flag_values=flag_values)
+    flags.DEFINE_string(
+        "output_dir", "", "Folder of the run's results; made if it is missing.", flag_values=flag_values
+    )
+    flags.DEFINE_bool(
+        "resume", False, "Go on with the run in --output_dir, from its last backup.", flag_values=flag_values
+    )
     flags.DEFINE_float(
         "worker_timeout",
         multi_worker.TIMEOUT,
@@ -188,7 +200,7 @@ def from_flags(values, kind=Config):
         config["decay_epochs"] = tuple(int(epoch) for epoch in config["decay_epochs"])
     except ValueError as error:
         raise ValueError(f"--decay_epochs={','.join(config['decay_epochs'])} must be whole numbers.") from error
-    config |= {name: tuple(config[name]) for name in ("beside", "loss_settings")}
+    config |= {name: tuple(config[name]) for name in ("extra_losses", "loss_kwargs")}
     return kind(**config)
 
 
@@ -233,7 +245,7 @@ def read_lines(path):
         received = f"the line {wrong[0][:60]!r}" if wrong else "no flags"
         raise ValueError(
             f"{path} must have a flag of the run on each line. Received: {received}. The file is damaged: restore it "
-            'from "config" in result.json, or choose another --out.'
+            'from "config" in result.json, or choose another --output_dir.'
         )
     return lines
 

@@ -11,8 +11,8 @@ from keras_wsl.files import atomic_write
 PANELS = (
     ("accuracy", "accuracy", ("val_accuracy", "accuracy")),
     ("loss an example", "nats", ("val_loss", "student_loss", "kd", "wsl")),
-    ("regularization samples", "share of examples", ("regularization_share", "probe_regularization_share")),
-    ("mean weight of the soft labels", "WSL weight", ("wsl_weight_mean", "probe_wsl_weight_mean")),
+    ("regularization samples", "share of examples", ("regularization_sample_rate", "clean_regularization_sample_rate")),
+    ("mean weight of the soft labels", "WSL weight", ("mean_wsl_weight", "clean_mean_wsl_weight")),
 )
 LABELS = {
     "val_accuracy": "validation",
@@ -21,10 +21,10 @@ LABELS = {
     "student_loss": "cross-entropy, training",
     "kd": "soft labels, training",
     "wsl": "soft labels, training",
-    "regularization_share": "training batches",
-    "probe_regularization_share": "clean probe",
-    "wsl_weight_mean": "training batches",
-    "probe_wsl_weight_mean": "clean probe",
+    "regularization_sample_rate": "training batches",
+    "clean_regularization_sample_rate": "clean probe",
+    "mean_wsl_weight": "training batches",
+    "clean_mean_wsl_weight": "clean probe",
 }
 
 

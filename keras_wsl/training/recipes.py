@@ -10,7 +10,7 @@ from keras_wsl import losses, weighting
 from keras_wsl.ops import did_you_mean
 from keras_wsl.training import config as kinds
 
-LONGEST = 200  # Characters of a value of --loss_settings.
+LONGEST = 200  # Characters of a value of --loss_kwargs.
 LARGEST = 2**53  # Numbers there.
 
 
@@ -34,10 +34,10 @@ class Recipe(NamedTuple):
     student_loss_weight: float = 1.0
     published: dict | None = None  # Settings that differ from the loss's own.
     pairs: dict | None = None  # Likewise, by (teacher, student).
-    beside: tuple = ()  # Other losses, with their settings: the run's are for the first.
+    extra_losses: tuple = ()  # Other losses, with their settings: the run's are for the first.
     from_data: Callable | None = None  # Settings that depend on the training examples.
     warm_up: int = 0  # Epochs over which the loss's weight grows.
-    teacher_training: bool = False
+    teacher_batch_statistics: bool = False
     stage: Stage | None = None
     needs_teacher: bool = True
 
@@ -88,7 +88,7 @@ METHODS = {
     "fsp": Recipe(stage=Stage("fsp")),
     "nst": Recipe("nst"),
     "crd": Recipe("crd", from_data=_classes_by_index),
-    "overhaul": Recipe("overhaul", teacher_training=True),
+    "overhaul": Recipe("overhaul", teacher_batch_statistics=True),
     # Newer ones.
     "dkd": Recipe(
         "dkd",
@@ -135,7 +135,7 @@ IMAGENET = {
     **METHODS,
     "kd": Recipe("kd", student_loss_weight=0.5, published={"temperature": 1.0, "weight": 0.5}),
     "wsl": Recipe("wsl", published={"temperature": 2.0, "weight": 2.5}),
-    "overhaul": Recipe("overhaul", published={"weight": 0.1}, teacher_training=True),
+    "overhaul": Recipe("overhaul", published={"weight": 0.1}, teacher_batch_statistics=True),
     "dkd": Recipe(
         "dkd",
         published={"temperature": 1.0},
@@ -160,7 +160,7 @@ _ON_POOLED = ("rkd", "pkt", "cc", "crd")
 MULTINLI = {
     "none": METHODS["none"],
     "kd": Recipe("kd", student_loss_weight=0.3, published=_PKD_KD),
-    "pkd": Recipe("pkd", student_loss_weight=0.3, beside=(("kd", _PKD_KD),)),
+    "pkd": Recipe("pkd", student_loss_weight=0.3, extra_losses=(("kd", _PKD_KD),)),
     **{name: METHODS[name] for name in _ON_LOGITS + _ON_POOLED},
 }
 TABLES = {kinds.Config: METHODS, kinds.ImageNet: IMAGENET, kinds.MultiNLI: MULTINLI}
@@ -202,8 +202,8 @@ def main_losses(config, train, teacher=None, student=None):
     """
     recipe = of(config)
     if recipe.loss is None:
-        names = ("alpha", "temperature", "loss_settings") if recipe.stage is None else ()
-        unused = [name for name in ("beside", *names) if getattr(config, name) not in (None, ())]
+        names = ("alpha", "temperature", "loss_kwargs") if recipe.stage is None else ()
+        unused = [name for name in ("extra_losses", *names) if getattr(config, name) not in (None, ())]
         if unused:
             raise ValueError(
                 f"--method={config.method} has no distillation loss, and so no --{unused[0]}. Leave it out, or "
@@ -213,23 +213,29 @@ def main_losses(config, train, teacher=None, student=None):
     networks = (config, train, teacher, student)
     return [
         _loss(recipe.loss, config, _chosen(recipe, *networks)),
-        *(_loss(name, None, others) for name, others in recipe.beside),
+        *(_loss(name, None, others) for name, others in recipe.extra_losses),
         *(_loss(other.loss, None, _chosen(other, *networks)) for other in added(config)),
     ]
 
 
 def added(config):
-    """The recipes of `--beside`, of which a run takes the losses at their published weights.
+    """The recipes of `--extra_losses`, of which a run takes the losses at their published weights.
 
     Raises:
         ValueError: If there is no such method, or a run takes more than a loss from it.
     """
-    recipes = {method: get(method, TABLES[type(config)]) for method in config.beside}
+    recipes = {method: get(method, TABLES[type(config)]) for method in config.extra_losses}
     for method, recipe in recipes.items():
-        if recipe.loss is None or recipe.stage or recipe.warm_up or recipe.teacher_training or recipe.beside:
+        if (
+            recipe.loss is None
+            or recipe.stage
+            or recipe.warm_up
+            or recipe.teacher_batch_statistics
+            or recipe.extra_losses
+        ):
             raise ValueError(
-                f"--beside={method} is no loss alone, as a method beside another has to be: it has a stage, a warm-up, "
-                f"several losses or none, or its teacher is in training mode. Make it the --method."
+                f"--extra_losses={method} must be a method of one loss. It has a stage, a warm-up, several losses or none, "
+                "or a teacher in training mode. Make it the --method."
             )
     return list(recipes.values())
 
@@ -299,7 +305,7 @@ def _loss(name, config, chosen):
             "weight": config.alpha,
             "temperature": config.temperature,
             "weighting": _weighting(config),
-            **dict(_parsed(item) for item in config.loss_settings),
+            **dict(_parsed(item) for item in config.loss_kwargs),
         }
         chosen = {**chosen, **{key: value for key, value in given.items() if value is not None}}
     if unknown := sorted(set(chosen) - takes):
@@ -307,10 +313,10 @@ def _loss(name, config, chosen):
     try:
         return losses.NAMES[name](**chosen)
     except (TypeError, AttributeError, OverflowError) as error:
-        if config is None or not config.loss_settings:
+        if config is None or not config.loss_kwargs:
             raise
-        given = ",".join(config.loss_settings)
-        raise ValueError(f"--loss_settings={given} must fit --method={name}. Received an error: {error}.") from error
+        given = ",".join(config.loss_kwargs)
+        raise ValueError(f"--loss_kwargs={given} must fit --method={name}. Received an error: {error}.") from error
 
 
 def _weighting(config):
@@ -318,9 +324,9 @@ def _weighting(config):
     if not config.weighting:
         return None
     names = config.weighting.split("*")
-    if config.weighting_probability and not any("probability" in weighting.takes(name) for name in names):
+    if config.keep_probability and not any("probability" in weighting.takes(name) for name in names):
         raise ValueError(
-            f"--weighting_probability={config.weighting_probability} is of exclude_ and only_regularization. "
+            f"--keep_probability={config.keep_probability} is of exclude_ and only_regularization_samples. "
             f"Received: --weighting={config.weighting}."
         )
     specs = [_weighting_of(name, config) for name in names]
@@ -329,8 +335,8 @@ def _weighting(config):
 
 def _weighting_of(name, config):
     spec, takes = {"name": name}, weighting.takes(name)
-    if config.weighting_probability and "probability" in takes:
-        spec["probability"] = config.weighting_probability
+    if config.keep_probability and "probability" in takes:
+        spec["probability"] = config.keep_probability
     if "temperature" in takes:
         spec["temperature"] = config.temperature or 4.0  # Many losses have none of their own.
     return spec
@@ -340,10 +346,10 @@ def _parsed(item):
     """`"beta=8"` to `("beta", 8)`; what is no Python literal is a string."""
     name, equals, value = item.partition("=")
     if not equals or not name:
-        raise ValueError(f"--loss_settings={item} must be name=value, or several with commas between them.")
+        raise ValueError(f"--loss_kwargs={item} must be name=value, or several with commas between them.")
     if len(value) > LONGEST:
         raise ValueError(
-            f"--loss_settings={name}=... must have at most {LONGEST} characters. Received: {len(value):,} characters."
+            f"--loss_kwargs={name}=... must have at most {LONGEST} characters. Received: {len(value):,} characters."
         )
     try:
         parsed = ast.literal_eval(value)
@@ -353,7 +359,7 @@ def _parsed(item):
         parsed = ...
     if not _is_setting(parsed):
         raise ValueError(
-            f"--loss_settings={name} must be a number up to 2**53, True, False, None, text, or a list of these. "
+            f"--loss_kwargs={name} must be a number up to 2**53, True, False, None, text, or a list of these. "
             f"Received: {name}={value}."
         )
     return name, parsed

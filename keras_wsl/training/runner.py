@@ -137,7 +137,7 @@ def _run(config, splits, out, held, *, build, also, top_5, resume, verbose, sour
             verbose=verbose,
             observers=_observers(config, recipe, checkpoints, store, train, out),
             soft_labels=store,
-            validation_data=data.eval_batches(validation or test, config.judged_at_once, one_hot=one_hot),
+            validation_data=data.eval_batches(validation or test, config.eval_batch_size, one_hot=one_hot),
             validation_freq=_evaluated_epochs(config),
         )
         result = _result(config, recipe, main_stage, backup, epochs, train, test, one_hot)
@@ -205,7 +205,7 @@ def _train_first_stage(model, losses, config, train, out, **kwargs):
         train,
         out / "first_stage.csv",
         out / "backups" / "first_stage",
-        epochs=config.stage_epochs,
+        epochs=config.pretrain_epochs,
         observers=[callbacks.RaiseOnNonFinite()],
         **kwargs,
     )
@@ -232,7 +232,7 @@ def _fit(distiller, config, train, table, backups, *, kept, epochs, verbose, obs
     backup = rows.backup = callbacks.Backup(
         backups,
         steps,
-        every=config.backup_steps or None,
+        every=config.backup_every_steps or None,
         watch=[rows],
         termination=termination,
         **kept,
@@ -247,7 +247,7 @@ def _fit(distiller, config, train, table, backups, *, kept, epochs, verbose, obs
                 batch_size=config.batch_size,
                 start=backup.position,
                 one_hot=config.label_smoothing > 0,
-                views=config.views or None,
+                num_views=config.num_views or None,
                 soft_labels=soft_labels,
                 **augmentation(config),
             ),
@@ -320,18 +320,16 @@ def _check(config):
         )
     if config.teacher_checkpoints and not config.online:
         raise ValueError("--teacher_checkpoints are for --online. Add it, or leave them out.")
-    if config.weighting_probability and not config.weighting:
+    if config.keep_probability and not config.weighting:
         raise ValueError(
-            f"--weighting_probability={config.weighting_probability} is of a weighting, and none is asked for. Pass "
-            "--weighting=exclude_regularization, or leave it out."
+            f"--keep_probability={config.keep_probability} is of a weighting, and none is asked for. Pass "
+            "--weighting=exclude_regularization_samples, or leave it out."
         )
     for name, known in (("optimizer", ("sgd", "bert_adamw")), ("schedule", ("steps", "linear"))):
         if getattr(config, name) not in known:
             raise ValueError(f"--{name}={getattr(config, name)} is unknown. Expected one of {', '.join(known)}.")
-    if not 0 <= config.learning_rate_warm_up < 1:
-        raise ValueError(
-            f"--learning_rate_warm_up={config.learning_rate_warm_up} must be a part of all steps, in [0, 1)."
-        )
+    if not 0 <= config.lr_warmup_fraction < 1:
+        raise ValueError(f"--lr_warmup_fraction={config.lr_warmup_fraction} must be a part of all steps, in [0, 1).")
     strategies = config.strategy != "none" and keras.backend.backend() == "tensorflow"
     if strategies and config.steps_per_execution > 1:
         raise ValueError(
@@ -343,7 +341,7 @@ def _check(config):
 def _check_batches(config, train):
     """Raises `ValueError` where an epoch does not divide as it must, before `run.flags` is written."""
     together, steps = config.steps_per_execution, train.steps_per_epoch(config.batch_size)
-    for name, count in (("the steps of an epoch", steps), ("--backup_steps", config.backup_steps)):
+    for name, count in (("the steps of an epoch", steps), ("--backup_every_steps", config.backup_every_steps)):
         if count % together:
             raise ValueError(
                 f"--steps_per_execution={together} must divide {name}, {count}. Choose a divisor of it, or 1."
@@ -352,7 +350,7 @@ def _check_batches(config, train):
     if config.strategy == "tpu" and left:  # Its step is compiled for one shape.
         raise ValueError(
             f"--strategy=tpu needs batches of one size, and {len(train)} training examples leave {left} over at "
-            f"--batch_size={config.batch_size}. Pass --train_limit={len(train) - left}, or another --batch_size."
+            f"--batch_size={config.batch_size}. Pass --max_train_examples={len(train) - left}, or another --batch_size."
         )
 
 
@@ -377,11 +375,11 @@ def _check_numbers(config):
             f"--label_smoothing={config.label_smoothing} must be in [0, 1): the part that the label's class gives up."
         )
     try:
-        keras.dtype_policies.get(config.precision)
+        keras.dtype_policies.get(config.dtype_policy)
     except ValueError as error:
         raise ValueError(
-            f"--precision={config.precision} is no dtype policy of Keras. Expected such as float32, mixed_float16 or "
-            "mixed_bfloat16."
+            f"--dtype_policy={config.dtype_policy} is no dtype policy of Keras. Expected one such as float32, "
+            "mixed_float16 or mixed_bfloat16."
         ) from error
 
 
@@ -389,7 +387,7 @@ def _check_soft_labels(config, recipe):
     """Raises `ValueError` for what needs a teacher that runs."""
     needs = {
         "--online": config.online,
-        "--teacher_training": config.teacher_training or recipe.teacher_training,
+        "--teacher_batch_statistics": config.teacher_batch_statistics or recipe.teacher_batch_statistics,
         f"--method={config.method}, which has a first stage,": recipe.stage,
     }
     for name, needed in needs.items():
@@ -412,24 +410,24 @@ def parts(splits, config):
     """What is trained on, what each epoch is judged on (`None`: the test set), and the test set."""
     train, test = splits.train, splits.test
     validation = None
-    if config.holdout:
-        train, validation = train.split(config.holdout, seed=config.seed)
-    if config.train_limit:
-        train = train.take(config.train_limit, seed=config.seed)
+    if config.validation_examples:
+        train, validation = train.split(config.validation_examples, seed=config.seed)
+    if config.max_train_examples:
+        train = train.take(config.max_train_examples, seed=config.seed)
     return train, validation, test
 
 
 def augmentation(config):
     """What a run changes in the augmentation that is its data set's own: a dict."""
-    return {} if config.border == "black" else {"border": config.border}
+    return {} if config.padding_mode == "constant" else {"padding_mode": config.padding_mode}
 
 
 def _checkpoints(config):
     """The checkpoints that teach one after the other, or `None`."""
     if not config.online:
         return None
-    beside = pathlib.Path(config.teacher_weights).parent / "checkpoints"
-    return teacher_checkpoints.Checkpoints(config.teacher_checkpoints or beside)
+    default = pathlib.Path(config.teacher_weights).parent / "checkpoints"
+    return teacher_checkpoints.Checkpoints(config.teacher_checkpoints or default)
 
 
 def _store(config):
@@ -456,7 +454,7 @@ def _store(config):
 
 def _networks(config, train, build):
     """The teacher, or `None` where there is none or it need not run, and the student."""
-    options = {"classes": len(train.classes), "input_shape": train.input_shape, "dtype": config.precision}
+    options = {"classes": len(train.classes), "input_shape": train.input_shape, "dtype": config.dtype_policy}
     teacher = None
     if config.teacher and not config.soft_labels:
         teacher = build(config.teacher, weights=config.teacher_weights, **options, **config.teacher_options())
@@ -474,7 +472,7 @@ def distiller(config, recipe, teacher, student, losses, train, *, top_5=False):
         student,
         losses,
         student_loss_weight=recipe.student_loss_weight if weight is None else weight,
-        teacher_batch_statistics=config.teacher_training or recipe.teacher_training,
+        teacher_batch_statistics=config.teacher_batch_statistics or recipe.teacher_batch_statistics,
     )
     _compile(model, config, train, config.epochs, top_5=top_5)
     return model
@@ -482,13 +480,13 @@ def distiller(config, recipe, teacher, student, losses, train, *, top_5=False):
 
 def first_stage(config, recipe, teacher, student, loss, train):
     """Likewise for the stage before, in which the loss is alone and the learning rate does not decay."""
-    training = config.teacher_training or recipe.teacher_training
+    training = config.teacher_batch_statistics or recipe.teacher_batch_statistics
     model = Distiller(
         teacher, student, loss, student_loss_weight=0.0, teacher_batch_statistics=training, name="first_stage"
     )
     rate = recipe.stage.learning_rate or config.learning_rate
     flat = dataclasses.replace(config, learning_rate=rate, schedule="steps", decay_epochs=())
-    _compile(model, flat, train, config.stage_epochs)
+    _compile(model, flat, train, config.pretrain_epochs)
     return model
 
 
@@ -509,7 +507,7 @@ def _compile(distiller, config, train, epochs, *, top_5=False):
 
 
 def _optimizer(config, steps, epochs):
-    rate, decay, clip = _learning_rate(config, steps, epochs), config.weight_decay or None, config.clip_norm
+    rate, decay, clip = _learning_rate(config, steps, epochs), config.weight_decay or None, config.global_clipnorm
     if config.optimizer == "sgd":
         return optimizers.SGD(
             rate,
@@ -527,7 +525,7 @@ def _learning_rate(config, steps, epochs):
     Divided by ten after each of the epochs; or linear, up in the first part of all steps and down to 0 in the rest.
     """
     if config.schedule == "linear":
-        warm_up = int(config.learning_rate_warm_up * steps * epochs)
+        warm_up = int(config.lr_warmup_fraction * steps * epochs)
         return optimizers.LinearWarmupDecay(config.learning_rate, warmup_steps=warm_up, steps=steps * epochs)
     boundaries = [epoch * steps - 1 for epoch in config.decay_epochs]  # Keras: the last step of the old value.
     values = [config.learning_rate / 10**i for i in range(len(boundaries) + 1)]
@@ -536,32 +534,32 @@ def _learning_rate(config, steps, epochs):
 
 def _evaluated_epochs(config):
     """What `fit` takes as `validation_freq`: a period, or a list of epochs."""
-    if config.epochs % config.judged_every == 0:
-        return config.judged_every
-    return [*range(config.judged_every, config.epochs, config.judged_every), config.epochs]
+    if config.epochs % config.eval_every == 0:
+        return config.eval_every
+    return [*range(config.eval_every, config.epochs, config.eval_every), config.epochs]
 
 
 def _observers(config, recipe, checkpoints, store, train, out):
     observers = [callbacks.RaiseOnNonFinite()]
     if checkpoints:
-        observers.append(callbacks.TeacherSchedule(checkpoints, config.online_epochs))
-    if config.keep_checkpoints:
-        observers.append(callbacks.Checkpoints(out / "checkpoints", config.keep_checkpoints))
-    warm_up = recipe.warm_up if config.warm_up_epochs is None else config.warm_up_epochs
+        observers.append(callbacks.TeacherSchedule(checkpoints, config.teacher_update_epochs))
+    if config.checkpoint_every:
+        observers.append(callbacks.Checkpoints(out / "checkpoints", config.checkpoint_every))
+    warm_up = recipe.warm_up if config.warmup_epochs is None else config.warmup_epochs
     if warm_up:
         observers.append(callbacks.DistillationWarmup(warm_up))
     if recipe.counted:
-        batches = _probe(config, store, train)
+        batches = _clean_batches(config, store, train)
         observers.append(callbacks.RegularizationSamples(out / "tensorboard", batches))
     return [*observers, callbacks.TensorBoardScalars(out / "tensorboard")]
 
 
-def _probe(config, store, train):
+def _clean_batches(config, store, train):
     """Batches of clean examples; `None` where soft labels have no logits of such."""
     if store and not store.manifest.clean:
         return None
-    probe = train.take(min(config.probe, len(train)))
-    batches = data.eval_batches(probe, config.judged_at_once, soft_labels=store, framework="numpy")
+    clean_examples = train.take(min(config.clean_examples, len(train)))
+    batches = data.eval_batches(clean_examples, config.eval_batch_size, soft_labels=store, framework="numpy")
     if isinstance(batches, keras.utils.PyDataset):  # What is in memory; files are read again.
         batches = [batches[i] for i in range(len(batches))]
     return batches
@@ -572,25 +570,27 @@ def _result(config, recipe, main_stage, backup, epochs, train, test, one_hot):
     rows = artifacts.history_rows(backup.history)
     last, best = rows[-1], max((row for row in rows if "val_accuracy" in row), key=lambda row: row["val_accuracy"])
     final = {name.removeprefix("val_"): last[name] for name in last if name.endswith("accuracy") and "val_" in name}
-    if config.holdout:  # Else each epoch was judged on the test set.
-        batches = data.eval_batches(test, config.judged_at_once, one_hot=one_hot)
+    if config.validation_examples:  # Else each epoch was judged on the test set.
+        batches = data.eval_batches(test, config.eval_batch_size, one_hot=one_hot)
         judged = main_stage.evaluate(batches, verbose=0, return_dict=True)
         final = {name: judged[name] for name in final}
     result = {
         "method": config.method,
-        "beside": ",".join(config.beside) or None,
+        "extra_losses": ",".join(config.extra_losses) or None,
         "weighting": config.weighting or None,
         "student": config.student,
         "teacher": config.teacher or None,
         "seed": config.seed,
         "epochs": len(rows),
-        "online_epochs": config.online_epochs if config.online else None,
-        "first_stage_epochs": config.stage_epochs if recipe.stage else 0,
+        "teacher_update_epochs": config.teacher_update_epochs if config.online else None,
+        "pretrain_epochs": config.pretrain_epochs if recipe.stage else 0,
         "train_examples": len(train),
         "test_examples": len(test),
-        "judged_on": f"{config.holdout} held-out training examples" if config.holdout else "the test set",
+        "eval_split": f"{config.validation_examples} held-out training examples"
+        if config.validation_examples
+        else "the test set",
         **{f"test_{name}": value for name, value in final.items()},
-        "last_accuracy": last["val_accuracy"],
+        "final_accuracy": last["val_accuracy"],
         "best_accuracy": best["val_accuracy"],
         "best_epoch": best["epoch"],
         "parameters": sum(math.prod(variable.shape) for variable in main_stage.student.trainable_variables),
@@ -610,7 +610,7 @@ def _result(config, recipe, main_stage, backup, epochs, train, test, one_hot):
 def _accuracy(model, examples, config):
     """The share of the examples, of those that can be read, whose label has the highest logit."""
     right = []
-    for inputs, targets in data.eval_batches(examples, config.judged_at_once):
+    for inputs, targets in data.eval_batches(examples, config.eval_batch_size):
         right.append(np.argmax(forward(model, inputs), -1) == np.asarray(targets["labels"]))
     return float(np.concatenate(right).mean())
 
@@ -628,7 +628,7 @@ def _preprocessor(examples):
 
 def _title(config, result):
     taught = f"{_short(config.teacher)} to " if config.teacher else ""
-    return f"{taught}{_short(config.student)}, {config.method}, seed {config.seed}: {result['last_accuracy']:.2%}"
+    return f"{taught}{_short(config.student)}, {config.method}, seed {config.seed}: {result['final_accuracy']:.2%}"
 
 
 def _short(name):

@@ -32,13 +32,13 @@ def test_golden():
 
 def test_agreement_by_what_the_teacher_has_right():
     # The golden teacher has all four right; with another label for row 1 it has three.
-    assert fidelity(*LOGITS, labels=LABELS)["agreement_where_teacher_wrong"] is None
+    assert fidelity(*LOGITS, labels=LABELS)["agreement_teacher_wrong"] is None
     result = fidelity(*LOGITS, labels=[0, 1, 1, 0])
     assert result["teacher_accuracy"] == 0.75
-    assert result["agreement_where_teacher_right"] == pytest.approx(2 / 3)
-    assert result["agreement_where_teacher_wrong"] == 1
+    assert result["agreement_teacher_correct"] == pytest.approx(2 / 3)
+    assert result["agreement_teacher_wrong"] == 1
     wrong = fidelity(*LOGITS, labels=[1, 0, 0, 1])
-    assert wrong["agreement_where_teacher_right"] is None and wrong["agreement_where_teacher_wrong"] == 0.75
+    assert wrong["agreement_teacher_correct"] is None and wrong["agreement_teacher_wrong"] == 0.75
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 4])

@@ -19,18 +19,18 @@ def test_the_two_kinds_and_the_teachers_right_and_wrong():
     # being more than 2 (q - 1) whatever p is.
     teacher, student = _logits(0.9, 0.6, 0.2, 0.3), _logits(0.8, 0.7, 0.6, 0.1)
     assert regularization_sample_rates(teacher, student, [0, 0, 0, 0], 1.0) == {
-        "regularization_share": 0.5,
-        "regularization_share_held_back": 0.5,
-        "regularization_share_where_teacher_right": 0.5,
-        "regularization_share_where_teacher_wrong": 0.5,
+        "regularization_sample_rate": 0.5,
+        "regularization_rate_student_above_teacher": 0.5,
+        "regularization_rate_teacher_correct": 0.5,
+        "regularization_rate_teacher_wrong": 0.5,
     }
     # Temperature 4, teacher surer than a sure student: 4 (q^4 - p^4) = -0.31, twice the label's pull is -0.02.
     surer = regularization_sample_rates(_logits(0.999), _logits(0.99), [[0]], 4.0)
     assert surer == {
-        "regularization_share": 1.0,
-        "regularization_share_held_back": 0.0,
-        "regularization_share_where_teacher_right": 1.0,
-        "regularization_share_where_teacher_wrong": None,
+        "regularization_sample_rate": 1.0,
+        "regularization_rate_student_above_teacher": 0.0,
+        "regularization_rate_teacher_correct": 1.0,
+        "regularization_rate_teacher_wrong": None,
     }
 
 
@@ -42,13 +42,13 @@ def test_as_the_training_step_counts(temperature):
     mask = keras.ops.convert_to_numpy(regularization_samples.mask(labels, student, teacher, temperature))
     found = regularization_sample_rates(teacher, student, labels, temperature)
     right = teacher.argmax(-1) == labels
-    assert 0.1 < found["regularization_share"] == mask.mean() < 1
-    assert found["regularization_share_where_teacher_right"] == mask[right].mean()
-    assert found["regularization_share_where_teacher_wrong"] == mask[~right].mean()
+    assert 0.1 < found["regularization_sample_rate"] == mask.mean() < 1
+    assert found["regularization_rate_teacher_correct"] == mask[right].mean()
+    assert found["regularization_rate_teacher_wrong"] == mask[~right].mean()
     p, q = (np.exp(z / temperature) for z in (teacher, student))
     p, q = ((z / z.sum(-1, keepdims=True))[np.arange(400), labels] for z in (p, q))
-    assert found["regularization_share_held_back"] == (mask & (q > p)).mean()
-    assert temperature == 1 or found["regularization_share_held_back"] < found["regularization_share"]
+    assert found["regularization_rate_student_above_teacher"] == (mask & (q > p)).mean()
+    assert temperature == 1 or found["regularization_rate_student_above_teacher"] < found["regularization_sample_rate"]
 
 
 @pytest.mark.parametrize(

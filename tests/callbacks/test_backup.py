@@ -375,7 +375,7 @@ def test_unfinished_writes_are_cleared(tmp_path):
 
 
 def test_another_identity_is_refused_in_the_constructor(tmp_path):
-    identity = {"teacher": "abc", "flags": {"seed": 1, "views": (1, 2)}}
+    identity = {"teacher": "abc", "flags": {"seed": 1, "num_views": (1, 2)}}
     interrupt(tmp_path, 3, identity=identity)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     Backup(tmp_path, STEPS, identity=identity)

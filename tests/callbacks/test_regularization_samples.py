@@ -36,9 +36,9 @@ def test_the_counts_are_those_of_the_networks(tmp_path):
     p, p3, t3 = _softmax(student)[rows, y], _softmax(student, 3.0)[rows, y], _softmax(teacher, 3.0)[rows, y]
     mask = np.abs(3.0 * (p3 - t3) - (p - 1)) > np.abs(p - 1)
     weights = 1 - np.exp(-np.log(p) / np.log(_softmax(teacher)[rows, y]))
-    assert history["probe_regularization_samples"] == [mask.sum()]
-    np.testing.assert_allclose(history["probe_regularization_share"], [mask.mean()])
-    np.testing.assert_allclose(history["probe_wsl_weight_mean"], [weights.mean()], rtol=1e-4)
+    assert history["clean_regularization_samples"] == [mask.sum()]
+    np.testing.assert_allclose(history["clean_regularization_sample_rate"], [mask.mean()])
+    np.testing.assert_allclose(history["clean_mean_wsl_weight"], [weights.mean()], rtol=1e-4)
     with open(tmp_path / "regularization_samples.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     assert int(row["regularization_samples"]) == mask.sum()
@@ -59,9 +59,9 @@ def test_training_counts_are_those_of_the_batches():
     p, p3, t3 = _softmax(logits)[rows, y], _softmax(logits, 3.0)[rows, y], _softmax(taught, 3.0)[rows, y]
     mask = np.abs(3.0 * (p3 - t3) - (p - 1)) > np.abs(p - 1)
     assert history["regularization_samples"] == [mask.sum()]
-    np.testing.assert_allclose(history["regularization_share"], [mask.mean()], rtol=1e-6)
+    np.testing.assert_allclose(history["regularization_sample_rate"], [mask.mean()], rtol=1e-6)
     weights = 1 - np.exp(-np.log(p) / np.log(_softmax(taught)[rows, y]))
-    np.testing.assert_allclose(history["wsl_weight_mean"], [weights.mean()], rtol=1e-4)
+    np.testing.assert_allclose(history["mean_wsl_weight"], [weights.mean()], rtol=1e-4)
 
 
 def test_watching_changes_no_bit(tmp_path):

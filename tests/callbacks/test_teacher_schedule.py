@@ -160,7 +160,7 @@ def test_a_probe_hears_the_new_teacher(tmp_path):
         distiller.compile(keras.optimizers.SGD(0.0), hard_loss())
         counts = callbacks.RegularizationSamples(tmp_path / "logs" / str(len(observers)), probe)
         logs = distiller.fit(*probe, epochs=2, verbose=0, shuffle=False, callbacks=[*observers, counts]).history
-        return logs["probe_wsl_weight_mean"]
+        return logs["clean_mean_wsl_weight"]
 
     online_ones = shares(start, callbacks.TeacherSchedule(tmp_path))
     models.load_weights(start, tmp_path / teacher_checkpoints.file_name(1))

@@ -27,7 +27,7 @@ class Ramps(keras.callbacks.Callback):
 
     def on_train_batch_begin(self, batch, logs=None):
         if not batch:
-            self.seen.append(float(ops.convert_to_numpy(self.model.ramp)))
+            self.seen.append(float(ops.convert_to_numpy(self.model.distillation_scale)))
 
 
 def made(learning_rate=0.0, **settings):
@@ -93,7 +93,7 @@ def test_without_it_the_ramp_stays():
     ramps = Ramps()
     fit(distiller, [ramps], epochs=2)
     assert ramps.seen == [1, 1]
-    assert not distiller.ramp.trainable
+    assert not distiller.distillation_scale.trainable
 
 
 def test_it_counts_epochs_of_the_run_and_not_of_the_fit():
@@ -118,7 +118,7 @@ def test_files_keep_the_ramp(ending, tmp_path):
         loaded = made(0.05)
         loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
         loaded.load_weights(path)
-    assert float(ops.convert_to_numpy(loaded.ramp)) == 0.5
+    assert float(ops.convert_to_numpy(loaded.distillation_scale)) == 0.5
     fit(loaded, [DistillationWarmup(4)], epochs=3, initial_epoch=2)
     assert not changed(arrays(whole), arrays(loaded))
 

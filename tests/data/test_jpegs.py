@@ -221,7 +221,7 @@ def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):
 
 def test_views_come_again_in_another_order(tree, three_epochs):
     train = imagenet(tree, **SIZES).train
-    repeated = numpy_batches(train_batches(train, seed=5, batch_size=10, views=2, one_hot=True), 9)
+    repeated = numpy_batches(train_batches(train, seed=5, batch_size=10, num_views=2, one_hot=True), 9)
     assert [images.tobytes() for images, _, _ in repeated[:6]] == [
         images.tobytes() for images, _, _ in three_epochs[:6]
     ]

@@ -40,10 +40,9 @@ def assert_same_bits(ones, others):
             assert array.tobytes() == same.tobytes()
 
 
-def slowly(examples, position, seed, view, padding, border, flip):
+def slowly(examples, position, seed, view, padding, padding_mode, flip):
     """One image, cropped from a uint8 picture with black, or its mirror image, around it; normalised in float64."""
-    mode = {"black": "constant", "reflect": "reflect"}[border]
-    image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)], mode=mode)
+    image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)], mode=padding_mode)
     u32 = lambda value: np.array([value], "uint32")  # noqa: E731
     top, left, flipped = (
         int(x[0]) for x in stateless_random.windows(u32(seed), u32(view), u32(examples.index[position]), padding)
@@ -57,20 +56,26 @@ def slowly(examples, position, seed, view, padding, border, flip):
 
 @pytest.mark.parametrize("framework", FRAMEWORKS, ids=IDS)
 @pytest.mark.parametrize(
-    ("padding", "border", "flip", "views"),
+    ("padding", "padding_mode", "flip", "num_views"),
     [
-        (4, "black", True, None),
-        (2, "black", False, None),
-        (0, "black", True, 2),
-        (0, "black", False, None),
+        (4, "constant", True, None),
+        (2, "constant", False, None),
+        (0, "constant", True, 2),
+        (0, "constant", False, None),
         (4, "reflect", True, None),
     ],
 )
-def test_images_are_slow_crops_of_padded_pictures(framework, padding, border, flip, views):
+def test_images_are_slow_crops_of_padded_pictures(framework, padding, padding_mode, flip, num_views):
     pytest.importorskip(framework)
     examples = make()
     place = {number: position for position, number in enumerate(examples.index)}
-    settings = {"padding": padding, "border": border, "flip": flip, "views": views, "framework": framework}
+    settings = {
+        "padding": padding,
+        "padding_mode": padding_mode,
+        "flip": flip,
+        "num_views": num_views,
+        "framework": framework,
+    }
     batches = numpy_batches(train_batches(examples, seed=9, batch_size=64, **settings), 9)
     assert [len(images) for images, _, _ in batches] == [64, 64, 22] * 3
     for step, (images, labels, index) in enumerate(batches):
@@ -78,8 +83,8 @@ def test_images_are_slow_crops_of_padded_pictures(framework, padding, border, fl
         positions = [place[number] for number in index]
         np.testing.assert_array_equal(labels, examples.labels[positions])
         epoch = step // 3
-        view = epoch % views if views else epoch
-        expected = [slowly(examples, position, 9, view, padding, border, flip) for position in positions]
+        view = epoch % num_views if num_views else epoch
+        expected = [slowly(examples, position, 9, view, padding, padding_mode, flip) for position in positions]
         np.testing.assert_allclose(images, expected, atol=2e-6)
 
 
@@ -111,7 +116,7 @@ def test_every_epoch_has_every_example_once(framework):
 def test_a_later_start_goes_on_as_if_from_the_beginning(framework, start):
     pytest.importorskip(framework)
     examples = make()
-    settings = {"seed": 4, "batch_size": 64, "views": 2, "framework": framework}
+    settings = {"seed": 4, "batch_size": 64, "num_views": 2, "framework": framework}
     whole = numpy_batches(train_batches(examples, **settings), 12)
     resumed = numpy_batches(train_batches(examples, start=start, **settings), 4)
     skipped = 3 * start[0] + start[1]
@@ -123,7 +128,7 @@ def test_a_later_start_goes_on_as_if_from_the_beginning(framework, start):
 def test_tensorflow_and_numpy_have_the_same_bits(shape, one_hot):
     pytest.importorskip("tensorflow")
     examples = make(shape=shape)
-    for settings in ({"start": (3, 1)}, {"padding": 0}, {"flip": False, "views": 1}):
+    for settings in ({"start": (3, 1)}, {"padding": 0}, {"flip": False, "num_views": 1}):
         settings = {"seed": 2**32 - 1, "batch_size": 64, "one_hot": one_hot, **settings}
         ours, theirs = (train_batches(examples, framework=framework, **settings) for framework in FRAMEWORKS)
         assert_same_bits(numpy_batches(ours, 7), numpy_batches(theirs, 7))
@@ -146,7 +151,7 @@ def test_a_subsets_examples_look_as_they_do_in_the_whole():
 def test_augmented_shows_any_rows_of_any_view():
     examples = make()
     rows = np.array([149, 0, 3])
-    expected = [slowly(examples, position, 5, 7, 4, "black", True) for position in rows]
+    expected = [slowly(examples, position, 5, 7, 4, "constant", True) for position in rows]
     np.testing.assert_allclose(numpy_pipeline.augmented(examples, rows, seed=5, view=7), expected, atol=2e-6)
 
 
@@ -186,9 +191,9 @@ def test_eval_batches_are_all_examples_in_order_again_and_again(framework):
         ({"start": (0, 3)}, "step 3; expected a step from 0 to 2, as an epoch is 150 examples in batches of 64"),
         ({"start": (-1, 0)}, "start's epoch is -1"),
         ({"padding": -1}, "padding is -1"),
-        ({"border": "grey"}, "border is 'grey'; expected one of black or reflect"),
-        ({"border": "reflect", "padding": 8}, r"Images of \(8, \d+, 3\) have no 8 pixels to reflect"),
-        ({"views": 0}, "views is 0"),
+        ({"padding_mode": "grey"}, "padding_mode is 'grey'; expected one of constant or reflect"),
+        ({"padding_mode": "reflect", "padding": 8}, r"Images of \(8, \d+, 3\) have no 8 pixels to reflect"),
+        ({"num_views": 0}, "views is 0"),
     ],
 )
 def test_settings_out_of_range_are_refused_at_the_call(framework, settings, message):

@@ -387,11 +387,11 @@ def test_weighting(name):
 @every_loss
 def test_a_weighting_that_judges_at_a_temperature(name):
     if name in SOFT:
-        assert make_loss(name, weighting="exclude_regularization", temperature=3.0).temperature == 3.0
+        assert make_loss(name, weighting="exclude_regularization_samples", temperature=3.0).temperature == 3.0
     else:
         with pytest.raises(ValueError, match="needs the temperature at which it judges; this loss has none of its own"):
-            make_loss(name, weighting="exclude_regularization")
-    loss = built_loss(name, weighting={"name": "exclude_regularization", "temperature": 4.0})
+            make_loss(name, weighting="exclude_regularization_samples")
+    loss = built_loss(name, weighting={"name": "exclude_regularization_samples", "temperature": 4.0})
     assert np.isfinite(rows(loss, random_batch(name))).all()
 
 
@@ -424,9 +424,9 @@ def test_config_has_every_setting(name):
         {},
         {"weighting": "wsl_sigmoid"},
         {"weighting": ones},
-        {"weighting": ["wsl", {"name": "only_regularization", "temperature": 2.0, "probability": 0.0}, ones]},
+        {"weighting": ["wsl", {"name": "only_regularization_samples", "temperature": 2.0, "probability": 0.0}, ones]},
         {
-            "weighting": {"name": "exclude_regularization", "probability": 0.0, "temperature": 3.0},
+            "weighting": {"name": "exclude_regularization_samples", "probability": 0.0, "temperature": 3.0},
             "name": "other",
         },
         {"teacher": {"large": 2.0, "small": 1.0}},
@@ -435,7 +435,7 @@ def test_config_has_every_setting(name):
 def test_serialization_round_trip(name, settings):
     own = {"temperature": 3.0} if name in SOFT else {}
     if name in SOFT and isinstance(settings.get("weighting"), dict):  # It judges at the loss's own temperature.
-        settings = {**settings, "weighting": {"name": "exclude_regularization", "probability": 0.0}}
+        settings = {**settings, "weighting": {"name": "exclude_regularization_samples", "probability": 0.0}}
     loss = built_loss(name, weight=7.0, **own, **settings)
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert type(twin) is type(loss) and twin.get_config() == loss.get_config()

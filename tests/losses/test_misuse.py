@@ -59,7 +59,7 @@ def build(loss, student, teacher):
             r"weighting 'wsl' has no settings \['gamma'\]. It takes \[\]",
         ),
         (
-            lambda: losses.AT(weighting="only_regularization"),
+            lambda: losses.AT(weighting="only_regularization_samples"),
             r"needs the temperature at which it judges; this loss has none of its own. Pass weighting=\{'name': 'only_",
         ),
         (lambda: losses.KD(teacher={}), r"`teacher` must be a teacher's name, or a dict of names to positive weights"),

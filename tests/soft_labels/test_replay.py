@@ -25,7 +25,7 @@ def made(tmp_path_factory):
     keras.utils.set_random_seed(0)
     teacher = image_network("teacher", classes=3)
     folder = tmp_path_factory.mktemp("soft") / "labels"
-    return teacher, soft_labels.write(teacher, _train(), folder, seed=3, views=2, batch_size=40, verbose=0)
+    return teacher, soft_labels.write(teacher, _train(), folder, seed=3, num_views=2, batch_size=40, verbose=0)
 
 
 def _distiller(teacher, *loss, **settings):
@@ -46,7 +46,7 @@ def _fit(distiller, observers=(), epochs=3, **batches):
 def test_batches_bring_the_logits_of_their_pixels(made, framework):
     teacher, store = made
     batches = data.train_batches(_train(), seed=8, batch_size=BATCH, soft_labels=store, framework=framework)
-    plain = data.train_batches(_train(), seed=8, batch_size=BATCH, views=2, framework=framework)
+    plain = data.train_batches(_train(), seed=8, batch_size=BATCH, num_views=2, framework=framework)
     for step, (batch, other) in enumerate(itertools.islice(zip(batches, plain), 3 * STEPS)):
         inputs, targets = keras.tree.map_structure(np.asarray, batch)
         np.testing.assert_array_equal(targets["index"], np.asarray(other[1]["index"]), err_msg=f"step {step}")
@@ -74,10 +74,10 @@ def test_training_ends_in_the_same_weights(made, loss, tmp_path):
         distiller = _distiller(taught_by, type(loss).from_config(loss.get_config()))
         clean = data.eval_batches(probe, 10, soft_labels=given, framework="numpy")
         counts = callbacks.RegularizationSamples(tmp_path / str(len(weights)), [clean[0]])
-        histories.append(_fit(distiller, [counts], **({"soft_labels": store} if given else {"views": 2})))
+        histories.append(_fit(distiller, [counts], **({"soft_labels": store} if given else {"num_views": 2})))
         weights.append(distiller.student.get_weights())
     live, given = histories
-    assert live.keys() == given.keys() and "probe_regularization_samples" in live
+    assert live.keys() == given.keys() and "clean_regularization_samples" in live
     for name, values in live.items():
         np.testing.assert_allclose(given[name], values, rtol=1e-4, atol=1e-6, err_msg=name)
     for one, other in zip(*weights, strict=True):
@@ -87,9 +87,9 @@ def test_training_ends_in_the_same_weights(made, loss, tmp_path):
 @pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"k": 3}, {"k": 2}], ids=["float16", "all", "top_2"])
 def test_smaller_storage_is_near(made, storage, tmp_path):
     teacher, store = made
-    small = soft_labels.write(teacher, _train(), tmp_path, seed=3, views=2, batch_size=40, verbose=0, **storage)
+    small = soft_labels.write(teacher, _train(), tmp_path, seed=3, num_views=2, batch_size=40, verbose=0, **storage)
     exact, near = (_fit(_distiller("teacher_logits"), epochs=1, soft_labels=s) for s in (store, small))
-    for name in ("loss", "wsl", "wsl_weight_mean"):  # Of three classes the two highest and the label leave one at most.
+    for name in ("loss", "wsl", "mean_wsl_weight"):  # Of three classes the two highest and the label leave one at most.
         np.testing.assert_allclose(near[name], exact[name], rtol=2e-3, err_msg=name)
 
 
@@ -115,7 +115,7 @@ def test_one_of_several_teachers_may_be_given(made):
     teacher, store = made
     loss = losses.KD(teacher={"here": 1.0, "given": 1.0})
     history = _fit(_distiller({"here": teacher, "given": "teacher_logits"}, loss), epochs=1, soft_labels=store)
-    alone = _fit(_distiller(teacher, losses.KD()), epochs=1, views=2)
+    alone = _fit(_distiller(teacher, losses.KD()), epochs=1, num_views=2)
     np.testing.assert_allclose(history["kd"], alone["kd"], rtol=1e-4)  # Both say the same.
 
 
@@ -145,7 +145,7 @@ def test_what_a_teacher_given_by_its_logits_cannot(make, message):
 
 def test_other_views_are_refused(made):
     with pytest.raises(ValueError, match="views is 5, and the soft labels are of 2 views"):
-        data.train_batches(_train(), seed=0, batch_size=8, views=5, soft_labels=made[1])
+        data.train_batches(_train(), seed=0, batch_size=8, num_views=5, soft_labels=made[1])
 
 
 def test_callbacks_that_change_the_teacher_refuse(made, tmp_path):
@@ -167,7 +167,7 @@ def test_an_image_that_cannot_be_read_has_no_soft_label(tmp_path):
     (tmp_path / "tree" / "a" / "1.jpg").write_bytes(b"no image".ljust(len(good), b"."))
     images = data.image_folder(tmp_path / "tree", image_size=8, resize=10)
     teacher = image_network("teacher", classes=2)
-    store = soft_labels.write(teacher, images, tmp_path / "soft", views=1, batch_size=3, verbose=0)
+    store = soft_labels.write(teacher, images, tmp_path / "soft", num_views=1, batch_size=3, verbose=0)
     for inputs, targets in data.augmented_batches(images, 8, seed=0, view=0):
         np.testing.assert_allclose(store.rows(0, targets["index"].numpy()), teacher.predict_on_batch(inputs), atol=1e-5)
     assert len(targets["index"]) == 7

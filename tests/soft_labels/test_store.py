@@ -21,9 +21,9 @@ from keras_wsl.soft_labels import reader as store_module
 from keras_wsl.soft_labels import writer
 from tests.common import bright_splits, image_network, network
 
-SETTINGS = {"seed": 3, "views": 2, "batch_size": 16, "verbose": 0}
+SETTINGS = {"seed": 3, "num_views": 2, "batch_size": 16, "verbose": 0}
 
-AUGMENTATION = {"padding": 4, "border": "black", "flip": True}
+AUGMENTATION = {"padding": 4, "padding_mode": "constant", "flip": True}
 
 
 def _teacher(seed=0):
@@ -67,7 +67,7 @@ def test_rows_are_what_the_teacher_says_of_a_view(made, view):
 
 def test_views_differ_and_have_the_crops_of_training(made):
     _, store = made
-    assert store.views == 2 and store.seed == 3
+    assert store.num_views == 2 and store.seed == 3
     everything = [store.rows(view, np.arange(40)) for view in (None, 0, 1)]
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(everything))
 
@@ -105,8 +105,8 @@ def test_sentences_are_not_varied(tmp_path):
     embedded = keras.layers.Embedding(9, 4)(inputs["token_ids"])
     logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(embedded))
     teacher = keras.Model(inputs, logits)
-    store = soft_labels.write(teacher, pairs, tmp_path, views=5, batch_size=4, verbose=0)
-    assert store.views is None and not list(tmp_path.glob("view-*"))
+    store = soft_labels.write(teacher, pairs, tmp_path, num_views=5, batch_size=4, verbose=0)
+    assert store.num_views is None and not list(tmp_path.glob("view-*"))
     np.testing.assert_array_equal(store.rows(7, np.arange(6)), store.rows(None, np.arange(6)))
     changed = dataclasses.replace(pairs, token_ids=np.where(np.arange(16) == 0, 8, tokens))
     with pytest.raises(ValueError, match="of other data"):
@@ -145,8 +145,8 @@ def test_more_views_add_to_a_folder(made, tmp_path):
     teacher, store = made
     folder = _copy(store, tmp_path)
     times = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npy.sha256")}
-    more = soft_labels.write(teacher, _train(), folder, **{**SETTINGS, "views": 3})
-    assert more.views == 3 and {n: (folder / n).stat().st_mtime_ns for n in times} == times
+    more = soft_labels.write(teacher, _train(), folder, **{**SETTINGS, "num_views": 3})
+    assert more.num_views == 3 and {n: (folder / n).stat().st_mtime_ns for n in times} == times
     with pytest.raises(ValueError, match="has 3 views, and 2 are asked for"):
         soft_labels.write(teacher, _train(), folder, **SETTINGS)
 
@@ -214,7 +214,7 @@ def _other_pixel():
         ({"dtype": "bfloat16"}, "dtype='bfloat16' is unknown"),
         ({"k": 4}, "k=4 is more than the 3 classes"),
         ({"k": 2, "temperatures": [-1.0]}, "temperature"),
-        ({"views": 0}, "views"),
+        ({"num_views": 0}, "num_views"),
         ({"batch_size": 0}, "batch_size"),
         ({"seed": -1}, "seed is -1"),
         ({"scale": (0.1, 1)}, "not varied by"),
@@ -394,7 +394,7 @@ def _nested(depth):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"views": ABSENT}, "`views` is missing"),
+        ({"num_views": ABSENT}, "`num_views` is missing"),
         ({"teacher": ABSENT}, "`teacher` is missing"),
         ({"more": 1}, "field 'more' is unknown"),
         ({"teacher": 3}, "`teacher` must be text"),
@@ -414,12 +414,15 @@ def _nested(depth):
         ({"preprocessing": {"mean": float("nan")}}, "a number that is not finite"),
         ({"preprocessing": _nested(500)}, "at most 100 deep"),
         ({"augmentation": "flip"}, "`augmentation` must be an object"),
-        ({"augmentation": {}}, "`views` must be positive if there is an augmentation"),
+        ({"augmentation": {}}, "`num_views` must be positive if there is an augmentation"),
         ({"seed": 2**32}, "`seed` must be an integer"),
-        ({"views": -1}, "`views` must be an integer"),
-        ({"views": 2**31}, "lacks 2147483646 of 2147483649 files, the first is view-00002.npy"),
-        ({"views": 2**31, "part_examples": 1}, "lacks 85899345960 of 85899345960 files, the first is clean.part-00000"),
-        ({"views": 0, "clean": False, "augmentation": {}}, "and else 0 with clean=true"),
+        ({"num_views": -1}, "`num_views` must be an integer"),
+        ({"num_views": 2**31}, "lacks 2147483646 of 2147483649 files, the first is view-00002.npy"),
+        (
+            {"num_views": 2**31, "part_examples": 1},
+            "lacks 85899345960 of 85899345960 files, the first is clean.part-00000",
+        ),
+        ({"num_views": 0, "clean": False, "augmentation": {}}, "and else 0 with clean=true"),
         ({"clean": 1}, "`clean` must be true or false"),
         ({"dtype": "object"}, "`dtype` must be one of"),
         ({"dtype": ["float32"]}, "`dtype` must be one of"),
@@ -518,7 +521,7 @@ def test_example_numbers_are_unique_and_not_negative(made, tmp_path, change):
 
 def test_views_that_do_not_fit_on_the_disk_take_no_memory(made, tmp_path):
     with pytest.raises(OSError, match="do not fit"):
-        soft_labels.write(made[0], _train(), tmp_path, **{**SETTINGS, "views": 2**31 - 1})
+        soft_labels.write(made[0], _train(), tmp_path, **{**SETTINGS, "num_views": 2**31 - 1})
 
 
 def test_a_file_without_its_digest_or_the_reverse_is_written_again(made, tmp_path):

@@ -33,8 +33,12 @@ ROWS = {
     "learning rate is not a number": (["--learning_rate=nan"], "--learning_rate=nan must be a finite", "Leave it out"),
     "learning rate is infinite": (["--learning_rate=inf"], "--learning_rate=inf must be a finite", "Leave it out"),
     "weight decay is not a number": (["--weight_decay=nan"], "--weight_decay=nan must be a finite", "Leave it out"),
-    "clipping is not a number": (["--clip_norm=nan"], "--clip_norm=nan must be a finite number", "Leave it out"),
-    "warm-up is not a number": (["--learning_rate_warm_up=nan"], "--learning_rate_warm_up=nan must", "Leave it out"),
+    "clipping is not a number": (
+        ["--global_clipnorm=nan"],
+        "--global_clipnorm=nan must be a finite number",
+        "Leave it out",
+    ),
+    "warm-up is not a number": (["--lr_warmup_fraction=nan"], "--lr_warmup_fraction=nan must", "Leave it out"),
     "alpha is not a number": ([*KD, "--alpha=nan"], "--alpha=nan must be a finite number", "Leave it out"),
     "alpha is negative": ([*KD, "--alpha=-1"], "not negative. Received: weight=-1.0", "Give 0.0"),
     "temperature is infinite": ([*KD, "--temperature=inf"], "--temperature=inf must be a finite", "Leave it out"),
@@ -44,7 +48,7 @@ ROWS = {
         "--method=none has no .* no --temperature",
         "or choose",
     ),
-    "loss_settings of labels": (["--loss_settings=beta=3"], "has no .* no --loss_settings", "or choose"),
+    "loss_settings of labels": (["--loss_kwargs=beta=3"], "has no .* no --loss_kwargs", "or choose"),
     "smoothing is all": (["--label_smoothing=1"], r"--label_smoothing=1.0 must be in \[0, 1\)", "gives up"),
     "method is misspelt": (["--method=reviewdk"], "no method 'reviewdk'", "Did you mean 'reviewkd'"),
     "student is misspelt": (["--student=resnet_8"], "Unknown network 'resnet_8'", "Did you mean 'resnet8'"),
@@ -66,29 +70,29 @@ ROWS = {
         "Train one and write it",
     ),
     "weighting without a name": (
-        [*KD, "--weighting_probability=0.5"],
-        "--weighting_probability=0.5 is of a weighting, and none is asked for",
+        [*KD, "--keep_probability=0.5"],
+        "--keep_probability=0.5 is of a weighting, and none is asked for",
         "Pass --weighting=",
     ),
     "probability is 2": (
-        [*KD, "--weighting=exclude_regularization", "--weighting_probability=2"],
+        [*KD, "--weighting=exclude_regularization_samples", "--keep_probability=2"],
         r"`probability` must be a number in \[0, 1\]. Received: probability=2.0",
         "Give 0.5",
     ),
     "probability of wsl": (
-        [*KD, "--weighting=wsl", "--weighting_probability=0.5"],
-        "--weighting_probability=0.5 is of exclude_ and only_regularization",
+        [*KD, "--weighting=wsl", "--keep_probability=0.5"],
+        "--keep_probability=0.5 is of exclude_ and only_regularization_samples",
         "Received: --weighting=wsl",
     ),
     "switch is text": (
-        [*KD, "--loss_settings=standardize=true"],
+        [*KD, "--loss_kwargs=standardize=true"],
         "standardize='true'",
         "Give one of these",
     ),
-    "form is misspelt": ([*KD, "--loss_settings=form=kll"], "Received: form='kll'", "must be one of .'kl'"),
-    "precision": (
-        ["--precision=float8"],
-        "--precision=float8 is no dtype policy",
+    "form is misspelt": ([*KD, "--loss_kwargs=form=kll"], "Received: form='kll'", "must be one of .'kl'"),
+    "dtype_policy": (
+        ["--dtype_policy=float8"],
+        "--dtype_policy=float8 is no dtype policy",
         "Expected such as float32",
     ),
     "steps do not divide": (
@@ -97,15 +101,27 @@ ROWS = {
         "Choose a divisor",
     ),
     "backups do not divide": (
-        ["--batch_size=5", "--backup_steps=3", "--steps_per_execution=2"],
-        "--steps_per_execution=2 must divide --backup_steps, 3",
+        ["--batch_size=5", "--backup_every_steps=3", "--steps_per_execution=2"],
+        "--steps_per_execution=2 must divide --backup_every_steps, 3",
         "Choose a divisor",
     ),
-    "limit is beyond the data": (["--train_limit=31"], "31 of 30 examples asked for", "integer from 1 to 30. Ask"),
-    "nothing is left to train on": (["--holdout=30"], "30 of 30 examples asked for", "integer from 1 to 29. Ask"),
-    "limit is beyond the rest": (["--holdout=20", "--train_limit=11"], "11 of 10 examples asked for", "from 1 to 10"),
-    "holdout is negative": (["--holdout=-5"], "-5 of 30 examples asked for", "integer from 1 to 29"),
-    "checkpoints are not there": ([*KD, "--online"], "checkpoints has no checkpoints", "with --keep_checkpoints=1"),
+    "limit is beyond the data": (
+        ["--max_train_examples=31"],
+        "31 of 30 examples asked for",
+        "integer from 1 to 30. Ask",
+    ),
+    "nothing is left to train on": (
+        ["--validation_examples=30"],
+        "30 of 30 examples asked for",
+        "integer from 1 to 29. Ask",
+    ),
+    "limit is beyond the rest": (
+        ["--validation_examples=20", "--max_train_examples=11"],
+        "11 of 10 examples asked for",
+        "from 1 to 10",
+    ),
+    "holdout is negative": (["--validation_examples=-5"], "-5 of 30 examples asked for", "integer from 1 to 29"),
+    "checkpoints are not there": ([*KD, "--online"], "checkpoints has no checkpoints", "with --checkpoint_every=1"),
     "soft labels are not there": (
         ["--method=kd", "--soft_labels=HERE/full"],
         "full holds no soft labels",
@@ -120,8 +136,8 @@ ROWS = {
     "data are text": (["--data_dir=HERE/text.npz"], "text.npz is not a whole .npz file", "write it again"),
     **{
         f"loss_settings: {name}": (
-            [*KD, f"--loss_settings=weight={value}"],
-            r"--loss_settings=weight(=\.\.\.)? must (be a number up to 2\*\*53|have at most 200 characters)",
+            [*KD, f"--loss_kwargs=weight={value}"],
+            r"--loss_kwargs=weight(=\.\.\.)? must (be a number up to 2\*\*53|have at most 200 characters)",
             "Received: ",
         )
         for name, value in {
@@ -139,9 +155,9 @@ ROWS = {
             "set": "{1}",
         }.items()
     },
-    "loss_settings is NaN": ([*KD, "--loss_settings=weight=nan"], "Received: weight='nan'", "must be a number"),
-    "loss_settings is a list": ([*KD, "--loss_settings=weight=[1]"], r"Received: weight=\[1\]", "must be a number"),
-    "name is not the loss's to give": ([*KD, "--loss_settings=layers=5"], "no settings .'layers'", "It takes"),
+    "loss_settings is NaN": ([*KD, "--loss_kwargs=weight=nan"], "Received: weight='nan'", "must be a number"),
+    "loss_settings is a list": ([*KD, "--loss_kwargs=weight=[1]"], r"Received: weight=\[1\]", "must be a number"),
+    "name is not the loss's to give": ([*KD, "--loss_kwargs=layers=5"], "no settings .'layers'", "It takes"),
     "epochs are huge": (["--epochs=99999999999999999999"], "--epochs must be at most 1,000,000", "Received"),
     "decay is huge": (["--decay_epochs=1,99999999999"], "--decay_epochs must be at most 1,000,000", "Received"),
     "batch is huge": (["--batch_size=99999999999"], "--batch_size must be at most 2,147,483,647", "Received"),
@@ -151,25 +167,29 @@ ROWS = {
     "student's file is a pipe": (["--student_weights=HERE/pipe.keras"], "pipe.keras'", "Train one"),
     "data are a pipe": (["--data_dir=HERE/pipe.npz"], "no file .*pipe.npz", "`save_npz` write such files"),
     "out is a link to nothing": (
-        ["--out=HERE/dangling"],
+        ["--output_dir=HERE/dangling"],
         "dangling is a symbolic link without a target, and a folder was",
         "Choose another path",
     ),
-    "out is below a link to nothing": (["--out=HERE/dangling/a/b"], "dangling is a symbolic link", "Choose another"),
-    "out is a link to itself": (["--out=HERE/loop"], "loop is a symbolic link", "Choose another"),
-    "out is below a pipe": (["--out=HERE/pipe.npz/run"], "pipe.npz is a named pipe, and a folder was", "Choose"),
-    "out is a file": (["--out=HERE/file"], "file is a file, and a folder was", "Choose another path"),
+    "out is below a link to nothing": (
+        ["--output_dir=HERE/dangling/a/b"],
+        "dangling is a symbolic link",
+        "Choose another",
+    ),
+    "out is a link to itself": (["--output_dir=HERE/loop"], "loop is a symbolic link", "Choose another"),
+    "out is below a pipe": (["--output_dir=HERE/pipe.npz/run"], "pipe.npz is a named pipe, and a folder was", "Choose"),
+    "out is a file": (["--output_dir=HERE/file"], "file is a file, and a folder was", "Choose another path"),
     "out is below a file": (
-        ["--out=HERE/file/run"],
+        ["--output_dir=HERE/file/run"],
         "file is a file, and a folder was",
         "Choose another path",
     ),
     "out holds other things": (
-        ["--out=HERE/full"],
-        "--out=.*full holds other files and no run",
+        ["--output_dir=HERE/full"],
+        "--output_dir=.*full holds other files and no run",
         "Choose a folder",
     ),
-    "out is missing": (["--out="], "--out is missing", "name a folder for the results"),
+    "out is missing": (["--output_dir="], "--output_dir is missing", "name a folder for the results"),
 }
 JUDGED = {
     "no such run": (["HERE/absent"], "There is no student .*absent", "Expected the folder of a run"),
@@ -177,7 +197,7 @@ JUDGED = {
     "network without data": (["HERE/teacher.keras"], "does not say what it was trained on", "Pass --data, one of"),
     "network of other data": (["--data=digits", "HERE/teacher.keras"], r"inputs of shape \(8, 8, 3\)", "Judge it on"),
     "judged in a file": (
-        ["--data=cifar100", "--data_dir=HERE/images.npz", "--out=HERE/file", "HERE/teacher.keras"],
+        ["--data=cifar100", "--data_dir=HERE/images.npz", "--output_dir=HERE/file", "HERE/teacher.keras"],
         "file is a file, and a folder was",
         "Choose another path",
     ),
@@ -186,8 +206,8 @@ WRITTEN = {
     "temperatures are not numbers": (["--top_k=2", "--temperatures=1,nan"], "1,nan must be finite numbers", "such as"),
     "temperatures are infinite": (["--top_k=2", "--temperatures=1e999"], "1e999 must be finite numbers", "such as"),
     "temperatures are text": (["--top_k=2", "--temperatures=1,a"], "--temperatures=1,a must be numbers", "such as"),
-    "store is a file": (["--out=HERE/file"], "file is a file, and a folder was", "Choose another path"),
-    "store of more than there is": (["--train_limit=31"], "31 of 30 examples", "from 1 to 30"),
+    "store is a file": (["--output_dir=HERE/file"], "file is a file, and a folder was", "Choose another path"),
+    "store of more than there is": (["--max_train_examples=31"], "31 of 30 examples", "from 1 to 30"),
 }
 
 
@@ -199,7 +219,7 @@ def train(arguments):
     flags.DEFINE_bool("download", False, "", flag_values=values)
     values(["cifar100.py", *arguments])
     wanted = config.from_flags(values)
-    return runner.run(wanted, cifar100.splits(wanted, values), values.out, resume=values.resume, verbose=0)
+    return runner.run(wanted, cifar100.splits(wanted, values), values.output_dir, resume=values.resume, verbose=0)
 
 
 def _judge(arguments):
@@ -248,7 +268,7 @@ def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, ca
     arguments, came, advice = rows[name]
     before = _files(here)
     arguments = [argument.replace("HERE", str(here)) for argument in [*common, *arguments]]
-    arguments.insert(0, f"--out={tmp_path / 'out'}")
+    arguments.insert(0, f"--output_dir={tmp_path / 'out'}")
     assert cli.status(lambda: run(arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert re.match(r"\w+Error: ", line) and re.search(came, line) and re.search(advice, line), line
@@ -261,13 +281,13 @@ def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, ca
         ("cifar100.py", ["--method=none", "--decay_epochs=3,1", "--data_dir=HERE/images.npz"], 2, "must rise"),
         ("evaluate.py", ["HERE/full"], 2, "holds no finished run"),
         ("cifar100.py", ["--epoch=3"], 1, "Did you mean: epochs"),
-        ("cifar100.py", ["--warm_up_epochs=-3"], 1, "not a non-negative"),
+        ("cifar100.py", ["--warmup_epochs=-3"], 1, "not a non-negative"),
         ("cifar100.py", ["runs/wsl"], 1, "Expected flags alone"),
     ],
 )
 def test_script_refuses_a_bad_command_line(script, arguments, status, words, here, tmp_path):
     arguments = [argument.replace("HERE", str(here)) for argument in arguments]
-    ended = run_script(script, f"--out={tmp_path / 'out'}", *arguments)
+    ended = run_script(script, f"--output_dir={tmp_path / 'out'}", *arguments)
     assert ended.returncode == status and "Traceback" not in ended.stderr, ended.stderr[-2000:]
     said = ended.stderr.strip().splitlines()[-1] if status == 2 else ended.stderr + ended.stdout
     assert words in said and not (tmp_path / "out").exists()

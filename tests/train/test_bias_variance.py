@@ -25,7 +25,7 @@ SMALL = config.Config(
     epochs=1,
     batch_size=32,
     decay_epochs=(),
-    train_limit=30,
+    max_train_examples=30,
     deterministic=False,
 )
 
@@ -41,9 +41,13 @@ def processes(monkeypatch):
         config.define_flags(values)
         flags.DEFINE_string("data_dir", None, "", flag_values=values)
         values(arguments[1:])
-        started.append(values.out.rpartition("/")[2])
+        started.append(values.output_dir.rpartition("/")[2])
         runner.run(
-            config.from_flags(values), data.cifar100(values.data_dir), values.out, resume=values.resume, verbose=0
+            config.from_flags(values),
+            data.cifar100(values.data_dir),
+            values.output_dir,
+            resume=values.resume,
+            verbose=0,
         )
         return 0, ""
 
@@ -55,7 +59,7 @@ def processes(monkeypatch):
 def _values(tmp_path, **changes):
     (tmp_path / "results").mkdir(exist_ok=True)
     paths = {
-        "out": str(tmp_path / "runs"),
+        "output_dir": str(tmp_path / "runs"),
         "results": str(tmp_path / "results"),
         "data_dir": str(tmp_path / "images.npz"),
     }
@@ -72,7 +76,7 @@ def test_members_differ_in_the_seed_and_the_draw_alone():
         assert (one.teacher, other.teacher, other.teacher_weights) == ("tiny", "", "")
         np.testing.assert_array_equal(runner.parts(data.Splits(pool, pool), other)[0].index, index)
     teacher = bias_variance.teacher_of(SMALL)
-    assert (teacher.method, teacher.train_limit, teacher.teacher) == ("none", 0, "")
+    assert (teacher.method, teacher.max_train_examples, teacher.teacher) == ("none", 0, "")
 
 
 @pytest.mark.slow
@@ -147,12 +151,12 @@ def test_bad_settings_are_refused_before_a_run(tmp_path, processes):
     values = _values(tmp_path)
     data.save_npz(bright_splits(60), values.data_dir)
     for changes, message in (
-        ({"train_limit": 0}, "must be more than 0 and less than the 30"),
-        ({"train_limit": 30}, "each would have the same training set"),
-        ({"teacher": ""}, "--out and --teacher are needed"),
+        ({"max_train_examples": 0}, "must be more than 0 and less than the 30"),
+        ({"max_train_examples": 30}, "each would have the same training set"),
+        ({"teacher": ""}, "--output_dir and --teacher are needed"),
     ):
         with pytest.raises(ValueError, match=message):
             bias_variance.run(dataclasses.replace(SMALL, **changes), values)
     with pytest.raises(ValueError, match="60 of 60 examples asked for"):
-        bias_variance.run(SMALL, _values(tmp_path, out=str(tmp_path / "other"), teacher_examples=60))
+        bias_variance.run(SMALL, _values(tmp_path, output_dir=str(tmp_path / "other"), teacher_examples=60))
     assert not processes

@@ -26,13 +26,13 @@ def runs(tmp_path_factory):
     data.save_npz(bright_splits(90), folder / "images.npz")
     runner.run(SMALL, bright_splits(90), folder / "teacher", verbose=0)
     runner.run(_taught(folder), bright_splits(90), folder / "live", verbose=0)
-    _write(folder, "soft", "--views=2")
+    _write(folder, "soft", "--num_views=2")
     return folder
 
 
 def _taught(folder, **changes):
     weights = str(folder / "teacher" / "student.keras")
-    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": weights, "train_limit": 60}
+    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": weights, "max_train_examples": 60}
     return dataclasses.replace(SMALL, **{**taught, **changes})
 
 
@@ -47,8 +47,8 @@ def _arguments(folder, name, *others):
         f"--data_dir={folder / 'images.npz'}",
         "--teacher=tiny",
         f"--teacher_weights={folder / 'teacher' / 'student.keras'}",
-        "--train_limit=60",
-        f"--out={folder / name}",
+        "--max_train_examples=60",
+        f"--output_dir={folder / name}",
         *others,
     ]
 
@@ -66,7 +66,7 @@ def test_a_run_on_soft_labels_is_the_run_with_the_teacher(runs):
     for name in ("teacher", "teacher_sha256", "test_accuracy", "train_examples"):
         assert result[name] == live[name], name
     for one, other in zip(*(artifacts.read_csv(runs / name / "epochs.csv") for name in ("live", "given")), strict=True):
-        assert one.keys() == other.keys() and "probe_regularization_samples" in one
+        assert one.keys() == other.keys() and "clean_regularization_samples" in one
         np.testing.assert_allclose([*other.values()], [*one.values()], rtol=1e-3, atol=1e-5)
     lines = (runs / "given" / "run.flags").read_text().splitlines()
     assert f"--soft_labels={runs / 'soft'}" in lines
@@ -79,11 +79,11 @@ def test_a_run_on_soft_labels_is_the_run_with_the_teacher(runs):
 
 @pytest.mark.slow
 def test_without_clean_rows_there_is_no_probe(runs):
-    _write(runs, "no_clean", "--views=1", "--noclean", "--dtype=float16")
+    _write(runs, "no_clean", "--num_views=1", "--noclean", "--dtype=float16")
     wanted = _given(runs, soft_labels=str(runs / "no_clean"), epochs=1)
     runner.run(wanted, bright_splits(90), runs / "without", verbose=0)
     (row,) = artifacts.read_csv(runs / "without" / "epochs.csv")
-    assert "regularization_samples" in row and "probe_regularization_samples" not in row
+    assert "regularization_samples" in row and "clean_regularization_samples" not in row
 
 
 @pytest.mark.parametrize(
@@ -98,8 +98,8 @@ def test_without_clean_rows_there_is_no_probe(runs):
         ({"method": "none"}, "has no teacher: leave --teacher, --teacher_weights and --soft_labels out"),
         ({"teacher_batch_statistics": True}, "--teacher_batch_statistics needs a teacher that runs"),
         ({"online": True}, "--online needs a teacher that runs"),
-        ({"views": 3}, "views is 3, and the soft labels are of 2"),
-        ({"border": "reflect"}, "is of another augmentation: .*'black'.* and .*'reflect'.* is asked for"),
+        ({"num_views": 3}, "views is 3, and the soft labels are of 2"),
+        ({"padding_mode": "reflect"}, "is of another augmentation: .*'constant'.* and .*'reflect'.* is asked for"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -114,7 +114,7 @@ def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
     runner.run(_given(runs, epochs=1), bright_splits(90), tmp_path / "run", verbose=0)
     other = soft_labels.SoftLabels(runs / "soft").manifest
     assert other.sha256 != dataclasses.replace(other, seed=1).sha256
-    _write(runs, "half", "--views=2", "--dtype=float16")
+    _write(runs, "half", "--num_views=2", "--dtype=float16")
     path = tmp_path / "run" / "run.flags"
     path.write_text(path.read_text().replace(str(runs / "soft"), str(runs / "half")))
     with pytest.raises(ValueError, match="soft_labels"):
@@ -125,7 +125,7 @@ def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
 @pytest.mark.parametrize(
     "others, message",
     [
-        (["--teacher="], "--teacher, --teacher_weights and --out are needed"),
+        (["--teacher="], "--teacher, --teacher_weights and --output_dir are needed"),
         (["--data=mnist"], "--data=mnist is unknown"),
         (["--top_k=4"], "k=4 is more than the 3 classes"),
         (["--seed=1"], "another data set|another seed"),
@@ -134,7 +134,7 @@ def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
 )
 def test_what_cannot_be_written(runs, others, message):
     with pytest.raises(ValueError, match=message):
-        _write(runs, "soft", "--views=2", *others)
+        _write(runs, "soft", "--num_views=2", *others)
 
 
 def test_the_command(runs):

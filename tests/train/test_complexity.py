@@ -19,7 +19,7 @@ pytestmark = pytest.mark.eager
 
 SCRIPT = pathlib.Path(runner.__file__).parent / "complexity.py"
 SMALL = config.Config(
-    student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), keep_checkpoints=1, learning_rate=0.02
+    student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), checkpoint_every=1, learning_rate=0.02
 )
 
 
@@ -40,7 +40,7 @@ def runs(request, tmp_path_factory):
 def _values(folder, **changes):
     checkpoints = folder / "teacher" / "checkpoints"
     given = {"data_dir": folder / "images.npz", "teacher": "tiny", "student": "tiny", "checkpoints": checkpoints}
-    return {**given, "examples": 12, "out": folder / "out", **changes}
+    return {**given, "examples": 12, "output_dir": folder / "out", **changes}
 
 
 def _run(folder, **changes):

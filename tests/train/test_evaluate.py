@@ -29,7 +29,7 @@ pytestmark = pytest.mark.eager
 
 SCRIPT = pathlib.Path(evaluate.__file__)
 SMALL = config.Config(
-    student="tiny", method="none", epochs=1, batch_size=32, decay_epochs=(), train_limit=96, learning_rate=0.02
+    student="tiny", method="none", epochs=1, batch_size=32, decay_epochs=(), max_train_examples=96, learning_rate=0.02
 )
 
 
@@ -41,7 +41,9 @@ def runs(tmp_path_factory):
         patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
         runner.run(SMALL, data.digits(), folder / "labels", verbose=0)
         taught = {"teacher": "tiny", "teacher_weights": str(folder / "labels" / "student.keras")}
-        wanted = dataclasses.replace(SMALL, method="kd", seed=1, train_limit=64, holdout=20, **taught)
+        wanted = dataclasses.replace(
+            SMALL, method="kd", seed=1, max_train_examples=64, validation_examples=20, **taught
+        )
         runner.run(wanted, data.digits(), folder / "kd", verbose=0)
     return folder
 
@@ -49,7 +51,7 @@ def runs(tmp_path_factory):
 def _values(out, **given):
     values = flags.FlagValues()
     evaluate.define_flags(values)
-    values(["evaluate", f"--out={out}", *(f"--{name}={value}" for name, value in given.items())])
+    values(["evaluate", f"--output_dir={out}", *(f"--{name}={value}" for name, value in given.items())])
     return values
 
 
@@ -88,17 +90,17 @@ def _expected(labels, logits, teacher_logits=None):
             "mean_total_variation": 0.5 * np.abs(p - q).sum(-1).mean(),
             "kl": np.mean([stats.entropy(a, b) for a, b in zip(q, p)]),
             "teacher_accuracy": taught.mean(),
-            "agreement_where_teacher_right": same[taught].mean(),
-            "agreement_where_teacher_wrong": same[~taught].mean(),
+            "agreement_teacher_correct": same[taught].mean(),
+            "agreement_teacher_wrong": same[~taught].mean(),
         }
         # At temperature 1, |q_y - p_y - (q_y - 1)| > |q_y - 1|: the student gives the label more than the teacher.
         rows = np.arange(len(labels))
         regularizing = p[rows, labels] > q[rows, labels]
         found |= {
-            "regularization_share": regularizing.mean(),
-            "regularization_share_held_back": regularizing.mean(),
-            "regularization_share_where_teacher_right": regularizing[taught].mean(),
-            "regularization_share_where_teacher_wrong": regularizing[~taught].mean(),
+            "regularization_sample_rate": regularizing.mean(),
+            "regularization_rate_student_above_teacher": regularizing.mean(),
+            "regularization_rate_teacher_correct": regularizing[taught].mean(),
+            "regularization_rate_teacher_wrong": regularizing[~taught].mean(),
         }
     return found
 
@@ -110,7 +112,7 @@ def _assert_row(row, expected):
 
 def test_runs_from_the_command_line(runs, tmp_path):
     out = tmp_path / "judged"
-    ended = run_script("evaluate.py", f"--out={out}", "--split=test,train", runs / "labels", runs / "kd")
+    ended = run_script("evaluate.py", f"--output_dir={out}", "--split=test,train", runs / "labels", runs / "kd")
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == ["evaluate.csv", "evaluate.md", "reliability.png"]
     with open(out / "evaluate.csv", newline="") as file:
@@ -160,7 +162,7 @@ def test_all_training_examples_of_a_file(runs, tmp_path):
     path = runs / "labels" / "student.keras"
     whole, part = (
         _judge(tmp_path, path, data="digits", split="train", **more)[0]["examples"]
-        for more in ({}, {"train_limit": 30})
+        for more in ({}, {"max_train_examples": 30})
     )
     assert (whole, part) == (len(data.digits().train), 30)
 
@@ -322,12 +324,12 @@ def test_several_data_sets_and_no_folder(runs, tmp_path):
     other = _fake_run(tmp_path / "run", wanted, models.build("tiny", 6), 6)
     with pytest.raises(ValueError, match="several data sets: digits, imagenet"):
         _judge(tmp_path / "out", runs / "kd", other)
-    with pytest.raises(ValueError, match="--out is missing"):
+    with pytest.raises(ValueError, match="--output_dir is missing"):
         _judge("", runs / "kd")
 
 
 def test_errors_of_the_command_are_one_line(tmp_path):
-    ended = run_script("evaluate.py", f"--out={tmp_path / 'out'}", tmp_path / "absent")
+    ended = run_script("evaluate.py", f"--output_dir={tmp_path / 'out'}", tmp_path / "absent")
     assert ended.returncode == 2
     assert ended.stderr.strip().splitlines()[-1].startswith("FileNotFoundError: There is no student ")
 

@@ -211,7 +211,7 @@ def test_main_keeps_finished_faults(tmp_path, monkeypatch):
         yield Attempt(SURVIVED if len(done) > 1 else WRONG)
 
     monkeypatch.setattr(faults, "FAULTS", [_fault(attempts, "first"), _fault(attempts, "second")])
-    values = types.SimpleNamespace(out=str(tmp_path / "out"), results=str(tmp_path), only=[], seed=0)
+    values = types.SimpleNamespace(output_dir=str(tmp_path / "out"), results=str(tmp_path), only=[], seed=0)
     monkeypatch.setattr(flags, "FLAGS", values)
     assert fault_tolerance.main() == 1 and done == ["first", "second"]
     assert fault_tolerance.main() == 1 and done == ["first", "second"]
@@ -234,7 +234,7 @@ def test_select_imports_the_suite():
 def test_benchmark_lists_the_flags_of_each_suite(suite):
     command = [sys.executable, benchmark.__file__, f"--suite={suite}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
-    assert "--suite" in done.stdout and ("--results" in done.stdout or "--out" in done.stdout), done.stderr
+    assert "--suite" in done.stdout and ("--results" in done.stdout or "--output_dir" in done.stdout), done.stderr
 
 
 def echo(*arguments):
@@ -294,7 +294,7 @@ def test_at_random_step_needs_a_step_that_is_left():
 
 
 def test_killed_runs_are_killed_as_often_as_asked(monkeypatch, tmp_path):
-    run = types.SimpleNamespace(out=tmp_path, resume=lambda: None)
+    run = types.SimpleNamespace(output_dir=tmp_path, resume=lambda: None)
     answers = iter([None, *[{"status": -9}] * 5])
     monkeypatch.setattr(fault_injection, "interrupt", lambda *args: next(answers))
     kills = [

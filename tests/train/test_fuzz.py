@@ -80,12 +80,12 @@ CHOICES = {
     "teacher": ["", "resnet8", "resnet14"],
     "optimizer": ["sgd", "bert_adamw"],
     "schedule": ["steps", "linear"],
-    "border": ["black", "reflect"],
-    "precision": ["float32", "mixed_float16", "mixed_bfloat16"],
+    "padding_mode": ["constant", "reflect"],
+    "dtype_policy": ["float32", "mixed_float16", "mixed_bfloat16"],
     "strategy": ["none", "mirrored"],
-    "weighting": ["", "wsl", "wsl*teacher_correct", "exclude_regularization"],
-    "beside": ["", "wsl", "kd,at", "wsl,wsl"],
-    "loss_settings": ["", "beta=8", "standardize=True", "beta", "beta=None", "temperature=2", f"beta={'[' * 3000}"],
+    "weighting": ["", "wsl", "wsl*teacher_correct", "exclude_regularization_samples"],
+    "extra_losses": ["", "wsl", "kd,at", "wsl,wsl"],
+    "loss_kwargs": ["", "beta=8", "standardize=True", "beta", "beta=None", "temperature=2", f"beta={'[' * 3000}"],
     "decay_epochs": ["", "1", "1,2", "2,1", "-1", "x"],
 }
 BOOLEANS = [field.name for field in dataclasses.fields(config.Config) if field.type in (bool, "bool")]
@@ -131,7 +131,7 @@ def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resum
         "decay_epochs": "",
         "data_dir": "HERE/images.npz",
         **base,
-        "out": out,
+        "output_dir": out,
     }
     lines = [f"--{name}={value}" for name, value in {**chosen, **dict(changes)}.items()]
     arguments = [line.replace("HERE", str(sandbox)) for line in [*lines, *(["--resume"] if resume else [])]]

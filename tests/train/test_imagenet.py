@@ -20,7 +20,7 @@ EXPORTS = True  # See conftest.py.
 
 TRAIN = pathlib.Path(runner.__file__).parent
 SMALL = config.ImageNet(
-    student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, train_limit=16
+    student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, max_train_examples=16
 )
 RESNETS = {"teacher": "imagenet_resnet34", "student": "imagenet_resnet18"}
 MOBILENET = {"teacher": "imagenet_resnet50", "student": "imagenet_mobilenet_v1"}
@@ -81,7 +81,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     wanted = dataclasses.replace(
         SMALL, method="wsl", teacher="tiny", teacher_weights=str(teacher), epochs=1, decay_epochs=()
     )
-    ended = run_script("imagenet.py", f"--data_dir={tree}", f"--out={out}", *config.to_lines(wanted))
+    ended = run_script("imagenet.py", f"--data_dir={tree}", f"--output_dir={out}", *config.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
@@ -94,12 +94,12 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert row["distillation_loss"] == pytest.approx(2.5 * row["wsl"], rel=1e-5)
     assert row["loss"] == pytest.approx(row["student_loss"] + 2.5 * row["wsl"], rel=1e-4)
     assert 0 <= row["val_accuracy"] <= row["val_top_5_accuracy"] == result["test_top_5_accuracy"] <= 1
-    assert {"probe_regularization_samples", "regularization_samples"} <= set(row)
+    assert {"clean_regularization_samples", "regularization_samples"} <= set(row)
     assert 0 <= result["teacher_accuracy"] <= 1
 
 
 def test_errors_of_the_command_are_one_line(tmp_path):
-    absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}")
+    absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
     assert last.startswith("FileNotFoundError: No imagenet2012 in") and "train/ and val/" in last
@@ -114,11 +114,11 @@ def test_errors_of_the_command_are_one_line(tmp_path):
         ({"method": "wsl"}, "--method=wsl needs a trained teacher"),
         ({"image_size": 0}, "image_size is 0"),
         ({"image_size": 32, "resize": 20}, "resize is 20 and image_size 32"),
-        ({"train_limit": 1000}, "1000 of 24"),
+        ({"max_train_examples": 1000}, "1000 of 24"),
     ],
 )
 def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatch):
-    given = types.SimpleNamespace(data_dir=str(tree), out=str(tmp_path / "run"), resume=False)
+    given = types.SimpleNamespace(data_dir=str(tree), output_dir=str(tmp_path / "run"), resume=False)
     monkeypatch.setattr(imagenet, "flags", types.SimpleNamespace(FLAGS=given))
     with pytest.raises(ValueError, match=message) as caught:
         imagenet.train(dataclasses.replace(SMALL, **changes))
@@ -129,7 +129,7 @@ def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatc
 @pytest.mark.usefixtures("no_saved_model")
 def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
     folder, bad = _damaged(tree, tmp_path)
-    wanted = dataclasses.replace(SMALL, train_limit=0, epochs=1, decay_epochs=())
+    wanted = dataclasses.replace(SMALL, max_train_examples=0, epochs=1, decay_epochs=())
     result = runner.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
     assert result["data"]["train"] == {"examples": 24, "classes": 6, "unreadable_images": 1, "unreadable": [str(bad)]}
     assert "test_top_5_accuracy" in result
@@ -147,7 +147,7 @@ class _Stop(Exception):
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
 def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
-    wanted = dataclasses.replace(SMALL, train_limit=0, backup_steps=1)
+    wanted = dataclasses.replace(SMALL, max_train_examples=0, backup_every_steps=1)
     runner.run(wanted, _splits(tree), tmp_path / "whole", top_5=True, verbose=0)
     save, saves = callbacks.Backup._save, []
 
@@ -197,7 +197,7 @@ def test_published_numbers(method, labels, pair, expected):
 
 
 def test_flags_set_the_published_numbers_aside():
-    wanted = config.ImageNet(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_settings=("beta=7",))
+    wanted = config.ImageNet(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_kwargs=("beta=7",))
     (loss,) = recipes.main_losses(wanted, None)
     assert (loss.weight, loss.temperature, loss.beta) == (3.0, 2.0, 7)
 
@@ -244,7 +244,12 @@ def test_defaults_are_the_recipe():
         (30, 60, 90),
     )
     assert (wanted.optimizer, wanted.momentum, wanted.nesterov, wanted.weight_decay) == ("sgd", 0.9, True, 1e-4)
-    assert (wanted.image_size, wanted.schedule, wanted.label_smoothing, wanted.clip_norm) == (224, "steps", 0.0, 0.0)
+    assert (wanted.image_size, wanted.schedule, wanted.label_smoothing, wanted.global_clipnorm) == (
+        224,
+        "steps",
+        0.0,
+        0.0,
+    )
     rate = runner._learning_rate(wanted, 5005, wanted.epochs)
     for epoch, expected in ((0, 0.1), (30, 0.01), (60, 1e-3), (90, 1e-4)):
         assert float(rate(epoch * 5005)) == pytest.approx(expected)

@@ -34,7 +34,7 @@ def test_a_run_that_fails_is_named_and_the_others_go_on(tmp_path, monkeypatch, c
         jobs.train_all(runs, "images.npz")
     said = capsys.readouterr()
     assert "second failed: " in said.err and "no good" in said.err and "first: 0.5000, 1 s" in said.out
-    assert len(started) == 3 and "--train_limit=30" in started[0] and "--data_dir=images.npz" in started[0]
+    assert len(started) == 3 and "--max_train_examples=30" in started[0] and "--data_dir=images.npz" in started[0]
     finished = []
     assert jobs.train(runs, "images.npz", after=finished.append) == ["second"] and len(started) == 4
     assert not finished  # Nothing was trained to its end.

@@ -111,7 +111,7 @@ def test_labels_alone(preset, tmp_path):
     ],
 )
 def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, teacher, tmp_path):
-    wanted = _taught(preset, teacher, method=method, train_limit=15)
+    wanted = _taught(preset, teacher, method=method, max_train_examples=15)
     result = _run(wanted, tmp_path / "run")
     (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
     taught = sum(weight * row[name] for name, weight in weights.items())
@@ -121,7 +121,7 @@ def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, te
     logits = deep.predict(pairs.inputs(np.arange(len(pairs))), verbose=0)
     assert result["teacher_mismatched_accuracy"] == pytest.approx(np.mean(logits.argmax(-1) == pairs.labels))
     assert 0 <= result["teacher_accuracy"] <= 1 and {"mismatched_accuracy", "last_epoch"} <= set(result)
-    assert "probe_regularization_samples" in row
+    assert "clean_regularization_samples" in row
 
 
 class _Stop(Exception):
@@ -132,7 +132,7 @@ class _Stop(Exception):
 @pytest.mark.usefixtures("no_saved_model")
 def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
     """Dropout, the moments of AdamW and the schedule go on where they were."""
-    wanted = _small(preset, student_layers=1, epochs=2, backup_steps=1)
+    wanted = _small(preset, student_layers=1, epochs=2, backup_every_steps=1)
     whole = _run(wanted, tmp_path / "whole")
     save = callbacks.Backup._save
 
@@ -193,7 +193,7 @@ def test_pkd_needs_a_student_that_is_not_deeper(teacher_layers, student_layers):
 
 
 def test_settings_are_of_the_first_loss():
-    wanted = config.MultiNLI(method="pkd", alpha=10.0, loss_settings=("normalize=True",))
+    wanted = config.MultiNLI(method="pkd", alpha=10.0, loss_kwargs=("normalize=True",))
     patient, soft = recipes.main_losses(wanted, None)
     assert (patient.weight, patient.normalize, soft.weight) == (10.0, True, 0.7)
     (loss,) = recipes.main_losses(config.MultiNLI(method="kd", temperature=10.0), None)
@@ -269,7 +269,7 @@ def folder(tmp_path_factory):
 def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = _taught(preset, teacher, method="pkd")
-    ended = run_script("multinli.py", f"--data_dir={folder}", f"--out={out}", *config.to_lines(wanted))
+    ended = run_script("multinli.py", f"--data_dir={folder}", f"--output_dir={out}", *config.to_lines(wanted))
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert sorted(path.name for path in out.iterdir()) == sorted(OUTPUTS)
     result = json.loads((out / "result.json").read_text())
@@ -295,7 +295,7 @@ def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
         ({"method": "at", "teacher": "PRESET", "teacher_weights": "TEACHER"}, "no method 'at'"),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
-        ({"learning_rate_warm_up": 1.0}, r"--learning_rate_warm_up=1.0 must be a part of all steps, in \[0, 1\)"),
+        ({"lr_warmup_fraction": 1.0}, r"--lr_warmup_fraction=1.0 must be a part of all steps, in \[0, 1\)"),
     ],
 )
 def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path, monkeypatch):
@@ -303,7 +303,7 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
     short.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]) + "\n")
     names = {"SHORT": str(short), "PRESET": preset, "TEACHER": str(teacher)}
     changes = {name: names.get(value, value) for name, value in changes.items()}
-    given = types.SimpleNamespace(data_dir="unread", out=str(tmp_path / "run"), resume=False, download=False)
+    given = types.SimpleNamespace(data_dir="unread", output_dir=str(tmp_path / "run"), resume=False, download=False)
     monkeypatch.setattr(multinli, "flags", types.SimpleNamespace(FLAGS=given))
     monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **config: _splits(length))
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
@@ -313,7 +313,11 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
 
 def test_errors_of_the_command_are_one_line(preset, tmp_path):
     absent = run_script(
-        "multinli.py", "--method=none", f"--student={preset}", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}"
+        "multinli.py",
+        "--method=none",
+        f"--student={preset}",
+        f"--data_dir={tmp_path}",
+        f"--output_dir={tmp_path / 'run'}",
     )
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]

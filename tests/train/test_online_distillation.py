@@ -17,7 +17,7 @@ WANTED = config.Config(teacher="tiny", student="tiny", method="none", epochs=2, 
 def test_the_plan(tmp_path):
     teacher, students = online_distillation.plan(WANTED, tmp_path, [1.0, 4.0], 2)
     ((folder, taught),) = teacher.items()
-    assert (taught.student, taught.teacher, taught.keep_checkpoints, taught.method) == ("tiny", "", 1, "none")
+    assert (taught.student, taught.teacher, taught.checkpoint_every, taught.method) == ("tiny", "", 1, "none")
     assert len(students) == 2 * (1 + 2 * 2) and len({path for path, _ in students.values()}) == len(students)
     for (kind, temperature, seed), (_, wanted) in students.items():
         assert wanted.seed == seed and wanted.online is (kind == "online")
@@ -27,8 +27,8 @@ def test_the_plan(tmp_path):
             assert (wanted.method, wanted.temperature) == ("kd", temperature)
             assert (wanted.alpha, wanted.student_loss_weight) == (1.0, 0.0)
             assert wanted.teacher_weights == str(folder / "student.keras")
-    ((_, other),) = online_distillation.plan(WANTED, tmp_path, [1.0], 1, train_limit=7)[0].items()
-    assert other == dataclasses.replace(taught, train_limit=7)
+    ((_, other),) = online_distillation.plan(WANTED, tmp_path, [1.0], 1, max_train_examples=7)[0].items()
+    assert other == dataclasses.replace(taught, max_train_examples=7)
     # Offline and online differ in nothing else.
     pairs = [students[kind, 4.0, 1][1] for kind in ("offline", "online")]
     assert dataclasses.replace(pairs[0], online=True) == pairs[1]
@@ -42,8 +42,8 @@ def test_the_table():
 
 
 def test_what_is_missing_is_said():
-    values = types.SimpleNamespace(out="")
-    with pytest.raises(ValueError, match="--teacher and --out are needed"):
+    values = types.SimpleNamespace(output_dir="")
+    with pytest.raises(ValueError, match="--teacher and --output_dir are needed"):
         online_distillation.run(WANTED, values)
 
 
@@ -51,7 +51,7 @@ def test_what_is_missing_is_said():
 def test_the_whole_path(tmp_path):
     data.save_npz(bright_splits(60, 30), tmp_path / "images.npz")
     values = types.SimpleNamespace(
-        out=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz"
+        output_dir=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz"
     )
     values.teacher_train_limit, values.teacher_learning_rate = 50, None
     values.results = tmp_path / "results"  # Made if it is missing: it is needed only after all runs.

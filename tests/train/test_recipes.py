@@ -39,7 +39,7 @@ def _run(path, **changes):
         teacher_weights=str(path),
         student="tiny",
         epochs=1,
-        stage_epochs=2,
+        pretrain_epochs=2,
         batch_size=32,
         decay_epochs=(),
         deterministic=False,
@@ -69,7 +69,7 @@ def _run(path, **changes):
 )
 def test_published_weights(method, labels, weight, teacher):
     recipe = recipes.get(method)
-    negatives = {"loss_settings": ("negatives=8",)} if method == "crd" else {}
+    negatives = {"loss_kwargs": ("negatives=8",)} if method == "crd" else {}
     (loss,) = recipes.main_losses(_run(teacher, method=method, **negatives), _splits().train)
     assert (recipe.student_loss_weight, loss.weight) == (labels, weight)
 
@@ -117,7 +117,7 @@ _build = functools.cache(models.build)
 )
 def test_adapters_have_the_originals_size(method, pair, parameters):
     teacher, student = map(_build, pair.split())
-    negatives = {"loss_settings": ("negatives=8",)} if method == "crd" else {}
+    negatives = {"loss_kwargs": ("negatives=8",)} if method == "crd" else {}
     wanted = config.Config(method=method, **negatives)
     (loss,) = recipes.main_losses(wanted, _splits().train)
     shapes = (
@@ -138,7 +138,7 @@ def test_activation_boundaries_are_a_start(teacher, tmp_path):
     assert len(stage) == 2 and stage[1]["ab"] < stage[0]["ab"] and stage[0]["loss"] == pytest.approx(stage[0]["ab"])
     main = artifacts.read_csv(tmp_path / "run" / "epochs.csv")[0]
     assert "ab" not in main and main["loss"] == pytest.approx(main["student_loss"])
-    assert result["first_stage_epochs"] == 2 and result["teacher_accuracy"] is not None
+    assert result["pretrain_epochs"] == 2 and result["teacher_accuracy"] is not None
     # After the first stage the head is as it was, for nothing there has trained it.
     after = _stage_weights(wanted, tmp_path / "stage")
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
@@ -167,7 +167,7 @@ def _stage_weights(wanted, out):
 
 @pytest.mark.traced
 def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
-    wanted = _run(teacher, method="ft", stage_epochs=8)
+    wanted = _run(teacher, method="ft", pretrain_epochs=8)
     train, recipe = _splits().train, recipes.get("ft")
     network = models.build("tiny", 3, weights=str(teacher), input_shape=(8, 8, 3))
     student = _student(wanted)
@@ -198,7 +198,7 @@ class _Stop(Exception):
 
 @pytest.mark.slow
 def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch):
-    wanted = _run(teacher, method="ft", backup_steps=1, stage_epochs=1, deterministic=True)
+    wanted = _run(teacher, method="ft", backup_every_steps=1, pretrain_epochs=1, deterministic=True)
     runner.run(wanted, _splits(), tmp_path / "whole", verbose=0)
     save, saves = callbacks.Backup._save, {"first_stage": 0, "backups": 0}
 
@@ -228,20 +228,20 @@ def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch)
 
 def test_contrast_knows_the_classes_of_a_part(teacher):
     train = _splits().train.take(30, seed=1)
-    (loss,) = recipes.main_losses(_run(teacher, method="crd", loss_settings=("negatives=8",)), train)
+    (loss,) = recipes.main_losses(_run(teacher, method="crd", loss_kwargs=("negatives=8",)), train)
     assert loss.members == 30 and loss.examples == train.index.max() + 1
     np.testing.assert_array_equal(loss.labels[train.index], train.labels)
 
 
 def test_weightings_and_settings_reach_the_loss(teacher):
-    wanted = _run(teacher, method="rkd", weighting="exclude_regularization", weighting_probability=0.25)
+    wanted = _run(teacher, method="rkd", weighting="exclude_regularization_samples", keep_probability=0.25)
     (loss,) = recipes.main_losses(wanted, None)
-    assert loss.weighting == {"name": "exclude_regularization", "probability": 0.25, "temperature": 4.0}
-    both = _run(teacher, method="kd", weighting="wsl*exclude_regularization", temperature=2.0)
+    assert loss.weighting == {"name": "exclude_regularization_samples", "probability": 0.25, "temperature": 4.0}
+    both = _run(teacher, method="kd", weighting="wsl*exclude_regularization_samples", temperature=2.0)
     (loss,) = recipes.main_losses(both, None)
-    assert loss.weighting == [{"name": "wsl"}, {"name": "exclude_regularization", "temperature": 2.0}]
+    assert loss.weighting == [{"name": "wsl"}, {"name": "exclude_regularization_samples", "temperature": 2.0}]
     (loss,) = recipes.main_losses(
-        _run(teacher, method="dkd", weighting="wsl", loss_settings=("beta=3", "standardize=True"), alpha=2.0), None
+        _run(teacher, method="dkd", weighting="wsl", loss_kwargs=("beta=3", "standardize=True"), alpha=2.0), None
     )
     assert (loss.beta, loss.standardize, loss.weight, loss.weighting) == (3.0, True, 2.0, {"name": "wsl"})
     loss = recipes.stage_loss(_run(teacher, method="ab", weighting="wsl"))
@@ -249,7 +249,7 @@ def test_weightings_and_settings_reach_the_loss(teacher):
 
 
 def test_losses_of_other_methods_are_added(teacher, tmp_path):
-    wanted = _run(teacher, method="crd", beside=("wsl", "at"), alpha=0.5, loss_settings=("negatives=8",))
+    wanted = _run(teacher, method="crd", extra_losses=("wsl", "at"), alpha=0.5, loss_kwargs=("negatives=8",))
     contrast, soft, attention = recipes.main_losses(wanted, _splits().train)
     # The run's settings are the method's; the others are as they are alone.
     assert (contrast.weight, contrast.negatives) == (0.5, 8)
@@ -259,19 +259,19 @@ def test_losses_of_other_methods_are_added(teacher, tmp_path):
     (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
     parts = 0.5 * row["crd"] + soft.weight * row["wsl"] + attention.weight * row["at"]
     assert row["distillation_loss"] == pytest.approx(parts, rel=1e-5)
-    assert row["loss"] == pytest.approx(row["student_loss"] + parts, rel=1e-5) and result["beside"] == "wsl,at"
+    assert row["loss"] == pytest.approx(row["student_loss"] + parts, rel=1e-5) and result["extra_losses"] == "wsl,at"
 
 
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"method": "at", "beside": ("wls",)}, "no method 'wls'"),
-        ({"method": "at", "beside": ("dkd",)}, "--beside=dkd is no loss alone"),
-        ({"method": "none", "teacher": "", "teacher_weights": "", "beside": ("wsl",)}, "no --beside"),
-        ({"method": "ab", "beside": ("wsl",)}, "no --beside"),
-        ({"method": "at", "loss_settings": ("gamma=1",)}, r"no settings \['gamma'\]. It takes .*'layers'"),
+        ({"method": "at", "extra_losses": ("wls",)}, "no method 'wls'"),
+        ({"method": "at", "extra_losses": ("dkd",)}, "--extra_losses=dkd is no loss alone"),
+        ({"method": "none", "teacher": "", "teacher_weights": "", "extra_losses": ("wsl",)}, "no --extra_losses"),
+        ({"method": "ab", "extra_losses": ("wsl",)}, "no --extra_losses"),
+        ({"method": "at", "loss_kwargs": ("gamma=1",)}, r"no settings \['gamma'\]. It takes .*'layers'"),
         ({"method": "at", "temperature": 2.0}, r"no settings \['temperature'\]"),
-        ({"method": "dkd", "loss_settings": ("beta",)}, "must be name=value"),
+        ({"method": "dkd", "loss_kwargs": ("beta",)}, "must be name=value"),
         ({"method": "kd", "weighting": "wls"}, "no weighting 'wls'"),
         ({"method": "none", "teacher": "", "teacher_weights": "", "weighting": "wsl"}, "has none"),
         ({"method": "none", "teacher": "", "teacher_weights": "", "alpha": 1.0}, "no --alpha"),
@@ -288,7 +288,7 @@ def test_bad_settings_write_nothing(changes, message, teacher, tmp_path):
 
 @pytest.mark.slow
 def test_the_weight_is_ramped_up(teacher, tmp_path):
-    wanted = _run(teacher, method="dkd", epochs=2, warm_up_epochs=4)
+    wanted = _run(teacher, method="dkd", epochs=2, warmup_epochs=4)
     runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
     for row in artifacts.read_csv(tmp_path / "run" / "epochs.csv"):
         assert row["distillation_loss"] == pytest.approx(row["epoch"] / 4 * row["dkd"], rel=1e-5)
@@ -314,8 +314,8 @@ def test_the_report_of_methods(tmp_path):
         folder.mkdir(parents=True)
         (folder / "epochs.csv").write_text(f"epoch,val_accuracy\n1,{accuracy}\n")
         (folder / "run.flags").write_text(f"--epochs=4\n--method={method}\n--seed={seed}\n")
-        found = {"method": method, "weighting": weighting or None, "seed": seed, "last_accuracy": accuracy}
-        (folder / "result.json").write_text(json.dumps({**found, "last_epoch": {"regularization_share": 0.25}}))
+        found = {"method": method, "weighting": weighting or None, "seed": seed, "final_accuracy": accuracy}
+        (folder / "result.json").write_text(json.dumps({**found, "last_epoch": {"regularization_sample_rate": 0.25}}))
 
     finished("kd", "", 0, 0.30)
     finished("kd", "", 1, 0.32)

@@ -125,7 +125,7 @@ def test_a_picture_is_whole_or_absent(tmp_path, monkeypatch):
 
 
 def test_a_worker_that_is_not_the_chief_writes_beside_the_results(tmp_path, monkeypatch):
-    """On the disk of --out, in a folder that is gone afterwards and does not keep the chief from starting."""
+    """On the disk of --output_dir, in a folder that is gone afterwards and does not keep the chief from starting."""
     seen = []
 
     def run(wanted, splits, out, held, **_):

@@ -19,7 +19,7 @@ assert processes  # A fixture.
 def _values(tmp_path, **changes):
     (tmp_path / "results").mkdir(exist_ok=True)
     paths = {
-        "out": str(tmp_path / "runs"),
+        "output_dir": str(tmp_path / "runs"),
         "results": str(tmp_path / "results"),
         "data_dir": str(tmp_path / "images.npz"),
     }
@@ -40,7 +40,7 @@ def test_two_teachers_and_their_students(tmp_path):
 
 @pytest.mark.slow
 def test_the_whole_path(tmp_path, processes):
-    values, wanted = _values(tmp_path), dataclasses.replace(SMALL, train_limit=0, epochs=2)
+    values, wanted = _values(tmp_path), dataclasses.replace(SMALL, max_train_examples=0, epochs=2)
     data.save_npz(bright_splits(60), values.data_dir)
     regularization_samples.run(wanted, values)
     assert processes == ["teacher", "teacher-smoothed", "kd-2", "kd-4", "kd-2-smoothed", "kd-4-smoothed"]
@@ -50,7 +50,7 @@ def test_the_whole_path(tmp_path, processes):
     assert [row["teacher"] for row in rows] == ["labels"] * 4 + ["smoothed labels"] * 4
     logged = artifacts.read_csv(out / "kd-4-smoothed" / "epochs.csv")[-1]
     assert int(rows[-1]["training_samples"]) == logged["regularization_samples"]
-    assert int(rows[-1]["probe_samples"]) == logged["probe_regularization_samples"]
+    assert int(rows[-1]["probe_samples"]) == logged["clean_regularization_samples"]
     assert float(rows[-1]["test_accuracy"]) == logged["val_accuracy"] and rows[-1]["probe_examples"] == "60"
     classes = artifacts.read_texts(results / "figure2_classes.csv")
     assert len(classes) == 4 * 3 and [row["class"] for row in classes[:3]] == ["dark", "grey", "light"]
@@ -83,7 +83,7 @@ def test_bad_settings_are_refused_before_a_run(tmp_path, processes):
     values = _values(tmp_path, temperatures=["2", "x"])
     with pytest.raises(ValueError, match="--temperatures=2,x must be numbers"):
         regularization_samples.run(SMALL, values)
-    with pytest.raises(ValueError, match="--out and --teacher are needed"):
+    with pytest.raises(ValueError, match="--output_dir and --teacher are needed"):
         regularization_samples.run(dataclasses.replace(SMALL, teacher=""), _values(tmp_path))
     with pytest.raises(FileNotFoundError, match="There is no file"):
         regularization_samples.run(SMALL, _values(tmp_path))

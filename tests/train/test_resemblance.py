@@ -29,9 +29,9 @@ def run(tmp_path_factory):
     taught = {"teacher_weights": str(folder / "teacher.weights.h5"), "method": "kd", "temperature": 3.0}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
-        wanted = dataclasses.replace(SMALL, train_limit=40, **taught)
+        wanted = dataclasses.replace(SMALL, max_train_examples=40, **taught)
         runner.run(wanted, bright_splits(60), folder / "kd", verbose=0)
-        alone = dataclasses.replace(SMALL, teacher="", train_limit=0)
+        alone = dataclasses.replace(SMALL, teacher="", max_train_examples=0)
         runner.run(alone, bright_splits(60), folder / "none", verbose=0)
     return folder
 
@@ -40,7 +40,7 @@ def _values(run, out, **changes):
     return types.SimpleNamespace(
         **{
             "data_dir": str(run / "images.npz"),
-            "out": str(out),
+            "output_dir": str(out),
             "split": "train",
             "temperature": None,
             "count": 5,
@@ -124,7 +124,7 @@ def test_what_cannot_be_judged_is_refused(run, tmp_path):
             script.run(run / "none", _values(run, tmp_path))
         with pytest.raises(FileNotFoundError, match="holds no finished run"):
             script.run(run, _values(run, tmp_path))
-        with pytest.raises(ValueError, match="--out is missing"):
+        with pytest.raises(ValueError, match="--output_dir is missing"):
             script.run(run / "kd", _values(run, ""))
     pair = jobs.pair(run / "kd", bright_splits(60))
     maps = pair._replace(config=dataclasses.replace(pair.config, method="at", temperature=None))

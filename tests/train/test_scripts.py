@@ -58,12 +58,12 @@ def npz(tmp_path_factory):
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "teacher"
-    runner.run(dataclasses.replace(SMALL, keep_checkpoints=1), _splits(), out, verbose=0)
+    runner.run(dataclasses.replace(SMALL, checkpoint_every=1), _splits(), out, verbose=0)
     return out / "student.keras"
 
 
 def _taught(teacher, **changes):
-    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": str(teacher), "backup_steps": 1}
+    taught = {"method": "wsl", "teacher": "tiny", "teacher_weights": str(teacher), "backup_every_steps": 1}
     return dataclasses.replace(SMALL, **{**taught, **changes})
 
 
@@ -92,10 +92,10 @@ def test_a_run_leaves_everything(wsl):
     with open(out / "epochs.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
-    assert float(rows[-1]["val_accuracy"]) == result["last_accuracy"] == result["test_accuracy"]
+    assert float(rows[-1]["val_accuracy"]) == result["final_accuracy"] == result["test_accuracy"]
     assert result["best_accuracy"] == max(float(row["val_accuracy"]) for row in rows)
     assert result["last_epoch"]["regularization_samples"] == float(rows[-1]["regularization_samples"])
-    assert {"probe_regularization_samples", "wsl", "student_loss", "distillation_loss"} <= set(rows[0])
+    assert {"clean_regularization_samples", "wsl", "student_loss", "distillation_loss"} <= set(rows[0])
     assert result == json.loads((out / "result.json").read_text())
     assert result["versions"]["keras"] == keras.__version__
     assert (out / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
@@ -141,7 +141,7 @@ def test_differences_of_runs_are_named(wsl, tmp_path):
 
 def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
     out, _ = wsl
-    arguments = f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'again'}"
+    arguments = f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--output_dir={tmp_path / 'again'}"
     again = run_child(_child(*arguments), cwd=TRAIN.parent)
     assert again.returncode == 0, again.stderr[-2000:]
     assert "test accuracy" in again.stdout
@@ -152,7 +152,7 @@ def test_a_run_repeats_from_its_flags(wsl, npz, tmp_path):
 @pytest.mark.parametrize("number, status", [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     out, _ = wsl
-    flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--out={tmp_path / 'killed'}"]
+    flags = [f"--flagfile={out / 'run.flags'}", f"--data_dir={npz}", f"--output_dir={tmp_path / 'killed'}"]
     child = subprocess.Popen(
         _child(*flags),
         cwd=TRAIN.parent,
@@ -209,10 +209,18 @@ def test_a_finished_run_is_only_reported(wsl, teacher, tmp_path):
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_exports")
 def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
-    wanted = _taught(teacher, method="kd", epochs=1, label_smoothing=0.1, holdout=30, train_limit=45, decay_epochs=())
+    wanted = _taught(
+        teacher,
+        method="kd",
+        epochs=1,
+        label_smoothing=0.1,
+        validation_examples=30,
+        max_train_examples=45,
+        decay_epochs=(),
+    )
     result = runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
     assert result["train_examples"] == 45
-    assert result["judged_on"] == "30 held-out training examples"
+    assert result["eval_split"] == "30 held-out training examples"
     row = artifacts.read_csv(tmp_path / "run" / "epochs.csv")[0]
     # KD as published: a tenth of the labels' loss, nine tenths of the soft labels'.
     assert row["distillation_loss"] == pytest.approx(0.9 * row["kd"], rel=1e-5)
@@ -222,11 +230,11 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
 def test_a_run_that_is_older_than_a_setting_goes_on(tmp_path):
     artifacts.open_run(tmp_path / "run", SMALL, resume=False)
     path = tmp_path / "run" / "run.flags"
-    older = [line for line in path.read_text().splitlines() if not line.startswith(("--judged_every", "--beside"))]
+    older = [line for line in path.read_text().splitlines() if not line.startswith(("--eval_every", "--extra_losses"))]
     path.write_text("\n".join(older) + "\n")
     assert artifacts.open_run(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
-    with pytest.raises(ValueError, match="holds another run. --judged_every: 1 in run.flags, 2 now. Choose"):
-        artifacts.open_run(tmp_path / "run", dataclasses.replace(SMALL, judged_every=2), resume=True)
+    with pytest.raises(ValueError, match="holds another run. --eval_every: 1 in run.flags, 2 now. Choose"):
+        artifacts.open_run(tmp_path / "run", dataclasses.replace(SMALL, eval_every=2), resume=True)
     artifacts.open_run(tmp_path / "records", config.ImageNet(), resume=False)
     with pytest.raises(ValueError, match="another run. .*--student: 'imagenet_resnet18' in run.flags, 'tiny' now"):
         artifacts.open_run(tmp_path / "records", SMALL, resume=True)
@@ -245,7 +253,7 @@ def test_a_run_is_judged_at_times(tmp_path):
     """Which changes nothing of its training."""
     wanted = dataclasses.replace(SMALL, epochs=3)
     every = runner.run(wanted, _splits(), tmp_path / "every", verbose=0)
-    result = runner.run(dataclasses.replace(wanted, judged_every=2), _splits(), tmp_path / "some", verbose=0)
+    result = runner.run(dataclasses.replace(wanted, eval_every=2), _splits(), tmp_path / "some", verbose=0)
     epochs, all_epochs = (artifacts.read_csv(tmp_path / name / "epochs.csv") for name in ("some", "every"))
     assert ["val_accuracy" in row for row in epochs] == [False, True, True]  # The last one is always judged.
     assert epochs == [{name: row[name] for name in own} for own, row in zip(epochs, all_epochs)]
@@ -258,14 +266,14 @@ def test_a_run_is_judged_at_times(tmp_path):
 def test_online(teacher, tmp_path):
     """The teacher's checkpoints teach; one for all epochs is the ordinary run; resumed in between it ends alike."""
     folder = shutil.copytree(teacher.parent, tmp_path / "teacher")
-    runs = {"plain": {}, "online": {"online": True}, "late": {"online": True, "online_epochs": 2}}
+    runs = {"plain": {}, "online": {"online": True}, "late": {"online": True, "teacher_update_epochs": 2}}
     wanted = {name: _taught(folder / "student.keras", **changes) for name, changes in runs.items()}
     results = {name: runner.run(wanted[name], _splits(), tmp_path / name, verbose=0) for name in runs}
     plain, online, late = (_weights(tmp_path / name / "student.keras") for name in runs)
     for a, b in zip(plain, late, strict=True):
         np.testing.assert_array_equal(a, b)
     assert any(np.abs(a - b).max() > 1e-5 for a, b in zip(plain, online))
-    assert results["online"]["online_epochs"] == 1 and results["plain"]["online_epochs"] is None
+    assert results["online"]["teacher_update_epochs"] == 1 and results["plain"]["teacher_update_epochs"] is None
     assert results["online"]["teacher_accuracy"] == results["plain"]["teacher_accuracy"]
     # Without its last backup the run goes on where the first epoch ended, with the second checkpoint.
     again = shutil.copytree(tmp_path / "online", tmp_path / "again")
@@ -300,7 +308,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
 @pytest.mark.slow
 @pytest.mark.tensorflow
 def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
-    changes = {"precision": "mixed_float16", "strategy": "mirrored"}
+    changes = {"dtype_policy": "mixed_float16", "strategy": "mirrored"}
     wanted = _taught(teacher, **changes)
     result = runner.run(wanted, _splits(), tmp_path / "mixed", verbose=0)
     student = keras.saving.load_model(tmp_path / "mixed" / "student.keras", compile=False)
@@ -308,7 +316,7 @@ def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
     plain = artifacts.read_csv(wsl[0] / "epochs.csv")[0]
     assert artifacts.read_csv(tmp_path / "mixed" / "epochs.csv")[0]["loss"] == pytest.approx(plain["loss"], rel=0.05)
     assert 0 <= result["test_accuracy"] <= 1
-    runner.run(_taught(teacher, steps_per_execution=3, backup_steps=0), _splits(), tmp_path / "steps", verbose=0)
+    runner.run(_taught(teacher, steps_per_execution=3, backup_every_steps=0), _splits(), tmp_path / "steps", verbose=0)
     for one, other in zip(_weights(wsl[0] / "student.keras"), _weights(tmp_path / "steps" / "student.keras")):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
@@ -335,7 +343,7 @@ def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
             {"strategy": "tpu", "batch_size": 7},
             r"needs batches of one size, and \d+ .* leave \d over",
         ),
-        ({"train_limit": 1000}, "1000 of 90"),
+        ({"max_train_examples": 1000}, "1000 of 90"),
         ({"online": True}, "--online is for methods with a teacher in every epoch, and --method=none has none"),
         (
             {"method": "kd", "teacher": "tiny", "teacher_weights": "TEACHER", "teacher_checkpoints": "x"},
@@ -343,7 +351,7 @@ def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
         ),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
-        ({"schedule": "linear", "learning_rate_warm_up": -0.1}, r"--learning_rate_warm_up=-0.1 must be .* in \[0, 1\)"),
+        ({"schedule": "linear", "lr_warmup_fraction": -0.1}, r"--lr_warmup_fraction=-0.1 must be .* in \[0, 1\)"),
         ({"temperature": 0.0, "method": "kd", "teacher": "tiny", "teacher_weights": "TEACHER"}, "positive number"),
     ],
 )
@@ -363,7 +371,7 @@ def test_another_run_is_not_written_over(wsl, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files and no run"):
         artifacts.open_run(tmp_path, SMALL, resume=False)
-    with pytest.raises(ValueError, match="--out is missing"):
+    with pytest.raises(ValueError, match="--output_dir is missing"):
         artifacts.open_run("", SMALL, resume=False)
 
 
@@ -389,7 +397,7 @@ def test_without_tensorboard_nothing_is_begun(teacher, tmp_path, monkeypatch):
 def test_one_process_alone_writes_a_run(tmp_path):
     out = artifacts.open_run(tmp_path / "run", SMALL, resume=False)
     with artifacts.alone_in(out):
-        with pytest.raises(ValueError, match="Another process is writing to --out="), artifacts.alone_in(out):
+        with pytest.raises(ValueError, match="Another process is writing to --output_dir="), artifacts.alone_in(out):
             raise AssertionError("Two have it.")
         assert (out / artifacts.LOCK).exists()
     with artifacts.alone_in(out):
@@ -403,7 +411,13 @@ def test_one_process_alone_writes_a_run(tmp_path):
 
 def test_errors_of_the_command_are_one_line(tmp_path):
     absent = run_child(
-        [sys.executable, TRAIN / "cifar100.py", "--method=none", f"--data_dir={tmp_path}", f"--out={tmp_path / 'run'}"]
+        [
+            sys.executable,
+            TRAIN / "cifar100.py",
+            "--method=none",
+            f"--data_dir={tmp_path}",
+            f"--output_dir={tmp_path / 'run'}",
+        ]
     )
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
@@ -414,10 +428,10 @@ def test_errors_of_the_command_are_one_line(tmp_path):
 def test_a_report_has_the_runs_rows(wsl, tmp_path):
     out, result = wsl
     row, history = report.read(out)
-    assert row["run"] == "wsl" and row["last_accuracy"] == result["last_accuracy"]
+    assert row["run"] == "wsl" and row["final_accuracy"] == result["final_accuracy"]
     assert "--method=wsl" in row["flags"].split() and [epoch["epoch"] for epoch in history] == [1, 2]
     table = report.markdown([row]).splitlines()
-    assert len(table) == 3 and f"{result['last_accuracy']:.4f}" in table[2]
+    assert len(table) == 3 and f"{result['final_accuracy']:.4f}" in table[2]
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         report.read(tmp_path)
 
@@ -442,15 +456,20 @@ def test_the_three_scripts_share_their_settings():
         assert set(recipes.TABLES[kind]) <= {*recipes.METHODS, "pkd"}
         values = flags.FlagValues()
         config.define_flags(values, kind)
-        assert set(own) < set(values) and {"out", "resume"} <= set(values)
+        assert set(own) < set(values) and {"output_dir", "resume"} <= set(values)
     assert set(recipes.TABLES[config.ImageNet]) == set(recipes.METHODS)
 
 
-@pytest.mark.parametrize("folder", ["", "imagenet", "multinli"])
+@pytest.mark.parametrize("folder", ["cifar100", "digits", "imagenet", "multinli"])
 def test_every_flagfile_is_of_settings_that_exist(folder):
 
-    kind = {"": config.Config, "imagenet": config.ImageNet, "multinli": config.MultiNLI}[folder]
-    files = sorted((TRAIN / "flags" / folder).glob("*.flags"))
+    kind = {
+        "cifar100": config.Config,
+        "digits": config.Config,
+        "imagenet": config.ImageNet,
+        "multinli": config.MultiNLI,
+    }[folder]
+    files = sorted((TRAIN / "configs" / folder).glob("*.flags"))
     assert files
     for path in files:
         values = flags.FlagValues()
@@ -463,9 +482,9 @@ def test_every_flagfile_is_of_settings_that_exist(folder):
             assert {wanted.student, *filter(None, [wanted.teacher])} <= set(models.names())
 
 
-@pytest.mark.parametrize("folder, script", [("online", online_distillation), ("storage", soft_label_storage)])
-def test_every_flagfile_of_a_script_with_flags_of_its_own(folder, script):
-    files = sorted((TRAIN / "flags" / folder).glob("*.flags"))
+@pytest.mark.parametrize("name, script", [("online", online_distillation), ("soft_label_storage", soft_label_storage)])
+def test_every_flagfile_of_a_script_with_flags_of_its_own(name, script):
+    files = sorted((TRAIN / "configs" / "studies").glob(f"{name}_*.flags"))
     assert files
     for path in files:
         values = flags.FlagValues()
@@ -490,9 +509,9 @@ def test_the_learning_rate_falls_after_the_epochs():
 
 
 def test_the_learning_rate_is_linear_over_all_epochs():
-    wanted = config.Config(schedule="linear", learning_rate=0.4, learning_rate_warm_up=0.25)
+    wanted = config.Config(schedule="linear", learning_rate=0.4, lr_warmup_fraction=0.25)
     rate = runner._learning_rate(wanted, 4, 3)  # 12 steps, of which 3 rise.
     for step, expected in ((0, 0.4 / 3), (2, 0.4), (3, 0.4), (6, 0.4 * 6 / 9), (11, 0.4 / 9), (12, 0.0)):
         assert float(rate(step)) == pytest.approx(expected)
-    flat = runner._learning_rate(dataclasses.replace(wanted, learning_rate_warm_up=0.0), 4, 3)
+    flat = runner._learning_rate(dataclasses.replace(wanted, lr_warmup_fraction=0.0), 4, 3)
     assert float(flat(0)) == pytest.approx(0.4)

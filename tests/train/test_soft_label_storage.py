@@ -21,7 +21,7 @@ WANTED = config.Config(
     student="tiny",
     method="wsl",
     temperature=4.0,
-    views=1,
+    num_views=1,
     epochs=1,
     batch_size=16,
     decay_epochs=(),
@@ -37,7 +37,7 @@ def test_the_plan(tmp_path):
     for name in STORAGES:
         _, wanted = runs[name]
         assert wanted.soft_labels == str(tmp_path / "stores" / name)
-        assert (wanted.teacher, wanted.teacher_weights, wanted.views) == ("", "", 0)
+        assert (wanted.teacher, wanted.teacher_weights, wanted.num_views) == ("", "", 0)
         assert (wanted.method, wanted.epochs, wanted.seed) == (WANTED.method, WANTED.epochs, WANTED.seed)
 
 
@@ -45,7 +45,7 @@ def test_what_a_loss_hears(tmp_path):
     train = bright_splits(12).train
     teacher = models.build("tiny", 3, input_shape=(8, 8, 3))
     written = {
-        name: soft_labels.write(teacher, train, tmp_path / name, seed=0, views=1, verbose=0, **storage)
+        name: soft_labels.write(teacher, train, tmp_path / name, seed=0, num_views=1, verbose=0, **storage)
         for name, storage in STORAGES.items()
     }
     heard = {
@@ -65,8 +65,10 @@ def test_the_distance_of_weights():
 
 
 def test_what_is_missing_is_said():
-    with pytest.raises(ValueError, match="--teacher, --teacher_weights, --temperature, --views and --out are needed"):
-        soft_label_storage.run(WANTED, types.SimpleNamespace(out=""))
+    with pytest.raises(
+        ValueError, match="--teacher, --teacher_weights, --temperature, --num_views and --output_dir are needed"
+    ):
+        soft_label_storage.run(WANTED, types.SimpleNamespace(output_dir=""))
 
 
 @pytest.mark.slow
@@ -77,7 +79,11 @@ def test_the_whole_path(tmp_path):
     models.save_weights(models.build("tiny", 3, input_shape=(8, 8, 3)), weights)
     wanted = dataclasses.replace(WANTED, teacher_weights=str(weights))
     values = types.SimpleNamespace(
-        out=tmp_path / "runs", top_k=["2"], jobs=2, data_dir=tmp_path / "images.npz", results=tmp_path / "results"
+        output_dir=tmp_path / "runs",
+        top_k=["2"],
+        jobs=2,
+        data_dir=tmp_path / "images.npz",
+        results=tmp_path / "results",
     )
     soft_label_storage.run(wanted, values)
     text = (values.results / "soft_labels.md").read_text()

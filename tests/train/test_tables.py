@@ -108,7 +108,7 @@ def test_what_is_cut_in_a_study():
     assert told["5"]["epochs"].startswith("students 32, teachers 8;") and told["8"]["epochs"].startswith("8,")
     assert "CRD's negatives" in told["8"] and "CRD's negatives" not in told["5"]
     wanted = {name: _plan(name, CPU)[1][0].wanted for name in told}
-    assert {name: (one.epochs, one.views) for name, one in wanted.items()} == {"5": (32, 8), "8": (8, 0)}
+    assert {name: (one.epochs, one.num_views) for name, one in wanted.items()} == {"5": (32, 8), "8": (8, 0)}
     # Both hear the eight views of one file.
     assert not budgets.cuts(paper.STUDIES["5"], FULL[paper.CIFAR100])
 
@@ -136,7 +136,7 @@ def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():
     assert {run.wanted.student for run in runs} == {"resnet8"} and len({run.arm.name for run in runs}) == len(runs)
     assert {run.arm.pair for run in runs} == {paper.TO_40_1}  # The first of the pairs that have one stand-in.
     wanted = FULL[paper.CIFAR100].recipe
-    assert (wanted.epochs, wanted.decay_epochs, wanted.train_limit) == (240, (150, 180, 210), 0)
+    assert (wanted.epochs, wanted.decay_epochs, wanted.max_train_examples) == (240, (150, 180, 210), 0)
     assert budgets.shortened(240) == (150, 180, 210) and budgets.shortened(16) == (10, 12, 14)
     assert budgets.shortened(1) == ()
 
@@ -144,15 +144,15 @@ def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():
 def test_teachers_of_their_study():
     teachers, students = _plan("6", CPU, seeds=3)
     assert sorted(run.wanted.label_smoothing for run in teachers.values()) == [0.0, 0.1]
-    assert {run.wanted.train_limit for run in teachers.values()} == {0}
+    assert {run.wanted.max_train_examples for run in teachers.values()} == {0}
     for run in students:
         assert teachers[run.teacher].wanted.label_smoothing == (0.1 if run.arm.smoothed else 0.0)
     # The one whose checkpoints teach online is the teacher of all other tables too; a smoothed one keeps none.
     (teacher,) = _plan("online", CPU)[0].values()
-    assert {name: run.wanted.keep_checkpoints for name, run in teachers.items()} == {
+    assert {name: run.wanted.checkpoint_every for name, run in teachers.items()} == {
         name: int(name == teacher.name) for name in teachers
     }
-    kept = {run.wanted.student: run.wanted.keep_checkpoints for run in _plan("3", FULL)[0].values()}
+    kept = {run.wanted.student: run.wanted.checkpoint_every for run in _plan("3", FULL)[0].values()}
     assert kept == {"wrn_40_2": 0, "resnet56": 1, "resnet110": 0, "resnet32x4": 0}
 
 
@@ -170,9 +170,9 @@ def test_soft_labels_replace_a_teacher_of_logits_alone():
 @pytest.mark.parametrize("scales", [SMOKE, CPU, FULL], ids=["smoke", "cpu", "paper"])
 def test_contrast_has_fewer_negatives_than_there_are_examples_of_other_classes(scales):
     wanted = next(run.wanted for run in _plan("8", scales)[1] if run.wanted.method == "crd")
-    negatives = int(dict(item.split("=") for item in wanted.loss_settings).get("negatives", 16384))
+    negatives = int(dict(item.split("=") for item in wanted.loss_kwargs).get("negatives", 16384))
     classes = 10 if scales is SMOKE else 100
-    assert negatives <= (wanted.train_limit or 50_000) * (1 - 1 / classes)
+    assert negatives <= (wanted.max_train_examples or 50_000) * (1 - 1 / classes)
 
 
 def test_files_of_this_machine_are_named_from_the_working_directory(tmp_path, monkeypatch):
@@ -225,7 +225,12 @@ def test_verdicts(mean, p, expected):
 def _line(name, accuracies, pair=("resnet20", "resnet8"), study="5"):
     arm = next(arm for arm in paper.STUDIES[study].arms if arm.name == name)
     rows = {
-        seed: {"test_accuracy": a / 100, "best_accuracy": a / 100 + 0.01, "best_epoch": 3, "regularization_share": 0.25}
+        seed: {
+            "test_accuracy": a / 100,
+            "best_accuracy": a / 100 + 0.01,
+            "best_epoch": 3,
+            "regularization_sample_rate": 0.25,
+        }
         for seed, a in enumerate(accuracies)
     }
     return page.Line(arm, pair, rows, {seed: f"runs/{name}-{seed}/run.flags" for seed in rows})
@@ -262,7 +267,7 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
     for table, name, accuracy in (("5", "KD", 0.5), ("5", "WSL", 0.6), ("9", "sigmoid, α = 3", 0.4)):
         for run in _plan(table, CPU, seeds=2)[1]:
             if run.arm.name == name:
-                share = {"last_epoch": {"regularization_share": 0.3}}
+                share = {"last_epoch": {"regularization_sample_rate": 0.3}}
                 _finish(tmp_path / "runs" / run.name, test_accuracy=accuracy + 0.1 * run.wanted.seed, **share)
     tables.write(tmp_path / "out", tmp_path, "preset", ("cpu", "paper"))
     text = (tmp_path / "claims.md").read_text()
@@ -279,7 +284,7 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
 def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
     (kd,) = (run for run in _plan("11", CPU)[1] if run.arm.name == "KD")
     flags = "--student=folders/preset\n--sequence_length=48\n"
-    told = {"student": "folders/preset", "judged_on": "9 held-out training examples", "mismatched_accuracy": 0.375}
+    told = {"student": "folders/preset", "eval_split": "9 held-out training examples", "mismatched_accuracy": 0.375}
     _finish(tmp_path / "runs" / kd.name, flags, **told)
     tables.write(tmp_path / "out", tmp_path, "bert_base_en", ("cpu",))
     text = (tmp_path / "table11.md").read_text()
@@ -316,10 +321,12 @@ def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
     _finish(tmp_path / "done")
     kept.take(tmp_path / "done")
     estimate = Estimate(kept.rows(), 1000)
-    wanted = dataclasses.replace(CPU[paper.CIFAR100].recipe, student="resnet8", epochs=4, train_limit=0, method="none")
+    wanted = dataclasses.replace(
+        CPU[paper.CIFAR100].recipe, student="resnet8", epochs=4, max_train_examples=0, method="none"
+    )
     # 20 s for 100 examples in 2 epochs.
     assert estimate.seconds(budgets.Run("a", wanted)) == pytest.approx(400)
-    larger = dataclasses.replace(wanted, student="resnet20", train_limit=500)
+    larger = dataclasses.replace(wanted, student="resnet20", max_train_examples=500)
     assert estimate.seconds(budgets.Run("b", larger)) == pytest.approx(200 * 40_818_944 / 12_507_392)
     taught = dataclasses.replace(wanted, teacher="resnet20", method="kd")
     live = estimate.seconds(budgets.Run("c", taught, teacher="t"))
@@ -352,7 +359,7 @@ def test_estimates_of_other_data_are_of_examples_of_their_size(tmp_path):
 
 def _values(tmp_path, table, **changes):
     given = {"budget": "smoke", "seeds": None, "jobs": 2, "plan": False, "report": False, "preset": "preset"}
-    paths = {"data_dir": str(tmp_path / "images.npz"), "out": str(tmp_path / "runs"), "results": None}
+    paths = {"data_dir": str(tmp_path / "images.npz"), "output_dir": str(tmp_path / "runs"), "results": None}
     return types.SimpleNamespace(table=table, **{**given, **paths, **changes})
 
 
@@ -420,7 +427,10 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
 def test_figure_2_is_of_the_first_seeds_that_are_finished(tmp_path):
     """Its students heard their teachers from files: the teachers' accuracies are those of their own runs."""
     teachers, students = _plan("1", SMOKE, seeds=2)
-    runs, epoch = tmp_path / "runs" / "runs", {"epoch": 1, "regularization_samples": 64, "regularization_share": 0.5}
+    runs, epoch = (
+        tmp_path / "runs" / "runs",
+        {"epoch": 1, "regularization_samples": 64, "regularization_sample_rate": 0.5},
+    )
     for name, run in teachers.items():
         _finish(runs / name, test_accuracy=0.75 if run.wanted.label_smoothing else 0.875)
     for run in students[:-1]:  # All of the first seed.
@@ -461,9 +471,12 @@ def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
     "changes, message",
     [
         ({"table": "12"}, "--table=12 is none of the papers'. Expected one of 1, 2, .*figure4"),
-        ({"out": None}, "--out and --data_dir are needed: .*cifar100"),
-        ({"table": "11", "data_dir": None}, "--out and --data_dir are needed: .*multinli"),
-        ({"table": "figure2", "budget": "cpu", "report": True, "data_dir": None}, "--out and --data_dir are needed"),
+        ({"out": None}, "--output_dir and --data_dir are needed: .*cifar100"),
+        ({"table": "11", "data_dir": None}, "--output_dir and --data_dir are needed: .*multinli"),
+        (
+            {"table": "figure2", "budget": "cpu", "report": True, "data_dir": None},
+            "--output_dir and --data_dir are needed",
+        ),
         ({"data_dir": "absent.npz"}, "absent.npz"),
     ],
 )
@@ -488,7 +501,9 @@ def test_the_smoke_of_other_data(name, place, tmp_path, request, preset, monkeyp
     """Of a few JPEG files and pairs of sentences: smaller than the budget expects, so that it is cut further."""
     study, scales = paper.STUDIES[name], budgets.smoke(str(preset))
     scale = scales[study.data]
-    cut = {"train_limit": 0, "batch_size": 8} | ({"holdout": 0, "sequence_length": 16} if name == "11" else {})
+    cut = {"max_train_examples": 0, "batch_size": 8} | (
+        {"validation_examples": 0, "sequence_length": 16} if name == "11" else {}
+    )
     scales[study.data] = scale._replace(recipe=dataclasses.replace(scale.recipe, **cut))
     monkeypatch.setitem(budgets.BUDGETS, "smoke", lambda preset: scales)
     values = _values(tmp_path, name, data_dir=str(request.getfixturevalue(place)), preset=str(preset))

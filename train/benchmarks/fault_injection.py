@@ -115,13 +115,13 @@ def last_line(path):
     return (path.read_text().strip().splitlines() or [""])[-1]
 
 
-def prepare(folder, *, epochs=3, backup_steps=2):
+def prepare(folder, *, epochs=3, backup_every_steps=2):
     """Write the digits to a file, and train a teacher and an undisturbed run: ResNet-8 to ResNet-8 by WSL.
 
     Args:
         folder: Path of the folder for all of it; what is finished there is kept.
         epochs: Integer, of the student.
-        backup_steps: Integer, steps between backups.
+        backup_every_steps: Integer, steps between backups.
 
     Returns:
         The undisturbed `RunUnderTest`.
@@ -139,7 +139,7 @@ def prepare(folder, *, epochs=3, backup_steps=2):
         teacher_weights=str(folder / "teacher" / "student.keras"),
         epochs=epochs,
         decay_epochs=(epochs - 1,),
-        backup_steps=backup_steps,
+        backup_every_steps=backup_every_steps,
     )
     steps = digits.train.steps_per_epoch(config.batch_size)
     whole = RunUnderTest(folder / "whole", config, str(path), steps, folder / "logs")

@@ -1,12 +1,12 @@
 """Faults done to runs, files and inputs, and what happens: the tables of `train/results/fault_tolerance.md`.
 
-    python train/benchmark.py --suite=faults --out=runs/faults
-    python train/benchmark.py --suite=faults --out=runs/faults --only=disks,sigterm
+    python train/benchmark.py --suite=faults --output_dir=runs/faults
+    python train/benchmark.py --suite=faults --output_dir=runs/faults --only=disks,sigterm
 
 An attempt is survived if what should happen happens; it is lost if data or work are; else it ended wrongly, in a
 traceback, a hang or a silent mistake. `fault_tolerance.csv` and `fault_tolerance.md` in --results are written after
-each fault. Stopped and started again with the same --out, the suite keeps the faults that it has finished. Full and
-read-only disks are real ones, of memory, for which Linux asks for root.
+each fault. Stopped and started again with the same --output_dir, the suite keeps the faults that it has finished. Full
+and read-only disks are real ones, of memory, for which Linux asks for root.
 """
 
 import os
@@ -133,7 +133,7 @@ def selected(only):
 
 def define_flags():
     """Define the flags of this suite."""
-    flags.DEFINE_string("out", None, "Folder of the runs. Finished faults in it are kept.", required=True)
+    flags.DEFINE_string("output_dir", None, "Folder of the runs. Finished faults in it are kept.", required=True)
     flags.DEFINE_list("only", [], "Names or groups of faults; all by default. These are done again.")
     flags.DEFINE_string("results", str(RESULTS), "Folder of the tables.")
     flags.DEFINE_integer("seed", 0, "Seed of all that is random.")
@@ -142,7 +142,7 @@ def define_flags():
 def main():
     """Do the faults, and write the tables after each."""
     values, environment = flags.FLAGS, artifacts.environment()
-    results, out = pathlib.Path(values.results), pathlib.Path(values.out).absolute()
+    results, out = pathlib.Path(values.results), pathlib.Path(values.output_dir).absolute()
     order = [fault.name for fault in faults.FAULTS]
     finished, table = out / "finished.csv", results / "fault_tolerance.csv"
     chosen = selected(values.only)

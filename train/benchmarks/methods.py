@@ -1,6 +1,6 @@
 """What a step of each method costs, relative to KD's: time in turns with it, and the most memory.
 
-    python train/benchmark.py --suite=method_cost --out=train/results/methods_cost.csv
+    python train/benchmark.py --suite=method_cost --output_dir=train/results/methods_cost.csv
 
 Random images of CIFAR's size. Each method has a process of its own, so that its peak of memory is its own: first the
 method alone takes some steps, then it and KD take turns, and the median of the ratios of neighbouring steps counts.
@@ -59,7 +59,7 @@ def measure(wanted, *, stage="", steps=30, negatives=16384):
     train = examples(50_000 if contrasts else 640)
     batch = next(iter(data.train_batches(train, seed=0, batch_size=wanted.batch_size)))
     settings_of_loss = (f"negatives={negatives}",) if contrasts else ()
-    own = distiller_of(dataclasses.replace(wanted, loss_settings=settings_of_loss), train, stage)
+    own = distiller_of(dataclasses.replace(wanted, loss_kwargs=settings_of_loss), train, stage)
 
     def step(distiller):
         start = time.perf_counter()
@@ -86,7 +86,7 @@ def measure(wanted, *, stage="", steps=30, negatives=16384):
 
 def define_flags():
     """Define the flags of this suite."""
-    flags.DEFINE_string("out", None, "The table; a .csv file.")
+    flags.DEFINE_string("output_dir", None, "The table; a .csv file.")
     flags.DEFINE_string("method", "", "One method; all by default.")
     flags.DEFINE_string("stage", "", "first: the stage before the main one.")
     flags.DEFINE_string("teacher", "resnet20", "The teacher's network.")
@@ -119,5 +119,5 @@ def main():
                 continue
             rows.append(dict(zip(COLUMNS, done.stdout.strip().splitlines()[-1].split(","))))
             print(rows[-1], flush=True)
-    artifacts.write_csv(values.out, rows)
+    artifacts.write_csv(values.output_dir, rows)
     return 0

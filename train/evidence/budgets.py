@@ -85,7 +85,7 @@ def name_of(wanted, **more):
     usual = set(config.to_lines(type(wanted)()))
     others = [f"{key}={value}" for key, value in more.items()]
     told = "\n".join([type(wanted).__name__, *(line for line in lines if line not in usual), *others])
-    words = [*networks.values(), wanted.method, *wanted.beside, wanted.weighting.replace("*", "_")]
+    words = [*networks.values(), wanted.method, *wanted.extra_losses, wanted.weighting.replace("*", "_")]
     plain = "-".join(word for word in words if word)
     return f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
 
@@ -145,7 +145,7 @@ def _student(arm, pair, recipe, scale, teachers):
     teachers[taught_by.name] = taught_by
     wanted = dataclasses.replace(wanted, teacher=teacher)
     # The file that a seed's runs share has the crops of the recipe.
-    replays = scale.replay and hears_logits_alone(wanted) and wanted.border == recipe.border
+    replays = scale.replay and hears_logits_alone(wanted) and wanted.padding_mode == recipe.padding_mode
     return Run(name_of(wanted, teacher=taught_by.name), wanted, arm, called, taught_by.name, replays)
 
 
@@ -160,7 +160,7 @@ def _teacher(name, scale, smoothed):
     """The run of a teacher, which keeps its checkpoints if some study hears them."""
     plain = dataclasses.replace(scale.recipe, student=name, **config.ALONE)
     keeps = not smoothed and name in _heard_online(scale)
-    changes = {**scale.teacher, "label_smoothing": SMOOTHING if smoothed else 0.0, "keep_checkpoints": int(keeps)}
+    changes = {**scale.teacher, "label_smoothing": SMOOTHING if smoothed else 0.0, "checkpoint_every": int(keeps)}
     wanted = dataclasses.replace(plain, **changes)
     return Run(f"teacher-{name_of(wanted)}", wanted)
 
@@ -173,7 +173,7 @@ def _heard_online(scale):
 def hears_logits_alone(wanted):
     """Whether soft labels in a file can take the teacher's place."""
     recipe, others = recipes.of(wanted), recipes.added(wanted)
-    if recipe.stage or recipe.teacher_training or wanted.teacher_training or wanted.online:
+    if recipe.stage or recipe.teacher_batch_statistics or wanted.teacher_batch_statistics or wanted.online:
         return False
     if any(one.from_data for one in (recipe, *others)):
         return False
@@ -197,10 +197,12 @@ def smoke(preset):
     Args:
         preset: Of MultiNLI's networks.
     """
-    plain = config.Config(epochs=1, decay_epochs=(), train_limit=128, stage_epochs=1)
+    plain = config.Config(epochs=1, decay_epochs=(), max_train_examples=128, pretrain_epochs=1)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet8", "resnet8"))
-    small = config.ImageNet(epochs=1, decay_epochs=(), train_limit=64, batch_size=32, image_size=64)
-    short = config.MultiNLI(epochs=1, train_limit=64, holdout=32, sequence_length=32, student_layers=1)
+    small = config.ImageNet(epochs=1, decay_epochs=(), max_train_examples=64, batch_size=32, image_size=64)
+    short = config.MultiNLI(
+        epochs=1, max_train_examples=64, validation_examples=32, sequence_length=32, student_layers=1
+    )
     return {
         paper.CIFAR100: Scale(
             plain, stand_ins=pairs, of_methods=_negatives(64), replay=True, cuts=(_DIGITS, ("epochs", "1", "240"))
@@ -227,22 +229,29 @@ def cpu(preset):
         preset: Of MultiNLI's networks.
     """
     epochs, longer = 8, 32
-    images = config.Config(epochs=epochs, decay_epochs=shortened(epochs), judged_every=epochs // 2, train_limit=5000)
+    images = config.Config(
+        epochs=epochs, decay_epochs=shortened(epochs), eval_every=epochs // 2, max_train_examples=5000
+    )
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
     jpegs = config.ImageNet(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.02, image_size=64)
     sentences = config.MultiNLI(
-        epochs=3, train_limit=5000, holdout=500, learning_rate=2e-4, sequence_length=48, student_layers=3
+        epochs=3,
+        max_train_examples=5000,
+        validation_examples=500,
+        learning_rate=2e-4,
+        sequence_length=48,
+        student_layers=3,
     )
     return {
         paper.CIFAR100: Scale(
             images,
-            teacher={"train_limit": 0},
+            teacher={"max_train_examples": 0},
             stand_ins=pairs,
             methods=("none", "kd", "masked_kd", "wsl", "at", "sp", "rkd", "crd", "dkd", "dist", "lskd", "fitnet"),
-            of_methods={**_negatives(4096), "dkd": {"warm_up_epochs": 1}},
+            of_methods={**_negatives(4096), "dkd": {"warmup_epochs": 1}},
             usual=Length(
-                {"epochs": longer, "decay_epochs": shortened(longer), "judged_every": longer // 4, "views": epochs},
+                {"epochs": longer, "decay_epochs": shortened(longer), "eval_every": longer // 4, "num_views": epochs},
                 (
                     ("epochs", f"students {longer}, teachers {epochs}; decays at the same parts", "240"),
                     ("judged", f"every {longer // 4} epochs", "every one"),
@@ -281,7 +290,7 @@ def cpu(preset):
         ),
         paper.MULTINLI: Scale(
             sentences,
-            teacher={"train_limit": 10_000, "epochs": 2, "learning_rate": 5e-5, "student_layers": 0},
+            teacher={"max_train_examples": 10_000, "epochs": 2, "learning_rate": 5e-5, "student_layers": 0},
             stand_ins={paper.BERT: (preset, preset)},
             cuts=(
                 ("networks", f"{pathlib.PurePath(preset).name} to its first three layers", "BERT-12 to BERT-3"),
@@ -312,7 +321,7 @@ def full(preset):
 
 def _negatives(count):
     """CRD's, fewer than there are examples of other classes."""
-    return {"crd": {"loss_settings": (f"negatives={count}",)}}
+    return {"crd": {"loss_kwargs": (f"negatives={count}",)}}
 
 
 def _pairs(data):

@@ -82,8 +82,8 @@ class Estimate:
         alike = [row for row in of_size if (row["student"], _live(row)) == (wanted.student, teacher)]
         if size and not alike:
             return None
-        whole = alike[-1]["train_examples"] if size else self._examples - wanted.holdout
-        examples = wanted.train_limit or whole
+        whole = alike[-1]["train_examples"] if size else self._examples - wanted.validation_examples
+        examples = wanted.max_train_examples or whole
         if alike:
             return wanted.epochs * examples * statistics.median(map(_seconds, alike))
         cost = self._cost(wanted.student, teacher)

@@ -34,7 +34,7 @@ class Line(NamedTuple):
             "best": ("best_accuracy", 100),
             "best epoch": ("best_epoch", 1),
             "mismatched": ("mismatched_accuracy", 100),
-            SAMPLES: ("regularization_share", 100),
+            SAMPLES: ("regularization_sample_rate", 100),
         }[what]
         return {
             seed: factor * row[column]
@@ -232,7 +232,7 @@ def _paper(better, worse, what):
 
 def _judged(lines):
     """Which epoch counts, and by what the best one was chosen."""
-    (chosen,) = {row.get("judged_on") or "the test set" for line in lines for row in line.rows.values()}
+    (chosen,) = {row.get("eval_split") or "the test set" for line in lines for row in line.rows.values()}
     if chosen == "the test set":
         return "The last epoch counts; the best one was chosen by the test set."
     return f"The last epoch counts, on the test set; the best one was chosen by {chosen}, and its accuracy is theirs."

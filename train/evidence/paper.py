@@ -179,8 +179,8 @@ _LEFT_OUT = {
     "other samples": {100: (73.86, 74.46), 75: (74.12, 74.79), 50: (74.47, 75.18), 25: (74.71, 75.53)},
 }
 _WEIGHTING = {
-    "regularization samples": "exclude_regularization",
-    "other samples": "only_regularization",
+    "regularization samples": "exclude_regularization_samples",
+    "other samples": "only_regularization_samples",
 }
 
 
@@ -188,7 +188,7 @@ def _resampled():
     arms = [Arm("KD", kd(), TO_16_2, 74.92), Arm("WSL", wsl(), TO_16_2, 75.78)]
     for what, rates in _LEFT_OUT.items():
         for rate, (of_kd, of_wsl) in rates.items():
-            changes = {"weighting": _WEIGHTING[what], "weighting_probability": 1 - rate / 100}
+            changes = {"weighting": _WEIGHTING[what], "keep_probability": 1 - rate / 100}
             arms.append(Arm(f"KD, {rate} % of {what} left out", kd(**changes), TO_16_2, of_kd))
             changes["weighting"] = f"wsl*{changes['weighting']}"
             arms.append(Arm(f"WSL, {rate} % of {what} left out", wsl(**changes), TO_16_2, of_wsl))
@@ -217,18 +217,18 @@ def _weighted():
 
 _RECIPES = {
     "as CRD's": {},
-    "teacher in training mode": {"teacher_training": True},
+    "teacher in training mode": {"teacher_batch_statistics": True},
     "Nesterov's momentum": {"nesterov": True},
-    "crops that reflect": {"border": "reflect"},
-    "all three": {"teacher_training": True, "nesterov": True, "border": "reflect"},
+    "crops that reflect": {"padding_mode": "reflect"},
+    "all three": {"teacher_batch_statistics": True, "nesterov": True, "padding_mode": "reflect"},
 }
 
 
 # What is added to WSL here, or has its weights.
 _WITH_WSL = {
-    "WSL + CRD": {"method": "crd", "beside": ("wsl",)},
-    "WSL + SP": {"method": "sp", "beside": ("wsl",)},
-    "WSL + DIST": {"method": "dist", "beside": ("wsl",)},
+    "WSL + CRD": {"method": "crd", "extra_losses": ("wsl",)},
+    "WSL + SP": {"method": "sp", "extra_losses": ("wsl",)},
+    "WSL + DIST": {"method": "dist", "extra_losses": ("wsl",)},
     "LSKD + WSL's weights": {"method": "lskd", "weighting": "wsl"},
     "DKD + WSL's weights": {"method": "dkd", "weighting": "wsl"},
 }
@@ -266,13 +266,13 @@ STUDIES = {
             *(
                 Arm(
                     f"KD, label's logit masked: {text}",
-                    {"method": "masked_kd", "temperature": 4.0, "loss_settings": (f"reading={reading}",)},
+                    {"method": "masked_kd", "temperature": 4.0, "loss_kwargs": (f"reading={reading}",)},
                     TO_16_2,
                     73.51,
                 )
                 for reading, text in _MASKS.items()
             ),
-            Arm("KD without regularization samples", kd(weighting="exclude_regularization"), TO_16_2, 74.59),
+            Arm("KD without regularization samples", kd(weighting="exclude_regularization_samples"), TO_16_2, 74.59),
         ),
         (
             Claim("KD", "KD without regularization samples"),
@@ -299,11 +299,18 @@ STUDIES = {
         "With and without regularization samples",
         (
             Arm("KD", kd(), TO_16_2, 74.92),
-            Arm("KD, regularization samples left out", kd(weighting="exclude_regularization"), TO_16_2, 74.59),
-            Arm("KD, of regularization samples alone", kd(weighting="only_regularization"), TO_16_2, 73.86),
+            Arm("KD, regularization samples left out", kd(weighting="exclude_regularization_samples"), TO_16_2, 74.59),
+            Arm("KD, of regularization samples alone", kd(weighting="only_regularization_samples"), TO_16_2, 73.86),
             Arm("WSL", wsl(), TO_16_2, 75.78),
-            Arm("WSL, regularization samples left out", wsl(weighting="wsl*exclude_regularization"), TO_16_2, 75.35),
-            Arm("WSL, of regularization samples alone", wsl(weighting="wsl*only_regularization"), TO_16_2, 74.46),
+            Arm(
+                "WSL, regularization samples left out",
+                wsl(weighting="wsl*exclude_regularization_samples"),
+                TO_16_2,
+                75.35,
+            ),
+            Arm(
+                "WSL, of regularization samples alone", wsl(weighting="wsl*only_regularization_samples"), TO_16_2, 74.46
+            ),
         ),
         tuple(
             Claim(method, f"{method}, {part}")

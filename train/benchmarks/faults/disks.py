@@ -235,7 +235,7 @@ def living_writer(bench):
         _kill(process)
 
 
-@fault("--out is, or is below, a link, a file, a device", "one line; nothing is written elsewhere")
+@fault("--output_dir is, or is below, a link, a file, a device", "one line; nothing is written elsewhere")
 def output_in_the_way(bench):
     """Start a run on paths that are no folders."""
     folder = bench.new_folder()
@@ -406,7 +406,7 @@ def opening_a_verified_store(bench):
     folder = bench.new_folder()
     if not pathlib.Path("/proc/self/io").exists():
         raise UnsupportedFault("the system does not count the bytes that a process reads.")
-    config = {"seed": 3, "views": 2, "rows_per_file": 1 << 20, "batch_size": 4096, "verbose": 0}
+    config = {"seed": 3, "num_views": 2, "rows_per_file": 1 << 20, "batch_size": 4096, "verbose": 0}
     keras.utils.set_random_seed(0)
     splits = material.images(2000)
     names = tuple(map(str, range(2000)))

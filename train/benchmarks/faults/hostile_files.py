@@ -34,7 +34,7 @@ VALUES = {
     "infinite": "1e999",
     "text": '"../../etc/passwd"',
 }
-REQUIRED = ("classes", "dtype", "examples", "examples_sha256", "k", "part_examples", "temperatures", "views")
+REQUIRED = ("classes", "dtype", "examples", "examples_sha256", "k", "part_examples", "temperatures", "num_views")
 
 
 def _memory_limited(work):
@@ -296,8 +296,8 @@ def run_flags(bench):
     yield accepted(lambda: material.run(folder, resume=True), "the original")
 
 
-@fault("--loss_settings nests 10**5 deep, names code, or is no setting", "refused in a line")
-def loss_settings(bench):
+@fault("--loss_kwargs nests 10**5 deep, names code, or is no setting", "refused in a line")
+def loss_kwargs(bench):
     """Pass settings that a literal parser could choke on."""
     for value in (
         f"beta={DEEP}",
@@ -311,7 +311,7 @@ def loss_settings(bench):
         "beta=\0",
         "beta={1: [}",
     ):
-        chosen = config.Config(method="dkd", teacher="resnet8", teacher_weights="x", loss_settings=(value,))
+        chosen = config.Config(method="dkd", teacher="resnet8", teacher_weights="x", loss_kwargs=(value,))
         yield refused(lambda chosen=chosen: recipes.main_losses(chosen, material.images().train, *_pair()))
 
 

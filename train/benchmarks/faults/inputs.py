@@ -277,7 +277,7 @@ def _masked(distiller, x, targets, note):
     history, error = outcome(lambda: distiller.fit(x, targets, batch_size=4, verbose=0).history)
     if error is not None:
         return classify(f"{note}: {error!r:.200}", a_line=is_refusal(error))
-    count, share = history["regularization_samples"][0], history["regularization_share"][0]
+    count, share = history["regularization_samples"][0], history["regularization_sample_rate"][0]
     note = f"{note}: count {count}, share {share:.2f}"
     return classify(note, count_in_range=0 <= count <= ROWS * 6, share_in_range=0 <= share <= 1)
 

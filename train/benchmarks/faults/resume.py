@@ -21,7 +21,7 @@ CHANGED = {
     "momentum": 0.5,
     "nesterov": True,
     "weight_decay": 0.0,
-    "clip_norm": 1.0,
+    "global_clipnorm": 1.0,
     "optimizer": "bert_adamw",
     "schedule": "linear",
     "decay_epochs": (1,),
@@ -29,14 +29,14 @@ CHANGED = {
     "alpha": 1.0,
     "student_loss_weight": 0.5,
     "label_smoothing": 0.1,
-    "teacher_training": True,
-    "border": "reflect",
-    "views": 1,
-    "train_limit": 15,
-    "holdout": 6,
-    "precision": "mixed_bfloat16",
+    "teacher_batch_statistics": True,
+    "padding_mode": "reflect",
+    "num_views": 1,
+    "max_train_examples": 15,
+    "validation_examples": 6,
+    "dtype_policy": "mixed_bfloat16",
     "method": "kd",
-    "beside": ("kd",),
+    "extra_losses": ("kd",),
     "weighting": "wsl",
     "deterministic": False,
 }
@@ -77,7 +77,15 @@ def edited_flags(bench):
     material.run(run, **taught)
     path = run / "run.flags"
     original = path.read_text()
-    for name in ("seed", "learning_rate", "batch_size", "weight_decay", "temperature", "border", "label_smoothing"):
+    for name in (
+        "seed",
+        "learning_rate",
+        "batch_size",
+        "weight_decay",
+        "temperature",
+        "padding_mode",
+        "label_smoothing",
+    ):
         changes = {**taught, name: CHANGED[name]}
         lines = {line.partition("=")[0]: line for line in original.splitlines()}
         artifacts.write_text(path, "\n".join({**lines, f"--{name}": f"--{name}={changes[name]}"}.values()) + "\n")
