@@ -244,7 +244,7 @@ def run(wanted, values):
     pool, test = prepare(out, values.data_dir, values.teacher_examples)
     if not 0 < wanted.max_train_examples < len(pool):
         raise ValueError(
-            f"--max_train_examples={wanted.max_train_examples} must be more than 0 and less than the {len(pool)} examples "
+            f"--max_train_examples={wanted.max_train_examples} must be positive and below the {len(pool)} examples "
             "from which members draw: with all of them each would have the same training set."
         )
     jobs.train_all({out / "teacher": teacher_of(wanted)}, out / "teacher.npz")

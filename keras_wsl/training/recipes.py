@@ -234,8 +234,8 @@ def added(config):
             or recipe.extra_losses
         ):
             raise ValueError(
-                f"--extra_losses={method} must be a method of one loss. It has a stage, a warm-up, several losses or none, "
-                "or a teacher in training mode. Make it the --method."
+                f"--extra_losses={method} must be a method of one loss. It has a stage, a warm-up, several "
+                "losses or none, or a teacher in training mode. Make it the --method."
             )
     return list(recipes.values())
 
