@@ -5,11 +5,10 @@ import functools
 import threading
 
 import keras
-from keras.src.backend.common.masking import get_keras_mask
 
 from keras_wsl.ops import InputError, shapes_compatible
 
-_recordings = threading.local()  # A strategy traces each replica in a thread of its own.
+_recorders = threading.local()  # A strategy traces each replica in a thread of its own.
 _lock = threading.Lock()
 INPUT = ".input"
 _NOT_NORMALIZED = (
@@ -39,7 +38,7 @@ class FeatureExtractor:
 
     def __init__(self, model, names=()):
         self.model = model
-        self.layers = {name: find(model, name.removesuffix(INPUT)) for name in names if name != "logits"}
+        self.layers = {name: find_layer(model, name.removesuffix(INPUT)) for name in names if name != "logits"}
         self._found, self._updated = None, {}  # To trace a network takes a part of a second.
 
     def __call__(self, inputs, training=False):
@@ -48,7 +47,7 @@ class FeatureExtractor:
         Raises:
             ValueError: If the forward pass did not reach a named layer, or gave no logits.
         """
-        with _recording(self.layers) as outputs, explained(self.model, inputs):
+        with _record_outputs(self.layers) as outputs, reraise_as_input_error(self.model, inputs):
             logits = self.model(inputs, training=training)
         if missed := sorted(name for name, calls in outputs.items() if not calls):
             raise ValueError(f"{self.model.name} did not call {missed}. Name layers that its forward pass reaches.")
@@ -72,7 +71,7 @@ class FeatureExtractor:
 
     def _find_shapes(self):
         inputs = symbolic_inputs(self.model)
-        if keras.backend.backend() == "tensorflow" or not any(map(_is_of_any_length, keras.tree.flatten(inputs))):
+        if keras.backend.backend() == "tensorflow" or not any(map(_has_unknown_length, keras.tree.flatten(inputs))):
             return self._shapes(inputs)
         # Where a length is not known, JAX cannot compare it with the longest one, as position embeddings do; and on
         # Torch Keras tries one of 83, which may be longer than that.
@@ -119,7 +118,7 @@ def _spec(call, inputs):
     return probe.compute_output_spec(inputs)
 
 
-def _is_of_any_length(tensor):
+def _has_unknown_length(tensor):
     """Whether this is a sequence whose length is not known."""
     return len(tensor.shape) < 4 and None in tensor.shape[1:]
 
@@ -128,7 +127,7 @@ def _of_length(inputs, length):
     """Stand-ins for inputs of which sequences of any length have this one."""
 
     def of_length(tensor):
-        shape = [size or length for size in tensor.shape[1:]] if _is_of_any_length(tensor) else tensor.shape[1:]
+        shape = [size or length for size in tensor.shape[1:]] if _has_unknown_length(tensor) else tensor.shape[1:]
         return keras.KerasTensor((*tensor.shape[:1], *shape), tensor.dtype, name=tensor.name)
 
     return keras.tree.map_structure(of_length, inputs)
@@ -150,7 +149,7 @@ def symbolic_inputs(model):
 
 
 @contextlib.contextmanager
-def explained(model, inputs):
+def reraise_as_input_error(model, inputs):
     """Where a model fails inside, and these are not the inputs that it was built for, says so by an `InputError`.
 
     It looks at them only then, so that no step pays for it.
@@ -213,7 +212,7 @@ def _graph(model, end):
         return None
 
 
-def frozen(call, model, inputs, training=False):
+def call_as_constant(call, model, inputs, training=False):
     """`call(inputs, training=...)` with `model` as a constant: no gradient reaches it, no update of its state stays.
 
     With `training=True` batch normalization uses the batch's statistics and keeps its own as they are; dropout, whose
@@ -226,16 +225,16 @@ def frozen(call, model, inputs, training=False):
 
 
 @contextlib.contextmanager
-def _recording(layers):
+def _record_outputs(layers):
     """Collects the outputs of `layers`, a dict of name to layer, while a model that holds them is called."""
     outputs = {name: [] for name in layers}
     taps = {}
     for name, layer in layers.items():
         taps.setdefault(id(layer), []).append(name)
-    stack = _recordings.__dict__.setdefault("stack", [])
+    stack = _recorders.__dict__.setdefault("stack", [])
     with _lock:
         for layer in layers.values():
-            _tap(layer)
+            _add_hook(layer)
     stack.append((taps, outputs))
     try:
         yield outputs
@@ -243,10 +242,10 @@ def _recording(layers):
         stack.pop()
         with _lock:
             for layer in layers.values():
-                _untap(layer)
+                _remove_hook(layer)
 
 
-def _tap(layer):
+def _add_hook(layer):
     tap = layer.__dict__.get("call")
     if tap is None:
         call = layer.call
@@ -254,7 +253,7 @@ def _tap(layer):
         @functools.wraps(call)
         def tap(*args, **kwargs):
             result = call(*args, **kwargs)
-            for taps, outputs in _recordings.__dict__.get("stack", ())[-1:]:
+            for taps, outputs in _recorders.__dict__.get("stack", ())[-1:]:
                 for name in taps.get(id(layer), ()):
                     given = (*args, *kwargs.values())[0] if name.endswith(INPUT) else result
                     outputs[name].append(given)
@@ -266,7 +265,7 @@ def _tap(layer):
     tap.users += 1
 
 
-def _untap(layer):
+def _remove_hook(layer):
     tap = layer.__dict__["call"]
     tap.users -= 1
     if not tap.users:
@@ -284,7 +283,7 @@ def preceding_batch_norm(model, endpoint, name=None):
     Raises:
         ValueError: If there is none to be found from the layer.
     """
-    layer = find(model, name or endpoint)
+    layer = find_layer(model, name or endpoint)
     while not isinstance(layer, keras.layers.BatchNormalization):
         # What a convolution gives is not normalized, though what it is given may be.
         if layer is None or isinstance(layer, _NOT_NORMALIZED):
@@ -299,16 +298,11 @@ def preceding_batch_norm(model, endpoint, name=None):
     return layer
 
 
-def mask_of(tensor):
-    """The mask that Keras keeps with a tensor, or `None`."""
-    return get_keras_mask(tensor)
-
-
 def _is_sum(layer):
     return isinstance(layer, keras.layers.Add)
 
 
-def find(model, path):
+def find_layer(model, path):
     """The layer at `"backbone/block3"`, or the only one of that name at any depth.
 
     Raises:
@@ -323,4 +317,4 @@ def find(model, path):
             f"{model.name} has {number} named {name!r}. Expected the name of one layer, or a path such as "
             f"'backbone/{name}': {sorted({layer.name for layer in layers})}."
         )
-    return find(found[0], "/".join(rest)) if rest else found[0]
+    return find_layer(found[0], "/".join(rest)) if rest else found[0]

@@ -13,6 +13,11 @@ import numpy as np
 from keras import ops
 
 
+def get_logits(outputs):
+    """Return the logits of a network's outputs: the outputs, or their entry `"logits"`."""
+    return outputs["logits"] if isinstance(outputs, dict) else outputs
+
+
 def labels_are_categorical(labels, logits):
     """Whether `labels` hold a probability for each class, rather than one integer an example.
 

@@ -11,8 +11,8 @@ def label_and_distillation_gradients(labels, student_logits, teacher_logits, tem
     $$a = \frac{\partial L_{ce}}{\partial z_y} = q_y - 1, \qquad
       d = \frac{\partial L_{kd}}{\partial z_y} = \tau (q^\tau_y - p^\tau_y)$$
 
-    The symbols, distributions of labels and the arguments are those of `gradients`. Both keep their digits where the
-    networks are certain.
+    The symbols, distributions of labels and the arguments are those of `bias_variance_gradients`. Both keep their
+    digits where the networks are certain.
 
     Args:
         labels: Integers, shape `(...)`, or distributions, shape `(..., classes)`.
@@ -34,7 +34,7 @@ def label_and_distillation_gradients(labels, student_logits, teacher_logits, tem
     return value_at_label(labels, to_label), temperature * value_at_label(labels, softmax_difference(*softened))
 
 
-def gradients(labels, student_logits, teacher_logits, temperature):
+def bias_variance_gradients(labels, student_logits, teacher_logits, temperature):
     r"""What labels and soft labels each ask of the label's logit $z_y$.
 
     $$a = \frac{\partial L_{ce}}{\partial z_y} = q_y - 1, \qquad

@@ -23,7 +23,7 @@ class TopKLogits(NamedTuple):
     is_rest: object
     rest: dict
 
-    def at(self, temperature, student=None):
+    def to_dense(self, temperature, student=None):
         r"""Logits whose softmax at $\tau$ is the teacher's where known, and has its mass in the rest:
 
         $$z_c = \tau \left( r_\tau + \log \frac{e^{s_c / \tau}}{\sum_{j \in rest} e^{s_j / \tau}} \right)$$
@@ -38,7 +38,7 @@ class TopKLogits(NamedTuple):
         Raises:
             ValueError: If the mass is not known at this temperature.
         """
-        key = text(temperature)
+        key = temperature_key(temperature)
         if key not in self.rest:
             raise ValueError(
                 f"These top-k soft labels have the mass of the rest at the temperatures {', '.join(self.rest)}, and it "
@@ -49,7 +49,7 @@ class TopKLogits(NamedTuple):
         return ops.where(self.is_rest, temperature * (self.rest[key][:, None] + shares), self.known)
 
 
-def text(temperature):
+def temperature_key(temperature):
     """A temperature as a key of dicts: `"4"`, `"0.5"`."""
     return f"{temperature:g}"
 
@@ -95,7 +95,7 @@ def decode(rows, temperatures):
         "classes": rows["classes"].astype("int32"),
         "logits": rows["logits"].astype("float32"),
         "label": np.ascontiguousarray(rows["label"]),
-        "rest": {text(t): np.ascontiguousarray(rows["rest"][:, i]) for i, t in enumerate(temperatures)},
+        "rest": {temperature_key(t): np.ascontiguousarray(rows["rest"][:, i]) for i, t in enumerate(temperatures)},
     }
 
 

@@ -1,68 +1,13 @@
-"""What a batch brings besides its inputs: labels and weights. Arrays are checked once, before the first step."""
+"""Checks of the labels and weights that `fit` and `evaluate` get as arrays, before the first step."""
 
-import keras
 import numpy as np
-from keras import ops
 
-from keras_wsl.ops import InputError, is_number
+from keras_wsl.ops import is_number
 
 _NUMBERS = "iufb"  # NumPy's kinds of dtypes.
 
 
-def unpack(data):
-    """Split a batch into `(x, y, sample_weight)`.
-
-    Raises:
-        InputError: If the rank of a tensor is not known, as after `tf.py_function`.
-    """
-    batch = keras.utils.unpack_x_y_sample_weight(data)
-    for path, tensor in keras.tree.flatten_with_path(dict(zip(("inputs", "labels", "sample_weight"), batch))):
-        if getattr(getattr(tensor, "shape", None), "rank", 0) is None:  # TensorFlow alone has such shapes.
-            name = path[0] + "".join(f"[{key!r}]" for key in path[1:])
-            raise InputError(
-                f"`{name}` must have a known rank. Received: a tensor of unknown shape, such as tf.py_function "
-                "returns. Set its shape in `dataset.map` with tf.ensure_shape(tensor, [None, ...]); None stands for "
-                "the batch."
-            )
-    return batch
-
-
-def labels_of(y):
-    """Return the labels in a batch's targets: `y` itself, or its entry `"labels"` if it is a dict.
-
-    Raises:
-        InputError: If there are none.
-    """
-    labels = y.get("labels") if isinstance(y, dict) else y
-    if not hasattr(labels, "shape"):
-        received = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
-        raise InputError(
-            "A batch must bring labels: integers, distributions, or a dict that has them as 'labels'. Received: "
-            f"{received}. Give (inputs, labels)."
-        )
-    return labels
-
-
-def flat_weights(sample_weight):
-    """Return one float32 weight per example, shape `(batch,)`.
-
-    Args:
-        sample_weight: Numbers of shape `(batch,)` or `(batch, 1)`, or the dict of such that Keras makes for labels that
-            are a dict.
-
-    Raises:
-        InputError: If the shape is another.
-    """
-    sample_weight = labels_of(sample_weight)
-    if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
-        raise InputError(
-            f"`sample_weight` must be one number per example. Received shape: {tuple(sample_weight.shape)}. Give "
-            "shape (examples,)."
-        )
-    return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")
-
-
-def class_weights(class_weight, logits_shape):
+def get_class_weights(class_weight, logits_shape):
     """Return the weight of every class, 1 where `class_weight` has none: float32 NumPy array, shape `(classes,)`.
 
     Args:
@@ -99,7 +44,7 @@ def _is_class(key, classes):
     return isinstance(key, (int, np.integer)) and not isinstance(key, bool) and 0 <= key < classes
 
 
-def check_arrays(y, sample_weight=None, logits_shape=None):
+def validate_fit_inputs(y, sample_weight=None, logits_shape=None):
     """Raise `ValueError` unless arrays can be labels and weights; what is no NumPy array or list is left alone.
 
     Args:
@@ -171,3 +116,29 @@ def _check_weights(name, weights):
             f"`{name}` must be finite numbers that are not negative. Received: {weights[wrong][0].item()!r} among "
             f"{weights.size}. Give 0 to what is not to count."
         )
+
+
+def check_shared_variables(distiller):
+    """Raise `ValueError` if training would change a variable of a teacher, because student or losses have it too.
+
+    Training changes trainable variables, those that the student's forward pass assigns, and the state of layers in
+    losses that are not frozen.
+    """
+    variables = {id(variable) for variable in distiller.variables}
+    for model in distiller.teachers.models:
+        shared = [variable for variable in model.variables if id(variable) in variables]
+        if not shared:
+            continue
+        changed = {id(variable) for variable in distiller.trainable_variables}
+        changed |= distiller.student_features.updated_in_training()
+        for layer in distiller._flatten_layers():  # Symbolic layers on Torch draw nothing from their seeds.
+            changed |= {id(generator.state) for generator in layer._seed_generators}
+        for layer in (layer for loss in distiller.distillation_losses for layer in loss._flatten_layers()):
+            changed |= {id(variable) for variable in layer._non_trainable_variables if layer.trainable}
+        if names := [variable.path for variable in shared if id(variable) in changed]:
+            raise ValueError(
+                f"The teacher {model.name!r} must share no variables that training changes. Received: {len(names)} "
+                f"variables that the student or a loss has too: {', '.join(names[:3])}{', ...' if names[3:] else ''}. "
+                "Freeze their layers (`layer.trainable = False`), or clone them (`keras.models.clone_model`); the "
+                "seeds of random layers change even if these are frozen."
+            )

@@ -1,7 +1,7 @@
 r"""Weights of examples: functions of `(labels, student_logits, teacher_logits)` to `(...)`, with no gradient.
 
 Any loss takes one, by name or as a function: `losses.KD(temperature=4.0, weighting="wsl")`. Settings go with the name:
-`weighting={"name": "exclude_regularization_samples", "probability": 0.5}`. A function whose settings include
+`weighting={"name": "exclude_regularization_samples", "keep_probability": 0.5}`. A function whose settings include
 `temperature` gets the loss's own where none is given; one that draws at random is called with `seed`, a
 `keras.random.SeedGenerator`. Several of them in a list multiply: `["wsl", "exclude_regularization_samples"]`.
 """
@@ -65,17 +65,19 @@ def wsl_sigmoid(labels, student_logits, teacher_logits):
     return ops.stop_gradient(ops.tanh(_cross_entropy_ratio(labels, student_logits, teacher_logits) / 2))
 
 
-def _kept(chosen, probability, seed):
-    """1 for what is not `chosen`, and for what is, with `probability`: booleans `(...)` to floats `(...)`."""
+def _sample_mask(chosen, keep_probability, seed):
+    """1 for what is not `chosen`, and for what is, with `keep_probability`: booleans `(...)` to floats `(...)`."""
     kept = ops.cast(ops.logical_not(chosen), "float32")
-    if probability:
-        drawn = ops.cast(keras.random.uniform(ops.shape(kept), seed=seed) < probability, "float32")
+    if keep_probability:
+        drawn = ops.cast(keras.random.uniform(ops.shape(kept), seed=seed) < keep_probability, "float32")
         kept = ops.maximum(kept, drawn)
     return ops.stop_gradient(kept)
 
 
-def exclude_regularization_samples(labels, student_logits, teacher_logits, *, temperature, probability=0.0, seed=None):
-    """0 for regularization samples, of which each is kept with `probability`; 1 for all others.
+def exclude_regularization_samples(
+    labels, student_logits, teacher_logits, *, temperature, keep_probability=0.0, seed=None
+):
+    """0 for regularization samples, of which each is kept with `keep_probability`; 1 for all others.
 
     Zhou et al., ICLR 2021, table 5 and appendix A.2, whose exclusion rate is `1 - probability`.
 
@@ -84,18 +86,20 @@ def exclude_regularization_samples(labels, student_logits, teacher_logits, *, te
         student_logits: Floats, shape `(..., classes)`.
         teacher_logits: Floats, shape `(..., classes)`.
         temperature: Positive float, at which `regularization.mask` judges.
-        probability: Float in [0, 1], drawn anew for each example and step.
+        keep_probability: Float in [0, 1], drawn anew for each example and step.
         seed: Integer or `keras.random.SeedGenerator`.
 
     Returns:
         Floats, 0 or 1, shape `(...)`.
     """
     chosen = regularization_samples.mask(labels, student_logits, teacher_logits, temperature)
-    return _kept(chosen, probability, seed)
+    return _sample_mask(chosen, keep_probability, seed)
 
 
-def only_regularization_samples(labels, student_logits, teacher_logits, *, temperature, probability=0.0, seed=None):
-    """1 for regularization samples; 0 for all others, of which each is kept with `probability`.
+def only_regularization_samples(
+    labels, student_logits, teacher_logits, *, temperature, keep_probability=0.0, seed=None
+):
+    """1 for regularization samples; 0 for all others, of which each is kept with `keep_probability`.
 
     Zhou et al., ICLR 2021, table 5 and appendix A.2.
 
@@ -104,14 +108,14 @@ def only_regularization_samples(labels, student_logits, teacher_logits, *, tempe
         student_logits: Floats, shape `(..., classes)`.
         teacher_logits: Floats, shape `(..., classes)`.
         temperature: Positive float, at which `regularization.mask` judges.
-        probability: Float in [0, 1], drawn anew for each example and step.
+        keep_probability: Float in [0, 1], drawn anew for each example and step.
         seed: Integer or `keras.random.SeedGenerator`.
 
     Returns:
         Floats, 0 or 1, shape `(...)`.
     """
     chosen = regularization_samples.mask(labels, student_logits, teacher_logits, temperature)
-    return _kept(ops.logical_not(chosen), probability, seed)
+    return _sample_mask(ops.logical_not(chosen), keep_probability, seed)
 
 
 def teacher_correct(labels, student_logits, teacher_logits):
@@ -153,7 +157,7 @@ def hard_to_mimic(labels, student_logits, teacher_logits, *, gamma=2.0, beta=0.0
     return ops.stop_gradient(ops.power(-ops.expm1(-distance), gamma))
 
 
-NAMES = {
+REGISTRY = {
     function.__name__: function
     for function in (
         wsl,
@@ -166,23 +170,24 @@ NAMES = {
 }
 _CHECKS = {
     "temperature": check_temperature,
-    "probability": check_fraction,
+    "keep_probability": check_fraction,
     "gamma": check_non_negative,
     "beta": check_fraction,
 }
 
 
-def takes(name):
+def argument_names(name):
     """The settings of the weighting of that name: a set of strings.
 
     Raises:
         ValueError: If there is no weighting of that name.
     """
-    if name not in NAMES:
+    if name not in REGISTRY:
         raise ValueError(
-            f"There is no weighting {name!r}. Expected a function or one of {sorted(NAMES)}.{did_you_mean(name, NAMES)}"
+            f"There is no weighting {name!r}. Expected a function or one of {sorted(REGISTRY)}."
+            + did_you_mean(name, REGISTRY)
         )
-    return {p.name for p in inspect.signature(NAMES[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
+    return {p.name for p in inspect.signature(REGISTRY[name]).parameters.values() if p.kind is p.KEYWORD_ONLY}
 
 
 def get(spec, *, temperature=None, seed=None):
@@ -209,7 +214,7 @@ def get(spec, *, temperature=None, seed=None):
         )
     settings = {"name": spec} if isinstance(spec, str) else dict(spec)
     name = settings.pop("name", None)
-    known = takes(name)
+    known = argument_names(name)
     if unknown := sorted(set(settings) - known):
         raise ValueError(f"The weighting {name!r} has no settings {unknown}. It takes {sorted(known)}.")
     for setting, value in (("temperature", temperature), ("seed", seed)):
@@ -222,11 +227,11 @@ def get(spec, *, temperature=None, seed=None):
         )
     for setting in _CHECKS.keys() & settings.keys():
         _CHECKS[setting](settings[setting], setting)
-    return functools.partial(NAMES[name], **settings)
+    return functools.partial(REGISTRY[name], **settings)
 
 
-def draws(spec):
+def is_stochastic(spec):
     """Whether the weighting that `spec` describes, as of `get`, draws at random."""
     if isinstance(spec, (list, tuple)):
-        return any(draws(one) for one in spec)
-    return isinstance(spec, dict) and bool(spec.get("probability"))
+        return any(is_stochastic(one) for one in spec)
+    return isinstance(spec, dict) and bool(spec.get("keep_probability"))

@@ -202,7 +202,7 @@ def built(loss, name, *, alike=False):
     if not loss.built:  # From a file it is. This is what `Distiller` does.
         loss.build((None,), student_shapes, teacher_shapes)
         loss.built = True
-    loss.meet(student, teacher)
+    loss.bind_models(student, teacher)
     return loss
 
 

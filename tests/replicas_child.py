@@ -26,9 +26,9 @@ STRATEGY = "mirrored" if DEVICES > 1 else "none"
 # all correlations are 1 and all distances alike, so that gradients are of rounding alone.
 EPOCHS, SIZES, SIZES_BETWEEN = 2, (21, 8), (41, 16)
 ALONE = {"crd", "pkd"}  # Draws at random; is for transformers.
-BETWEEN = {name for name, kind in losses.NAMES.items() if issubclass(kind, losses.RelationLoss)}
+BETWEEN = {name for name, kind in losses.REGISTRY.items() if issubclass(kind, losses.RelationLoss)}
 BETWEEN = (BETWEEN | {"cc", "dist", "mlkd"}) - ALONE
-EACH = set(losses.NAMES) - BETWEEN - ALONE
+EACH = set(losses.REGISTRY) - BETWEEN - ALONE
 if WHICH == "few":
     EACH, BETWEEN = {"wsl", "fitnet"}, {"rkd"}
 PARTS = keras.backend.backend() == "tensorflow"  # Whether each replica sees a part alone; on JAX none does.

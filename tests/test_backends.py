@@ -16,7 +16,7 @@ from tests.common import run_child
 pytestmark = pytest.mark.tensorflow  # Once is enough: each process has a backend of its own.
 
 FEW = ("wsl",)  # What a network costs, JAX's is the dearest: it compiles operations one by one to build it.
-REST = tuple(sorted({*losses.NAMES, "zoo"} - {*FEW}))
+REST = tuple(sorted({*losses.REGISTRY, "zoo"} - {*FEW}))
 OTHERS = [
     pytest.param(name, marks=pytest.mark.skipif(importlib.util.find_spec(name) is None, reason=f"needs {name}"))
     for name in ("jax", "torch")

@@ -27,6 +27,7 @@ from keras_wsl import (
     teacher_checkpoints,
     weighting,
 )
+from keras_wsl.targets import Targets
 from tests.common import bright_splits, examples, hard_loss, image_network, network
 
 
@@ -145,7 +146,7 @@ ROWS = {
         lambda here: Distiller(network("wide", inputs=9), student(), "kd"),
         r"a student of inputs \[\(None, 6\)\] and a teacher of \[\(None, 9\)\]",
         "get the same inputs",
-        "Say with `student_inputs` and `teacher_inputs`",
+        "with `student_inputs` and `teacher_inputs`",
     ),
     "student_inputs is a number": Row(
         lambda here: Distiller(teacher(), student(), "kd", student_inputs=3),
@@ -206,8 +207,8 @@ ROWS = {
         r"a dict such as \{'name': 'wsl'\}, a function, or a list of such",
     ),
     "probability of a weighting is 2": Row(
-        lambda here: losses.KD(weighting={"name": "exclude_regularization_samples", "probability": 2.0}),
-        "probability=2.0",
+        lambda here: losses.KD(weighting={"name": "exclude_regularization_samples", "keep_probability": 2.0}),
+        "keep_probability=2.0",
         r"must be a number in \[0, 1\]",
         "Give 0.5",
     ),
@@ -343,9 +344,9 @@ ROWS = {
         lambda here: fit(Y[:0], X[:0]), r"labels of shape \(0,\)", "Expected one label an example", "Give some data"
     ),
     "validation without labels": Row(
-        lambda here: Distiller(teacher(), student(), "kd").validate_labels((Y, Y), LOGITS),
+        lambda here: Targets.parse((Y, Y)),
         "Received: tuple",
-        "A batch must bring labels",
+        "A batch must have labels",
         "Give .inputs, labels",
     ),
     "inputs of another size": Row(
@@ -859,7 +860,7 @@ def test_numbers_of_numpy_are_numbers(number):
 
 def test_padding_of_float_labels_is_no_error():
     """Of sequences, in which no label is broken, -1 may stand where there is none."""
-    from keras_wsl.validation import check_arrays
+    from keras_wsl.validation import validate_fit_inputs
 
-    check_arrays(np.array([[0.0, -1.0], [2.0, 1.0]]))
-    check_arrays({"labels": ONE_HOT}, np.ones(8))
+    validate_fit_inputs(np.array([[0.0, -1.0], [2.0, 1.0]]))
+    validate_fit_inputs({"labels": ONE_HOT}, np.ones(8))

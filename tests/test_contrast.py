@@ -216,7 +216,7 @@ def test_an_index_out_of_range(index):
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
 def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
     """Keras writes no generators into files, such as those of its own dropout; a run of ours goes on as it was."""
-    weighting = {"name": "exclude_regularization_samples", "probability": 0.5}
+    weighting = {"name": "exclude_regularization_samples", "keep_probability": 0.5}
 
     def start():
         keras.utils.set_random_seed(1)

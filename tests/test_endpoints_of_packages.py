@@ -40,7 +40,7 @@ def test_keras_cv(nested):
     with pytest.raises(ValueError, match="no layer named 'conv4_block6_out'"):
         Distiller(teacher, student, losses.AT(layers=["conv4_block6_out"]))
     distiller, _ = train(teacher, student, [losses.AT(layers=stacks), losses.VID(layers=stacks), losses.RKD()], x)
-    recorded, taught = distiller(x, training=True), distiller.teacher_outputs(x)
+    recorded, taught = distiller(x, training=True), distiller.teachers(x)["teacher"]
     for (own, other), channels in zip(stacks, (64, 128)):
         assert recorded[own].shape == taught[other].shape == (8, *recorded[own].shape[1:3], channels)
     both = Distiller(teacher, student, [crd])
@@ -71,7 +71,7 @@ def test_keras_nlp():
     soft = losses.KD(temperature=5.0, weight=0.7, divide_by_num_classes=True)
     teacher, student = classifier(4), classifier(2)
     distiller, _ = train(teacher, student, [pkd, soft], x)
-    outputs, taught = distiller(x, training=True), distiller.teacher_outputs(x)
+    outputs, taught = distiller(x, training=True), distiller.teachers(x)["teacher"]
     rows = ops.convert_to_numpy(pkd(np.zeros(8, "int32"), outputs, taught))
     expected = []
     for own, other in pairs:

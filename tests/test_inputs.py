@@ -168,8 +168,8 @@ def test_each_of_several_teachers_gets_its_own(tmp_path):
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     loaded.teacher = teachers
-    again = loaded.teacher_outputs(ops.convert_to_tensor(x))
-    for name, outputs in distiller.teacher_outputs(ops.convert_to_tensor(x)).items():
+    again = loaded.teachers(ops.convert_to_tensor(x))
+    for name, outputs in distiller.teachers(ops.convert_to_tensor(x)).items():
         np.testing.assert_array_equal(*(ops.convert_to_numpy(each["logits"]) for each in (outputs, again[name])))
 
 
@@ -208,10 +208,10 @@ def test_evaluation_runs_no_teacher_nor_its_inputs():
 
 def test_different_inputs_without_a_mapping_are_refused():
     teacher, student = network("teacher", 8), network("student", 4)
-    with pytest.raises(ValueError, match="Student and teacher get the same inputs.*Say with `student_inputs`"):
+    with pytest.raises(ValueError, match="Student and teacher must take the same inputs.*with `student_inputs`"):
         Distiller(teacher, student, losses.WSL())
     distiller = Distiller(None, student, losses.WSL())
-    with pytest.raises(ValueError, match="Student and teacher get the same inputs"):
+    with pytest.raises(ValueError, match="Student and teacher must take the same inputs"):
         distiller.teacher = {"one": teacher}
 
 

@@ -19,6 +19,7 @@ from keras import ops
 from keras.src.backend.common.symbolic_scope import in_symbolic_scope
 
 from keras_wsl import Distiller, export, losses
+from keras_wsl.targets import Targets
 from tests.common import arrays, examples, hard_loss, network, run_child
 
 pytestmark = pytest.mark.eager
@@ -440,12 +441,10 @@ def test_k11_mixed_precision():
     _, full = history("float32")
     for name in ("loss", "student_loss", "wsl", "hint"):
         np.testing.assert_allclose(mixed[name], full[name], rtol=0.03, atol=0.01, err_msg=name)
-    student, taught = distiller(x, training=True), distiller.teacher_outputs(x)
+    student, outputs = distiller(x, training=True), distiller.teachers(x)
     assert keras.backend.standardize_dtype(student["hidden"].dtype) == policy.removeprefix("mixed_")
-    rows, total = distiller.compute_per_example_losses(
-        y, distiller.validate_labels(y, student["logits"]), student, taught
-    )
-    for values in (*rows.values(), total):
+    computed = distiller.compute_losses(distiller.validate_targets(Targets.parse(y), student), student, outputs)
+    for values in (*computed.terms.values(), computed.total):
         assert keras.backend.standardize_dtype(values.dtype) == "float32"
     with pytest.raises(ValueError, match="dtypes must match"):
         KerasDistiller(teacher, plain("student", dtype=policy), LogitsDistillation())
@@ -529,7 +528,7 @@ def test_k16_endpoints_at_any_depth(make):
     distiller = compiled(Distiller(teacher, student, Hint()), 0.1)
     distiller.fit(x, y, batch_size=8, verbose=0)
     [layer] = [layer for layer in teacher._flatten_layers() if layer.name == "hidden"]
-    recorded = distiller.teacher_outputs(x)
+    recorded = distiller.teachers(x)["teacher"]
     np.testing.assert_allclose(ops.convert_to_numpy(recorded["hidden"]), ops.convert_to_numpy(layer(x)), atol=1e-6)
     np.testing.assert_allclose(ops.convert_to_numpy(recorded["logits"]), logits(teacher, x), atol=1e-6)
     if make is not network:
@@ -595,9 +594,9 @@ def test_k19_means_are_over_examples():
     np.testing.assert_allclose(logs["student_loss"][0], hard.mean(), rtol=1e-5)
     np.testing.assert_allclose(logs["kd"][0], soft.mean(), rtol=1e-4)
     outputs = distiller(x, training=True)
-    labels = distiller.validate_labels(y, outputs["logits"])
-    rows, total = distiller.compute_per_example_losses(y, labels, outputs, distiller.teacher_outputs(x))
-    for name, values in {**rows, "loss": total}.items():
+    targets = distiller.validate_targets(Targets.parse(y), outputs)
+    computed = distiller.compute_losses(targets, outputs, distiller.teachers(x))
+    for name, values in {**computed.terms, "loss": computed.total}.items():
         np.testing.assert_allclose(logs[name][0], ops.convert_to_numpy(values).mean(), rtol=1e-4, err_msg=name)
     share = logs["regularization_samples"][0] / 33
     np.testing.assert_allclose(logs["regularization_sample_rate"][0], share, rtol=1e-5)
@@ -673,7 +672,7 @@ def test_k21_tape_watches_no_teacher():
     teacher, student = network("teacher"), network("student")
     distiller = Distiller(teacher, student, [losses.WSL(), Hint()], teacher_batch_statistics=True)
     with tf.GradientTape() as tape:
-        distiller.teacher_outputs(tf.constant(x))
+        distiller.teachers(tf.constant(x))
     assert not tape.watched_variables()
     theirs = compiled(KerasDistiller(teacher, student, LogitsDistillation()))
     with tf.GradientTape() as tape:
@@ -708,7 +707,7 @@ def test_k22_inputs_that_do_not_fit_are_refused():
     x, y = examples(16)
     student = plain("student")
     before = arrays(student)
-    with pytest.raises(ValueError, match="Student and teacher get the same inputs"):
+    with pytest.raises(ValueError, match="Student and teacher must take the same inputs"):
         compiled(Distiller(network("teacher", inputs=9), student, losses.WSL()), 0.1).fit(x, y, verbose=0)
     assert not changed(before, arrays(student))
 

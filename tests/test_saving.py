@@ -259,7 +259,7 @@ def test_settings_survive_a_file(tmp_path):
     soft = losses.KD(temperature=3.0, weight=1.5, form="cross_entropy", weighting="hard_to_mimic", name="soft")
     given = [
         soft,
-        losses.WSL(weighting={"name": "exclude_regularization_samples", "probability": 0.5}),
+        losses.WSL(weighting={"name": "exclude_regularization_samples", "keep_probability": 0.5}),
         Hint(weight=3.0),
     ]
     distiller = Distiller(
@@ -462,7 +462,7 @@ def test_unknown_endpoints_are_refused():
 def test_one_model_as_teacher_and_student_is_refused():
     """A student cannot teach itself, at once or later."""
     student = network("student")
-    with pytest.raises(ValueError, match="one model. Clone it"):
+    with pytest.raises(ValueError, match="must be two models"):
         Distiller(student, student, losses.WSL())
     distiller = Distiller(None, student, losses.WSL())
     with pytest.raises(ValueError, match="one model"):

@@ -9,6 +9,9 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, callbacks, losses
+from keras_wsl.objective import compute_distillation_loss
+from keras_wsl.targets import Targets
+from keras_wsl.teachers import get_teacher_weights
 from tests.common import arrays, examples, gradient, hard_loss, network
 from tests.test_keras_defects import (
     BACKEND,
@@ -57,12 +60,15 @@ def built(loss, student):
 
 def value(loss, labels, student, teacher):
     loss = built(loss, student)
-    return ops.convert_to_numpy(loss(labels, {"logits": ops.convert_to_tensor(student, "float32")}, teacher))
+    logits = {"logits": ops.convert_to_tensor(student, "float32")}
+    return ops.convert_to_numpy(compute_distillation_loss(loss, Targets(labels), logits, teacher))
 
 
 def total_gradient(loss, labels, student, teacher):
     loss = built(loss, student)
-    return gradient(lambda z: ops.sum(loss(labels, {"logits": z}, teacher)), student)
+    return gradient(
+        lambda z: ops.sum(compute_distillation_loss(loss, Targets(labels), {"logits": z}, teacher)), student
+    )
 
 
 def made(distillation_losses=None, seed=1, learning_rate=0.05, **settings):
@@ -116,7 +122,7 @@ def test_none_listens_to_all_alike():
     loss = losses.KD(temperature=2.0)
     expected = divergences(mean_logits(large, small, 2.0, {"large": 1.0, "small": 1.0}), student, 2.0)
     np.testing.assert_allclose(value(loss, labels, student, heard(large, small)), expected, rtol=2e-5)
-    assert loss.shares(["large", "small"]) == {"large": 0.5, "small": 0.5}
+    assert get_teacher_weights(loss.teacher, ["large", "small"], loss) == {"large": 0.5, "small": 0.5}
 
 
 def test_a_weighting_judges_the_mean_at_temperature_one():
@@ -309,7 +315,9 @@ def test_teachers_of_different_classes():
     several = [losses.KD(teacher="small"), Hint(teacher="large")]
     history = fit(compiled(Distiller(teachers, network("student"), several), 0.1), epochs=1)
     assert {"hint", "kd", "regularization_sample_rate"} <= history.keys()
-    with pytest.raises(ValueError, match=r"kd listens to teachers of different classes: \{'large': 7, 'small': 5\}"):
+    with pytest.raises(
+        ValueError, match=r"The teachers of kd must have the same classes. Received: \{'large': 7, 'small': 5\}"
+    ):
         Distiller(teachers, network("student"), losses.KD())
     with pytest.raises(ValueError, match="student of 5 classes and a teacher of 7"):
         Distiller(teachers, network("student"), losses.KD(teacher="large"))
@@ -331,7 +339,7 @@ def test_losses_of_keras_hear_one():
     np.testing.assert_allclose(logs["feature_distillation"], ((hidden[0] - hidden[1]) ** 2).mean(), rtol=1e-5)
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(several[1]))
     assert (twin.teacher, twin.teacher_layers) == ("large", ("hidden",))
-    with pytest.raises(ValueError, match=r"feature_distillation needs \('hidden',\) of one teacher"):
+    with pytest.raises(ValueError, match=r"feature_distillation needs the layers \('hidden',\) of one teacher"):
         Distiller(teachers, student, features)
 
 
@@ -377,9 +385,15 @@ def test_shares_that_are_refused(teacher):
 @pytest.mark.parametrize(
     ("distillation_losses", "message"),
     [
-        (losses.KD(teacher="huge"), r"kd listens to \['huge'\]. The distiller's teachers are \['large', 'small'\]"),
-        (losses.KD(teacher={"small": 1.0, "tiny": 1.0}), r"kd listens to \['tiny'\]"),
-        (losses.AT(layers=["hidden"]), r"at needs \('hidden',\) of one teacher. Say of which: teacher='large'"),
+        (
+            losses.KD(teacher="huge"),
+            r"kd names the teachers \['huge'\]. The distiller's teachers are \['large', 'small'\]",
+        ),
+        (losses.KD(teacher={"small": 1.0, "tiny": 1.0}), r"kd names the teachers \['tiny'\]"),
+        (
+            losses.AT(layers=["hidden"]),
+            r"at needs the layers \('hidden',\) of one teacher. Received several: .*teacher='large'",
+        ),
         (losses.AT(layers=["hidden"], teacher=SHARES), "at needs .* of one teacher"),
     ],
     ids=["unknown", "unknown_share", "features", "features_of_both"],
@@ -397,7 +411,7 @@ def test_losses_that_are_refused(distillation_losses, message):
 @pytest.mark.parametrize(
     ("teachers", "message"),
     [
-        ({}, "`teacher` is an empty dict"),
+        ({}, "`teacher` must have at least one teacher"),
         ({"large": 3}, "The large must be a keras.Model. Received: 3"),
         ({"large": network("large"), "small": network("small", activation="softmax")}, "The small 'small' gives prob"),
     ],
@@ -410,15 +424,16 @@ def test_teachers_that_are_refused(teachers, message):
 
 def test_the_student_among_the_teachers_is_refused():
     student = network("student")
-    with pytest.raises(ValueError, match="one model. Clone it"):
+    with pytest.raises(ValueError, match="must be two models"):
         Distiller({"large": network("large"), "self": student}, student, losses.KD())
 
 
-def test_a_loss_alone_hears_several():
+def test_compute_distillation_loss_selects_the_teacher():
     generator = np.random.default_rng(0)
     logits = [ops.convert_to_tensor(generator.normal(size=(4, 5)).astype("float32")) for _ in range(3)]
     labels = ops.convert_to_tensor(np.arange(4, dtype="int32"))
     teachers = {"large": {"logits": logits[1]}, "small": {"logits": logits[2]}}
-    rows = losses.KD(teacher="small")(labels, {"logits": logits[0]}, teachers)
-    same = losses.KD()(labels, {"logits": logits[0]}, teachers["small"])
+    student = {"logits": logits[0]}
+    rows = compute_distillation_loss(losses.KD(teacher="small"), Targets(labels), student, teachers)
+    same = losses.KD()(labels, student, teachers["small"])
     np.testing.assert_array_equal(ops.convert_to_numpy(rows), ops.convert_to_numpy(same))

@@ -65,7 +65,7 @@ def test_without_a_tpu():
 
 
 @pytest.mark.parametrize(
-    "name", ["wsl", *(pytest.param(n, marks=pytest.mark.slow) for n in losses.NAMES if n != "wsl")]
+    "name", ["wsl", *(pytest.param(n, marks=pytest.mark.slow) for n in losses.REGISTRY if n != "wsl")]
 )
 def test_the_step_compiles_as_a_tpu_needs_it(name):
     """With static shapes, by XLA alone and nothing on the host; it computes the same. No TPU was at hand."""

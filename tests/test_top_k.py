@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 
 from keras_wsl import losses, regularization_samples, top_k_logits, weighting
+from keras_wsl.objective import compute_distillation_loss
+from keras_wsl.targets import Targets
 from tests.common import gradient
 
 LABELS = np.array([3, 0, 5, 1])
@@ -28,11 +30,16 @@ def _partial(logits, k, temperatures=(1.0, 4.0), labels=LABELS):
     )
 
 
+def _loss(loss, labels, student, teacher):
+    """The loss as the objective computes it of one teacher's logits."""
+    return compute_distillation_loss(loss, Targets(labels), student, {"teacher": {"logits": teacher}})
+
+
 @pytest.mark.parametrize("k", [1, 3, 6, 7])
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
 def test_what_is_known_and_the_mass_of_the_rest(k, temperature):
     logits = _logits()
-    found = keras.ops.convert_to_numpy(_partial(logits, k).at(temperature))
+    found = keras.ops.convert_to_numpy(_partial(logits, k).to_dense(temperature))
     p, q = (_softmax(z.astype("float64") / temperature) for z in (logits, found))
     kept = np.zeros(p.shape, bool)
     np.put_along_axis(kept, np.argsort(-logits, axis=1)[:, :k], True, axis=1)
@@ -46,7 +53,7 @@ def test_what_is_known_and_the_mass_of_the_rest(k, temperature):
 def test_the_label_is_as_precise_as_float32():
     logits = keras.ops.convert_to_tensor(_logits())
     dense = weighting.cross_entropy(LABELS, logits)
-    found = weighting.cross_entropy(LABELS, _partial(_logits(), 6).at(1.0))
+    found = weighting.cross_entropy(LABELS, _partial(_logits(), 6).to_dense(1.0))
     to_numpy = keras.ops.convert_to_numpy
     np.testing.assert_allclose(to_numpy(found), to_numpy(dense), rtol=2e-3)
 
@@ -54,7 +61,9 @@ def test_the_label_is_as_precise_as_float32():
 def test_a_label_that_is_a_distribution_counts_by_its_likeliest_class():
     logits, one_hot = _logits(), np.eye(7, dtype="float32")[LABELS]
     rows = top_k_logits.decode(top_k_logits.encode(logits, LABELS, 2, (1.0,)), (1.0,))
-    ones, others = (top_k_logits.expand(rows, keras.ops.convert_to_tensor(y), 7).at(1.0) for y in (LABELS, one_hot))
+    ones, others = (
+        top_k_logits.expand(rows, keras.ops.convert_to_tensor(y), 7).to_dense(1.0) for y in (LABELS, one_hot)
+    )
     np.testing.assert_array_equal(*map(keras.ops.convert_to_numpy, (ones, others)))
 
 
@@ -64,7 +73,7 @@ def test_losses_hear_it_at_their_temperature(name):
     student = {"logits": np.random.default_rng(1).normal(size=(4, 7)).astype("float32")}
     loss = losses.get(name, temperature=4.0)
     to_numpy = keras.ops.convert_to_numpy
-    dense, top = (to_numpy(loss(LABELS, student, {"logits": z})) for z in (logits, _partial(logits, 7)))
+    dense, top = (to_numpy(_loss(loss, LABELS, student, z)) for z in (logits, _partial(logits, 7)))
     np.testing.assert_allclose(top, dense, rtol=2e-3)
 
 
@@ -82,7 +91,7 @@ def test_the_divergence_is_of_the_known_classes_and_one_for_all_others(k):
     loss, labels, teacher = losses.KD(temperature=4.0), keras.ops.convert_to_tensor(LABELS), _partial(logits, k)
 
     def found(values):
-        return loss(labels, {"logits": values}, {"logits": teacher})
+        return _loss(loss, labels, {"logits": values}, teacher)
 
     np.testing.assert_allclose(keras.ops.convert_to_numpy(found(student)), 16 * divergence, rtol=2e-2)
     total = gradient(lambda values: keras.ops.sum(found(values)), student)
@@ -92,15 +101,15 @@ def test_the_divergence_is_of_the_known_classes_and_one_for_all_others(k):
 def test_wsl_weights_and_regularization_samples_of_all_logits():
     logits, student = _logits(), np.random.default_rng(1).normal(size=(4, 7)).astype("float32")
     partial, to_numpy = _partial(logits, 2), keras.ops.convert_to_numpy
-    ones, others = (weighting.wsl(LABELS, student, z) for z in (logits, partial.at(1.0)))
+    ones, others = (weighting.wsl(LABELS, student, z) for z in (logits, partial.to_dense(1.0)))
     np.testing.assert_allclose(to_numpy(others), to_numpy(ones), rtol=2e-2)
-    ones, others = (regularization_samples.mask(LABELS, student, z, 4.0) for z in (logits, partial.at(4.0)))
+    ones, others = (regularization_samples.mask(LABELS, student, z, 4.0) for z in (logits, partial.to_dense(4.0)))
     np.testing.assert_array_equal(to_numpy(others), to_numpy(ones))
 
 
 def test_another_temperature_is_refused():
     with pytest.raises(ValueError, match="at the temperatures 1, 4, and it is needed at 2"):
-        losses.KD(temperature=2.0)(LABELS, {"logits": _logits()}, {"logits": _partial(_logits(), 3)})
+        _loss(losses.KD(temperature=2.0), LABELS, {"logits": _logits()}, _partial(_logits(), 3))
 
 
 def test_many_classes_have_wider_numbers():

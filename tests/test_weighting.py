@@ -46,7 +46,7 @@ def test_relatives(case):
 def test_gradients_and_mask(case, temperature):
     inputs, out = _case(case)
     expected = out["regularization"][f"tau={temperature}"]
-    a, b = regularization_samples.gradients(*inputs, temperature)
+    a, b = regularization_samples.bias_variance_gradients(*inputs, temperature)
     np.testing.assert_allclose(_numpy(a), expected["a"], atol=1e-6)
     np.testing.assert_allclose(_numpy(b), expected["b"], atol=2e-6)
     mask = _numpy(regularization_samples.mask(*inputs, temperature))
@@ -66,7 +66,7 @@ def test_a_and_b_are_derivatives_of_the_losses():
         return -(temperature**2) * ops.sum(p * log_q)
 
     rows = np.arange(len(labels))
-    a, b = regularization_samples.gradients(labels, student, teacher, temperature)
+    a, b = regularization_samples.bias_variance_gradients(labels, student, teacher, temperature)
     slope = gradient(hard, student)[rows, labels]
     np.testing.assert_allclose(_numpy(a), slope, atol=1e-5)
     np.testing.assert_allclose(_numpy(b), gradient(soft, student)[rows, labels] - slope, atol=1e-5)
@@ -84,7 +84,7 @@ def test_at_temperature_one_the_mask_is_the_surer_student():
 def test_the_mask_is_strict():
     # Uniform networks of two classes: a = -1/2 and b = 1/2, exactly.
     zeros = np.zeros((1, 2), "float32")
-    a, b = regularization_samples.gradients(np.array([0]), zeros, zeros, 1.0)
+    a, b = regularization_samples.bias_variance_gradients(np.array([0]), zeros, zeros, 1.0)
     assert float(a[0]) == -float(b[0])
     assert not bool(regularization_samples.mask(np.array([0]), zeros, zeros, 1.0)[0])
 
@@ -96,8 +96,8 @@ def test_one_hot_labels_are_labels():
         same = _numpy(function(one_hot, student, teacher))
         np.testing.assert_allclose(_numpy(function(labels, student, teacher)), same, rtol=1e-4)
     for one, other in zip(
-        regularization_samples.gradients(labels, student, teacher, 4.0),
-        regularization_samples.gradients(one_hot, student, teacher, 4.0),
+        regularization_samples.bias_variance_gradients(labels, student, teacher, 4.0),
+        regularization_samples.bias_variance_gradients(one_hot, student, teacher, 4.0),
     ):
         np.testing.assert_allclose(_numpy(one), _numpy(other), atol=1e-6)
 
@@ -133,8 +133,12 @@ def test_several_multiply():
     )
     assert 0 < np.count_nonzero(expected) < len(expected)
     np.testing.assert_allclose(_numpy(both(*inputs)), expected, rtol=1e-6)
-    drawn = {"name": "only_regularization_samples", "probability": 0.5}
-    assert weighting.draws(["wsl", drawn]) and weighting.draws(drawn) and not weighting.draws(["wsl", "wsl_sigmoid"])
+    drawn = {"name": "only_regularization_samples", "keep_probability": 0.5}
+    assert (
+        weighting.is_stochastic(["wsl", drawn])
+        and weighting.is_stochastic(drawn)
+        and not weighting.is_stochastic(["wsl", "wsl_sigmoid"])
+    )
 
 
 @pytest.mark.parametrize("name", ["exclude_regularization_samples", "only_regularization_samples"])
@@ -146,7 +150,7 @@ def test_kept_at_random(name):
     dropped = mask if name == "exclude_regularization_samples" else ~mask
     none = _numpy(weighting.get(name, temperature=4.0)(labels, student, teacher))
     np.testing.assert_array_equal(none, ~dropped)
-    weigh = weighting.get({"name": name, "probability": 0.25}, temperature=4.0, seed=keras.random.SeedGenerator(0))
+    weigh = weighting.get({"name": name, "keep_probability": 0.25}, temperature=4.0, seed=keras.random.SeedGenerator(0))
     some = _numpy(weigh(labels, student, teacher))
     assert (some[~dropped] == 1).all()
     # 4 standard deviations of a binomial mean.
@@ -166,6 +170,6 @@ def test_misuse_is_refused():
     with pytest.raises(ValueError, match="needs the temperature"):
         weighting.get("exclude_regularization_samples")
     with pytest.raises(ValueError, match="probability"):
-        weighting.get({"name": "exclude_regularization_samples", "temperature": 4.0, "probability": 1.5})
+        weighting.get({"name": "exclude_regularization_samples", "temperature": 4.0, "keep_probability": 1.5})
     with pytest.raises(ValueError, match=r"Labels of shape \(4, 3\) do not fit logits of shape \(4, 5\)"):
         weighting.wsl(np.zeros((4, 3), "float32"), *_case("A")[0][1:])

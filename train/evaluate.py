@@ -24,7 +24,7 @@ from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
-from keras_wsl.backend import forward
+from keras_wsl.backend import predict_batch
 from keras_wsl.files import make_directory
 from keras_wsl.ops import check_temperature
 from keras_wsl.training import artifacts, cli, runner
@@ -155,7 +155,7 @@ def logits_of(model, examples, batch_size):
     """Labels and a network's logits of all examples that can be read: integers `(n,)`, floats `(n, classes)`."""
     labels, logits = [], []
     for inputs, targets in data.eval_batches(examples, batch_size):
-        logits.append(forward(model, inputs))
+        logits.append(predict_batch(model, inputs))
         labels.append(np.asarray(targets["labels"]))
     return np.concatenate(labels), np.concatenate(logits)
 

@@ -220,7 +220,7 @@ def splits_of(data_dir):
     return data.digits() if data_dir == DIGITS else data.cifar100(data_dir)
 
 
-def settings_of(folder):
+def argument_names(folder):
     """The `Config` of a finished run.
 
     Raises:
@@ -244,7 +244,7 @@ def pair(folder, splits, split="train"):
         FileNotFoundError: There is no finished run, or no file of the teacher's weights.
         ValueError: The run has no teacher.
     """
-    wanted = settings_of(folder)
+    wanted = argument_names(folder)
     if not wanted.teacher:
         raise ValueError(f"{folder} has no teacher: --method={wanted.method}. Choose a run of a student with one.")
     examples = splits.test if split == "test" else runner.parts(splits, wanted)[0]

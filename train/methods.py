@@ -33,7 +33,7 @@ def plan(methods):
     return runs
 
 
-def settings_of(wanted, method, weighting, negatives):
+def argument_names(wanted, method, weighting, negatives):
     """The settings of one run.
 
     Args:
@@ -63,7 +63,7 @@ def main():
         raise ValueError("--output_dir is missing: name a folder for the runs, such as --output_dir=runs/methods.")
     wanted = config.from_flags(values)
     runs = {
-        pathlib.Path(values.output_dir) / run_name(*run): settings_of(wanted, *run, values.negatives)
+        pathlib.Path(values.output_dir) / run_name(*run): argument_names(wanted, *run, values.negatives)
         for run in plan(values.methods or list(recipes.METHODS))
     }
     failed = jobs.train(runs, values.data_dir, jobs=values.jobs)

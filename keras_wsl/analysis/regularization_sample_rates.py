@@ -10,10 +10,10 @@ from keras_wsl.ops import check_temperature
 def regularization_sample_rates(teacher_logits, student_logits, labels, temperature):
     r"""Shares of regularization samples, in all examples and by whether the teacher has the label right.
 
-    With $a$ and $b$ of `keras_wsl.regularization_samples.gradients`, an example is one if $|b| > |a|$. As $a \le 0$,
-    there are two kinds: soft labels hold the label's logit back, $a + b = \tau (q^\tau_y - p^\tau_y) > 0$, since the
-    student gives its label more than the teacher does; or they pull it up more than twice as hard as the label, $a + b
-    < 2 a$.
+    With $a$ and $b$ of `keras_wsl.regularization_samples.bias_variance_gradients`, an example is one if $|b| > |a|$. As
+    $a \le 0$, there are two kinds: soft labels hold the label's logit back, $a + b = \tau (q^\tau_y - p^\tau_y) > 0$,
+    since the student gives its label more than the teacher does; or they pull it up more than twice as hard as the
+    label, $a + b < 2 a$.
 
     Args:
         teacher_logits: Floats, shape `(n, classes)`.

@@ -1,44 +1,32 @@
-"""The training step of a backend where Keras's own does not do, and the pass of a network that only speaks."""
+"""What depends on the backend: the training step, checks inside of it, and a compiled forward pass."""
 
 import keras
 import numpy as np
 
-from keras_wsl.backend.base import DefaultTrainer
+if keras.backend.backend() == "tensorflow":
+    from keras_wsl.backend.tensorflow.checks import check_range
+    from keras_wsl.backend.tensorflow.forward import compile_forward
+    from keras_wsl.backend.tensorflow.trainer import TensorFlowTrainer as Trainer
+elif keras.backend.backend() == "jax":
+    from keras_wsl.backend.default import check_range, compile_forward
+    from keras_wsl.backend.jax.trainer import JaxTrainer as Trainer
+else:
+    from keras_wsl.backend.default import DefaultTrainer as Trainer
+    from keras_wsl.backend.default import check_range, compile_forward
 
 
-def step():
-    """The class that gives a Distiller its training step on this backend: a mixin before `keras.Model`."""
-    if keras.backend.backend() == "tensorflow":
-        from keras_wsl.backend.tensorflow.trainer import TensorFlowTrainer
-
-        return TensorFlowTrainer
-    if keras.backend.backend() == "jax":
-        from keras_wsl.backend.jax.trainer import JaxTrainer
-
-        return JaxTrainer
-    return DefaultTrainer
-
-
-def forward(model, inputs):
-    """A model's outputs on a batch in inference mode, by a function that is compiled once for a model.
+def predict_batch(model, inputs):
+    """Compute a model's outputs on a batch in inference mode, by a function that is compiled once per model.
 
     Args:
         model: A built `keras.Model`.
         inputs: Arrays or tensors, as the model takes them: one, or a dict or list.
 
     Returns:
-        NumPy arrays, in the model's own structure.
+        NumPy arrays, in the structure of the model's outputs.
     """
-    inputs = _arrays(inputs)
-    if keras.backend.backend() == "tensorflow":
-        from keras_wsl.backend.tensorflow.trainer import forward_step
-
-        return _arrays(forward_step(model)(inputs))
-    return _arrays(model.predict_on_batch(inputs))
+    outputs = compile_forward(model)(keras.tree.map_structure(np.asarray, inputs))
+    return keras.tree.map_structure(np.asarray, outputs)
 
 
-def _arrays(structure):
-    return keras.tree.map_structure(np.asarray, structure)
-
-
-__all__ = ["forward", "step"]
+__all__ = ["Trainer", "check_range", "predict_batch"]

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 
 from keras_wsl import regularization_samples, weighting
-from keras_wsl.backend import forward
+from keras_wsl.backend import predict_batch
 from keras_wsl.callbacks.epoch_csv import EpochCSV
 from keras_wsl.callbacks.summary_writer import SummaryWriter
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_positive_int, check_temperature, class_indices
+from keras_wsl.targets import Targets
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_sample_rate", "mean_wsl_weight")
 
@@ -87,7 +88,7 @@ class RegularizationSamples(keras.callbacks.Callback):
 
     def _teachers_weights(self):
         """What differs where the weights of a teacher do."""
-        return [weights_sha256(network) for network in self.model.live_teachers]
+        return [weights_sha256(network) for network in self.model.teachers.models]
 
     def _training_row(self, logs):
         count, share = logs["regularization_samples"], logs["regularization_sample_rate"]
@@ -114,7 +115,7 @@ class RegularizationSamples(keras.callbacks.Callback):
             "mean_wsl_weight": float(weights.mean(dtype="float64")),
             **{f"class_{c}": int(count) for c, count in enumerate(by_class)},
         }
-        logs.update({f"probe_{name}": row[name] for name in COLUMNS[2:]})
+        logs.update({f"clean_{name}": row[name] for name in COLUMNS[2:]})
         self.events.histogram("regularization/wsl_weight", weights, step)
         # A class stands in the histogram as often as it has regularization samples.
         self.events.histogram("regularization/class", classes[mask], step, buckets=student.shape[-1])
@@ -140,7 +141,7 @@ class RegularizationSamples(keras.callbacks.Callback):
         masks = []
         for inputs, labels in self._batches():
             logits = self.model(keras.tree.map_structure(keras.ops.convert_to_tensor, inputs), training=False)
-            masks.append(self.model.timestep_mask(labels, logits))
+            masks.append(Targets.parse(labels).validate(logits).mask)
         if masks[0] is None:
             return None
         return np.concatenate([np.asarray(keras.ops.convert_to_numpy(mask), "bool") for mask in masks])
@@ -148,7 +149,7 @@ class RegularizationSamples(keras.callbacks.Callback):
     def _student_batch(self, inputs, labels):
         # Not `predict`: on Torch its loader draws from the generator that shuffles the training, and under a strategy
         # every replica would judge the whole batch.
-        return forward(self.model, inputs)
+        return predict_batch(self.model, inputs)
 
     def _judged_at(self):
         return self.temperature or self.model.temperature
@@ -156,8 +157,9 @@ class RegularizationSamples(keras.callbacks.Callback):
     def _teacher_batch(self, inputs, labels):
         """What the loss hears at temperature 1, for weights, and where samples are judged: side by side."""
         inputs, labels = keras.tree.map_structure(keras.ops.convert_to_tensor, (inputs, labels))
-        outputs = self.model.teacher_outputs(inputs, labels, training=False)
-        heard = [self.model.combined_teacher_logits(outputs, temperature) for temperature in (1.0, self._judged_at())]
+        outputs = self.model.teachers(inputs, Targets.parse(labels), training=False)
+        combine = self.model.objective.combine_teachers
+        heard = [combine(outputs, temperature) for temperature in (1.0, self._judged_at())]
         return np.concatenate([keras.ops.convert_to_numpy(logits) for logits in heard], axis=-1)
 
 

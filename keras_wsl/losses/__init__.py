@@ -1,9 +1,8 @@
 """Distillation losses: `loss(labels, student, teacher)` gives one value an example. A new one is a file and a line."""
 
-import inspect
-
 import keras
 
+from keras_wsl.losses import base
 from keras_wsl.losses.base import DistillationLoss, FeatureLoss, LogitsLoss, RelationLoss
 from keras_wsl.losses.feature.ab import AB
 from keras_wsl.losses.feature.at import AT
@@ -16,7 +15,7 @@ from keras_wsl.losses.feature.overhaul import Overhaul
 from keras_wsl.losses.feature.pkd import PKD
 from keras_wsl.losses.feature.reviewkd import ReviewKD
 from keras_wsl.losses.feature.vid import VID
-from keras_wsl.losses.keras_distillation import KerasLoss, from_keras
+from keras_wsl.losses.keras_distillation import KerasLoss, from_keras, from_keras_distiller
 from keras_wsl.losses.logit.dist import DIST
 from keras_wsl.losses.logit.dkd import DKD
 from keras_wsl.losses.logit.kd import KD, soft_label_loss
@@ -34,7 +33,7 @@ from keras_wsl.losses.relation.rkd import RKD
 from keras_wsl.losses.relation.sp import SP
 from keras_wsl.ops import did_you_mean
 
-NAMES = {
+REGISTRY = {
     "ab": AB,
     "at": AT,
     "catkd": CATKD,
@@ -70,7 +69,7 @@ def get(spec, **kwargs):
     """The loss of a name, with settings; or a loss as it is; or what a `keras.distillation` loss means.
 
     Args:
-        spec: One of `NAMES`, a `DistillationLoss`, or a `keras.distillation.DistillationLoss`.
+        spec: One of `REGISTRY`, a `DistillationLoss`, or a `keras.distillation.DistillationLoss`.
         **kwargs: Settings of the loss.
 
     Raises:
@@ -83,24 +82,19 @@ def get(spec, **kwargs):
         return spec
     if isinstance(spec, keras.distillation.DistillationLoss):
         return from_keras(spec, **kwargs)
-    if not isinstance(spec, str) or spec not in NAMES:
+    if not isinstance(spec, str) or spec not in REGISTRY:
         raise ValueError(
-            f"There is no distillation loss {spec!r}. Expected one of {sorted(NAMES)}, or a loss that is made, such as "
-            f"losses.KD(temperature=4.0).{did_you_mean(spec, NAMES)}"
+            f"There is no distillation loss {spec!r}. Expected one of {sorted(REGISTRY)}, or a loss such as "
+            f"losses.KD(temperature=4.0).{did_you_mean(spec, REGISTRY)}"
         )
-    if unknown := sorted(set(kwargs) - settings_of(spec)):
-        raise ValueError(f"The loss {spec!r} has no settings {unknown}. It takes {sorted(settings_of(spec))}.")
-    return NAMES[spec](**kwargs)
+    if unknown := sorted(set(kwargs) - set(argument_names(spec))):
+        raise ValueError(f"The loss {spec!r} has no settings {unknown}. It takes {sorted(argument_names(spec))}.")
+    return REGISTRY[spec](**kwargs)
 
 
-def settings_of(name):
-    """The settings that the loss of a name takes: a set of strings."""
-    return {
-        p.name
-        for base in NAMES[name].__mro__
-        for p in inspect.signature(base.__init__).parameters.values()
-        if issubclass(base, DistillationLoss) and p.kind is not p.VAR_KEYWORD
-    } - {"self"}
+def argument_names(name):
+    """Return the names of the arguments that the loss of a name takes, a list."""
+    return base.argument_names(REGISTRY[name])
 
 
 __all__ = [
@@ -116,9 +110,9 @@ __all__ = [
     "KD",
     "LSKD",
     "MLKD",
-    "NAMES",
     "PKD",
     "PKT",
+    "REGISTRY",
     "RKD",
     "RLD",
     "SP",
@@ -137,8 +131,9 @@ __all__ = [
     "ReviewKD",
     "TfKD",
     "TfKDReg",
+    "argument_names",
     "from_keras",
+    "from_keras_distiller",
     "get",
-    "settings_of",
     "soft_label_loss",
 ]

@@ -1,8 +1,10 @@
-"""What every distillation loss is: a float32 layer that maps labels and endpoints to one value an example."""
+"""Base classes of distillation losses: float32 layers that return one value per example."""
 
+import inspect
 import re
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_wsl import weighting as weightings
@@ -13,39 +15,36 @@ from keras_wsl.ops import (
     check_temperature,
     common_spatial_size,
     is_number,
-    log_mean_softmax,
     masked_mean_over_time,
     shapes_compatible,
     standardize,
 )
-from keras_wsl.top_k_logits import TopKLogits
 
 
 class DistillationLoss(keras.layers.Layer):
-    r"""Base class: `loss(labels, student, teacher)` is $\omega_i \ell_i$ for each example, without a reduction.
+    r"""Base class: `loss(labels, student, teacher)` returns $\omega_i \ell_i$ per example, without a reduction.
 
-    A subclass writes `per_example(labels, student, teacher)`, and names in `student_layers` and `teacher_layers`
-    what it needs beside the logits. Adapters that train with the student are layers that it creates in `build`: the
-    Distiller trains and saves them, and no export holds them. Endpoints arrive in float32, whatever made them.
+    A subclass implements `per_example(labels, student, teacher)`. It names the layers that it needs in addition to the
+    logits in `student_layers` and `teacher_layers`. Adapters that train with the student are layers that it creates in
+    `build`: the Distiller trains and saves them, and no export has them. All outputs are cast to float32. A subclass
+    that keeps each argument of its constructor in an attribute of the same name needs no `get_config`.
 
     Args:
         weight: Float, the factor of the loss's mean in the total.
         weighting: `None`, or what `keras_wsl.weighting.get` takes: $\omega$.
-        teacher: Of several teachers, the name of the one to listen to, or a dict of names to weights: the weighted
-            mean of their probabilities, at the loss's temperature, teaches. `None` for the only one, or for all alike.
-        name: Its name in the logs; the class's in snake case by default.
+        teacher: Which teacher the loss uses, if there are several: a name, or a dict of names to weights for the
+            weighted mean of their probabilities at the loss's temperature. By default the mean of all.
+        name: Name in the logs; by default that of the class in snake case.
 
     Raises:
-        ValueError: If a setting is out of its range.
+        ValueError: If an argument is out of its range.
     """
 
     student_layers = ()
     teacher_layers = ()
-    temperature = None  # Of the losses that soften; weightings and counts judge at it.
+    temperature = None  # Set by losses that soften logits; weightings and counts use it too.
     needs_teacher = True
-    requires_example_index = (
-        False  # Whether `per_example` is also given `index`, the examples' numbers in their data set.
-    )
+    requires_example_index = False  # Whether `per_example` takes `index`, the numbers of the examples in the data set.
 
     def __init__(self, *, weight=1.0, weighting=None, teacher=None, name=None):
         weight = check_non_negative(weight)
@@ -53,163 +52,141 @@ class DistillationLoss(keras.layers.Layer):
         self.supports_masking = True
         self.weight = weight
         self.weighting = weighting
-        self.teacher = _checked_shares(teacher)
-        self._seed = None  # Of a weighting that draws at random: its state is saved with the loss.
-        if weightings.draws(weighting):
-            self._seed = keras.random.SeedGenerator()
-            self._seed_state = self._seed.state  # Else in no file: Keras writes variables there, and no generators.
-        self._weigh = None
+        self.teacher = _validate_teacher(teacher)
+        seed = None
+        if weightings.is_stochastic(weighting):  # Keras saves variables, and no generators.
+            seed = self._seed = keras.random.SeedGenerator()
+            self._seed_state = seed.state
+        self._weighting_fn = None
         if weighting is not None:
-            self._weigh = weightings.get(weighting, temperature=self.temperature, seed=self._seed)
+            self._weighting_fn = weightings.get(weighting, temperature=self.temperature, seed=seed)
 
     def __call__(self, labels, student, teacher, *args, **kwargs):
-        """As `call`; the first one builds the loss, on the shapes of the teacher that it listens to."""
+        """Build the loss on the shapes of its first inputs, and call it."""
         if not self.built:
-            heard = self.heard(teacher, 1.0)
-            self.build(
-                tuple(labels.shape), *({name: tuple(x.shape) for name, x in ends.items()} for ends in (student, heard))
-            )
+            shapes = ({name: tuple(x.shape) for name, x in outputs.items()} for outputs in (student, teacher))
+            self.build(tuple(labels.shape), *shapes)
             self.built = True
         return super().__call__(labels, student, teacher, *args, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Nothing; a loss with adapters creates them here, from dicts of the endpoints' shapes."""
+        """Create adapters. Subclasses implement it; the arguments are a shape and dicts of shapes by layer."""
 
-    def meet(self, student, teacher):
-        """Nothing; a loss that reads more than endpoints, such as a layer's weights, looks for it in the networks here.
+    def bind_models(self, student, teacher):
+        """Read from the networks what is not in their outputs, such as weights. Subclasses implement it.
 
         Args:
             student: The student, a `keras.Model`.
-            teacher: The teacher that it listens to, a `keras.Model`.
+            teacher: The teacher that the loss uses, a `keras.Model`.
         """
 
     def per_example(self, labels, student, teacher):
-        """The loss before its weighting.
+        """Compute the loss before its weighting.
 
         Args:
             labels: Integers, shape `(batch,)`, or distributions, shape `(batch, classes)`.
-            student: Dict of endpoints, `"logits"` among them.
-            teacher: Dict of endpoints, likewise.
+            student: Dict of layer outputs, `"logits"` among them.
+            teacher: Dict of layer outputs, likewise.
 
         Returns:
             Floats, shape `(batch,)`, or `(batch, time)` for sequences.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement `per_example`.")
 
-    def call(self, labels, student, teacher, index=None, student_mask=None, training=None):
-        """One value an example, weighted: shape `(batch,)`. Masked positions of a sequence do not count.
+    def call(self, labels, student, teacher, weights=None, index=None, mask=None, training=None):
+        """Compute the weighted loss per example, shape `(batch,)`. Masked positions of a sequence do not count.
 
         Args:
-            labels: Integers, shape `(batch,)`, or distributions, shape `(batch, classes)`; with a position's axis
-                after the batch's for sequences.
-            student: Dict of endpoints, `"logits"` among them.
-            teacher: Dict of endpoints, likewise; or of several teachers' by name.
-            index: `None`, or integers, shape `(batch,)`: the examples' numbers in their data set.
-            student_mask: `None`, or a dict whose `"logits"` is a mask, shape `(batch, time)`.
-            training: Of the adapters: whether batch normalization uses the batch's statistics.
+            labels: Integers, shape `(batch,)`, or distributions, shape `(batch, classes)`; for sequences with an axis
+                of positions after the first.
+            student: Dict of layer outputs, `"logits"` among them.
+            teacher: Dict of layer outputs of one teacher.
+            weights: `None`, or the values of `compute_weights`, if the teacher's logits here are not those at
+                temperature 1.
+            index: `None`, or integers, shape `(batch,)`: the numbers of the examples in their data set.
+            mask: `None`, or booleans, shape `(batch, time)`.
+            training: Whether batch normalization in adapters uses the statistics of the batch.
         """
-        mask = (student_mask or {}).get("logits")
-        weights = None
-        if self.weighting is not None:
-            logits = student["logits"]
-            weights = self._weigh(labels, logits, self.heard(teacher, 1.0)["logits"])
-            _check_values(f"The weighting of {self.name}", weights, logits.shape[:-1])
-        settings = {"index": index} if self.requires_example_index else {}
-        heard = self.heard(teacher, self.temperature or 1.0, student["logits"])
-        values = self.weighted(weights, mask, labels, student, heard, **settings)
-        _check_values(f"`per_example` of {self.name}", values, student["logits"].shape[:1], more=True)
+        if weights is None and self.weighting is not None:
+            weights = self.compute_weights(labels, student["logits"], teacher["logits"])
+        if weights is not None:
+            _check_per_example_shape(f"The weighting of {self.name}", weights, student["logits"].shape[:-1])
+        kwargs = {"index": index} if self.requires_example_index else {}
+        values = self.weighted_per_example(weights, mask, labels, student, teacher, **kwargs)
+        _check_per_example_shape(f"`per_example` of {self.name}", values, student["logits"].shape[:1], more=True)
         return masked_mean_over_time(values, mask if len(values.shape) > 1 else None)
 
-    def weighted(self, weights, mask, *args, **kwargs):
-        """`per_example` of the other arguments, times the `weights`, `None` or `(batch,)` or `(batch, time)`."""
+    def compute_weights(self, labels, student_logits, teacher_logits):
+        """Compute the weights of the examples or positions from logits at temperature 1."""
+        student_logits, teacher_logits = (ops.cast(logits, "float32") for logits in (student_logits, teacher_logits))
+        return self._weighting_fn(labels, student_logits, teacher_logits)
+
+    def weighted_per_example(self, weights, mask, *args, **kwargs):
+        """Compute `per_example` of the other arguments times `weights`: `None`, `(batch,)` or `(batch, time)`."""
         values = self.per_example(*args, **kwargs)
         if weights is None:
             return values
         return (weights if len(values.shape) > 1 else masked_mean_over_time(weights, mask)) * values
 
-    def heard(self, teacher, temperature, student=None):
-        """The endpoints that this loss listens to, of one teacher or of several by name.
-
-        Args:
-            teacher: Dict of endpoints, or a dict of names to such.
-            temperature: Positive float, at which the probabilities of several are averaged, and the mass of logits
-                that are not known is shared out.
-            student: The student's logits, as which it is shared; `None` for alike.
-
-        Returns:
-            Dict of endpoints.
-        """
-        if not _are_several(teacher):
-            return _at(teacher, temperature, student)
-        shares = self.shares(teacher)
-        if len(shares) == 1:
-            return _at(teacher[next(iter(shares))], temperature, student)
-        logits = [_at(teacher[name], temperature, student)["logits"] for name in shares]
-        return {"logits": log_mean_softmax(logits, list(shares.values()), temperature)}
-
-    def shares(self, names):
-        """The weights, which add up to 1, of the teachers of these `names` that it listens to: a dict.
-
-        Raises:
-            ValueError: If it names a teacher that is not there, or needs inner endpoints and does not name one teacher.
-        """
-        wanted = self.teacher
-        if wanted is None:
-            wanted = dict.fromkeys(names, 1.0)
-        elif isinstance(wanted, str):
-            wanted = {wanted: 1.0}
-        if missing := sorted(set(wanted) - set(names)):
-            raise ValueError(f"{self.name} listens to {missing}. The distiller's teachers are {sorted(names)}.")
-        if self.teacher_layers and len(wanted) > 1:
-            raise ValueError(
-                f"{self.name} needs {self.teacher_layers} of one teacher. Say of which: teacher='{min(wanted)}'."
-            )
-        total = sum(wanted.values())
-        return {name: share / total for name, share in wanted.items()}
-
     def compute_mask(self, *args, **kwargs):
-        """None: what comes out is a value an example."""
+        """Return `None`: the output is a value per example."""
 
     def get_config(self):
-        """The constructor's arguments."""
-        weighting = _packed(self.weighting)
-        teacher = dict(self.teacher) if isinstance(self.teacher, dict) else self.teacher
-        return {"weight": self.weight, "weighting": weighting, "teacher": teacher, "name": self.name}
+        """Return the arguments of the constructor, from the attributes of the same names."""
+        return {name: _serialize(getattr(self, name)) for name in argument_names(type(self))}
 
     @classmethod
     def from_config(cls, config):
-        """The loss that `get_config` describes."""
-        return cls(**{**config, "weighting": _unpacked(config.get("weighting"))})
+        """Return the loss that `get_config` describes."""
+        return cls(**{**config, "weighting": _deserialize_weighting(config.get("weighting"))})
 
 
-def _packed(weighting):
-    """A weighting as a file has it: functions as Keras writes them."""
+def argument_names(cls):
+    """Return the names of the constructor's arguments, of a class and its base classes: a list.
+
+    Classes with a `get_config` of their own, other than `DistillationLoss`, describe their own arguments there.
+    """
+    classes = [
+        base
+        for base in cls.__mro__
+        if issubclass(base, DistillationLoss) and (base is DistillationLoss or "get_config" not in vars(base))
+    ]
+    parameters = (p for base in reversed(classes) for p in inspect.signature(base.__init__).parameters.values())
+    return list(dict.fromkeys(p.name for p in parameters if p.kind is not p.VAR_KEYWORD and p.name != "self"))
+
+
+def _serialize(value):
+    """Return a value of JSON; functions and losses as Keras writes them."""
+    if isinstance(value, (list, tuple)):
+        return [_serialize(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _serialize(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return keras.saving.serialize_keras_object(value) if callable(value) else value
+
+
+def _deserialize_weighting(weighting):
     if isinstance(weighting, (list, tuple)):
-        return [_packed(one) for one in weighting]
-    return keras.saving.serialize_keras_object(weighting) if callable(weighting) else weighting
-
-
-def _unpacked(weighting):
-    if isinstance(weighting, (list, tuple)):
-        return [_unpacked(one) for one in weighting]
+        return [_deserialize_weighting(each) for each in weighting]
     if isinstance(weighting, dict) and "class_name" in weighting:
         return keras.saving.deserialize_keras_object(weighting)
     return weighting
 
 
 class LogitsLoss(DistillationLoss):
-    """Base class of the losses on logits that are softened by a temperature.
+    """Base class of the losses on logits that a temperature softens.
 
     Args:
-        temperature: Positive float, by which both networks' logits are divided.
-        standardize: Whether both networks' logits are first standardized, example by example: `ops.standardize`.
-        **kwargs: As of `DistillationLoss`.
+        temperature: Positive float, by which the logits of both networks are divided.
+        standardize: Whether to standardize the logits of both networks per example first: `ops.standardize`.
+        **kwargs: See `DistillationLoss`.
 
     Raises:
-        ValueError: When it is built on student and teacher logits of different shapes.
+        ValueError: If it is built on logits of student and teacher with different shapes.
     """
 
-    sequences = True  # Whether it compares positions one by one, so that the logits of a sequence will do.
+    supports_sequences = True  # Whether it compares positions one by one.
 
     def __init__(self, *, temperature=4.0, standardize=False, **kwargs):
         self.temperature = check_temperature(temperature)
@@ -217,40 +194,36 @@ class LogitsLoss(DistillationLoss):
         self.standardize = check_bool(standardize, "standardize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Checks that both networks tell the same classes apart."""
+        """Check that both networks have the same classes."""
         check_same_classes(self.name, student_shape, teacher_shape)
-        if not self.sequences and len(student_shape["logits"]) != 2:
+        if not self.supports_sequences and len(student_shape["logits"]) != 2:
             raise ValueError(
-                f"{self.name} compares the examples of a batch, with one row of logits each. Received: logits of shape "
-                f"{student_shape['logits']}. Use a loss that goes position by position, such as KD, WSL or DKD."
+                f"{self.name} needs logits of shape (batch, classes), because it compares the examples of a batch. "
+                f"Received shape: {student_shape['logits']}. Use a loss per position, such as KD, WSL or DKD."
             )
 
     def logits(self, student, teacher):
-        """Both networks' logits as the loss compares them, before the temperature: `(student, teacher)`."""
+        """Return the logits that are compared, before the temperature: `(student, teacher)`."""
         student, teacher = student["logits"], teacher["logits"]
         return (standardize(student), standardize(teacher)) if self.standardize else (student, teacher)
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "temperature": self.temperature, "standardize": self.standardize}
-
 
 class FeatureLoss(DistillationLoss):
-    """Base class of the losses on inner endpoints, pair by pair.
+    """Base class of the losses on the outputs of inner layers, pair by pair.
 
     Args:
-        layers: Layers' names that both networks have, or pairs `(student's, teacher's)`; `"pooled.input"` is what the
-            layer `pooled` is given. The class's `default_layers` by default.
-        **kwargs: As of `DistillationLoss`.
+        layers: List of names of layers that both networks have, or of pairs `(student's, teacher's)`; `"pooled.input"`
+            is the input of the layer `pooled`. The `default_layers` of the class by default.
+        **kwargs: See `DistillationLoss`.
 
     Raises:
-        ValueError: If `layers` are no such names; or, when it is built, an endpoint has another rank than `rank`.
+        ValueError: If `layers` is no such list; or if it is built on outputs with another number of axes than `ndim`.
     """
 
     default_layers = ("block1", "block2", "block3")
-    rank = 4  # Of the endpoints: maps `(batch, height, width, channels)`, or vectors `(batch, channels)`.
-    pools = False  # Whether the larger map of a pair is pooled to the smaller one's size.
-    single_layer = False  # Whether it compares one layer alone.
+    ndim = 4  # Of the outputs: maps `(batch, height, width, channels)`, or vectors `(batch, channels)`.
+    resize_to_smaller = False  # Whether the larger map of a pair is pooled to the size of the smaller one.
+    single_layer = False  # Whether it compares one pair of layers only.
 
     def __init__(self, *, layers=None, **kwargs):
         super().__init__(**kwargs)
@@ -265,108 +238,93 @@ class FeatureLoss(DistillationLoss):
             raise ValueError(f"`layers` must be names, or pairs (student's, teacher's). Received: layers={layers!r}.")
         if self.single_layer and len(pairs) > 1:
             raise ValueError(
-                f"{self.name} compares one layer. Received: layers={layers!r}. Make one loss a layer, each with a "
-                "`name` of its own."
+                f"`layers` of {self.name} must be one layer. Received: layers={layers!r}. Add one loss per layer, each "
+                "with its own `name`."
             )
-        self.student_layers, self.teacher_layers = (tuple(names) for names in zip(*pairs))
+        self.layers = [tuple(pair) for pair in pairs]
+        self.student_layers, self.teacher_layers = zip(*self.layers)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Checks that the endpoints are maps, or vectors; and that maps can be pooled to each other's size."""
+        """Check the number of axes of the outputs, and whether maps can be pooled to each other's size."""
         for role, names, shapes in (
             ("student", self.student_layers, student_shape),
             ("teacher", self.teacher_layers, teacher_shape),
         ):
             for name in names:
-                if len(shapes[name]) != self.rank:
-                    wanted = {2: "a vector, (batch, channels)", 3: "states, (batch, time, channels)"}
+                if len(shapes[name]) != self.ndim:
+                    expected = {2: "vectors, (batch, channels)", 3: "states, (batch, time, channels)"}
                     raise ValueError(
-                        f"{self.name} wants {wanted.get(self.rank, 'a map, (batch, height, width, channels)')}. "
-                        f"Received: the {role}'s {name!r} of shape {tuple(shapes[name])}. Name another layer in "
+                        f"{self.name} needs {expected.get(self.ndim, 'maps, (batch, height, width, channels)')}. "
+                        f"Received: {name!r} of the {role}, of shape {tuple(shapes[name])}. Name another layer in "
                         "`layers`, such as one before or after the pooling."
                     )
-        if self.pools:
+        if self.resize_to_smaller:
             for pair in self.pairs(student_shape, teacher_shape):
                 common_spatial_size(*pair)
 
     def pairs(self, student, teacher):
-        """The pairs `(student's, teacher's)` of what two dicts hold for the layers: endpoints, or their shapes."""
-        return [(student[own], teacher[other]) for own, other in zip(self.student_layers, self.teacher_layers)]
-
-    def get_config(self):
-        """The constructor's arguments."""
-        pairs = zip(self.student_layers, self.teacher_layers)
-        return {**super().get_config(), "layers": [list(pair) for pair in pairs]}
+        """Return the pairs `(student's, teacher's)` of two dicts by layer: outputs, or their shapes."""
+        return [(student[student_layer], teacher[teacher_layer]) for student_layer, teacher_layer in self.layers]
 
 
 class RelationLoss(FeatureLoss):
     r"""Base class of the losses on relations between the examples of a batch, such as distances.
 
-    A subclass writes `relations(student, teacher)`. An example's value is its row's mean, so that the mean over
-    examples is the mean over pairs or triples. A weighting gives each pair or triple the mean of its examples' weights:
-    Zhou et al., ICLR 2021, appendix A.3.
+    A subclass implements `relations(student, teacher)`. The value of an example is the mean of its row, so that the
+    mean over examples is the mean over pairs or triples. A weighting gives each pair or triple the mean of the weights
+    of its examples: Zhou et al., ICLR 2021, appendix A.3.
     """
 
     default_layers = ("pooled",)
-    rank = 2
+    ndim = 2
 
     def relations(self, student, teacher):
-        """What the loss takes the mean of: a list of floats `(batch, batch)` or `(batch, batch, batch)`, to be added.
+        """Compute the differences of relations: a list of floats `(batch, batch)` or `(batch, batch, batch)`.
 
         Args:
-            student: Dict of endpoints.
-            teacher: Dict of endpoints.
+            student: Dict of layer outputs.
+            teacher: Dict of layer outputs.
         """
         raise NotImplementedError(f"{type(self).__name__} does not implement `relations`.")
 
-    def weighted(self, weights, mask, labels, student, teacher):
-        """The rows' means, shape `(batch,)`, each pair or triple times the mean of its examples' `weights`."""
+    def weighted_per_example(self, weights, mask, labels, student, teacher):
+        """Compute the means of the rows, `(batch,)`; pairs and triples have the mean of their examples' `weights`."""
         total = 0.0
         for values in self.relations(student, teacher):
-            rank = len(values.shape)
+            ndim = len(values.shape)
             if weights is not None:
-                each = masked_mean_over_time(weights, mask)
-                shapes = [[-1 if axis == own else 1 for axis in range(rank)] for own in range(rank)]
-                values = values * (sum(ops.reshape(each, shape) for shape in shapes) / rank)
-            total = total + ops.mean(values, axis=tuple(range(1, rank)))
+                by_example = masked_mean_over_time(weights, mask)
+                shapes = [[-1 if axis == i else 1 for axis in range(ndim)] for i in range(ndim)]
+                values = values * (sum(ops.reshape(by_example, shape) for shape in shapes) / ndim)
+            total = total + ops.mean(values, axis=tuple(range(1, ndim)))
         return total
 
 
 def check_same_classes(name, student_shape, teacher_shape):
-    """Raises `ValueError` unless the two dicts of shapes have as many classes in their `"logits"`."""
+    """Raise `ValueError` unless the `"logits"` of two dicts of shapes have the same number of classes."""
     student_classes, teacher_classes = student_shape["logits"][-1], teacher_shape["logits"][-1]
     if student_classes != teacher_classes:
         raise ValueError(
-            f"{name} compares logits class by class. Received: a student of {student_classes} classes and a "
+            f"{name} needs the same classes in both networks. Received: a student of {student_classes} classes and a "
             f"teacher of {teacher_classes}. Build both with the same `classes`."
         )
 
 
-def _check_values(what, values, shape, more=False):
-    """Raises `InputError` unless values have that shape, as far as it is known; `more` axes may come behind it."""
-    came = getattr(values, "shape", None)
-    fits = came is not None and (len(came) == len(shape) or (more and len(came) > len(shape)))
-    if not fits or not shapes_compatible(came, shape):
+def _check_per_example_shape(what, values, shape, more=False):
+    """Raise `InputError` unless values have a shape, as far as it is known; with `more`, further axes may follow."""
+    received = getattr(values, "shape", None)
+    fits = received is not None and (len(received) == len(shape) or (more and len(received) > len(shape)))
+    if not fits or not shapes_compatible(received, shape):
         raise InputError(
-            f"{what} must give one number an example, of shape {tuple(shape)}. Received: "
-            f"{type(values).__name__ if came is None else f'shape {tuple(came)}'}. Reduce other axes alone."
+            f"{what} must return one number per example, of shape {tuple(shape)}. Received: "
+            f"{type(values).__name__ if received is None else f'shape {tuple(received)}'}. Reduce all other axes."
         )
 
 
-def _at(teacher, temperature, student):
-    """A teacher's endpoints, with logits of all classes where only the highest are known."""
-    logits = teacher.get("logits")
-    return {**teacher, "logits": logits.at(temperature, student)} if isinstance(logits, TopKLogits) else teacher
-
-
-def _are_several(teacher):
-    """Whether this is a dict of teachers' endpoints by name, and not one teacher's."""
-    return any(isinstance(value, dict) for value in teacher.values())
-
-
-def _checked_shares(teacher):
-    """`teacher` as it is. Raises `ValueError` unless it is a name, a dict of names to positive numbers, or `None`."""
+def _validate_teacher(teacher):
+    """Return `teacher`; raise `ValueError` unless it is a name, a dict of names to positive numbers, or `None`."""
     if isinstance(teacher, dict):
-        if teacher and all(is_number(share) and 0 < share < float("inf") for share in teacher.values()):
+        if teacher and all(is_number(weight) and 0 < weight < float("inf") for weight in teacher.values()):
             return teacher
     elif teacher is None or isinstance(teacher, str):
         return teacher
@@ -376,5 +334,5 @@ def _checked_shares(teacher):
 
 
 def snake_case(name):
-    """`"FitNet"` to `"fit_net"`, `"WSL"` to `"wsl"`."""
+    """Return a class name in snake case: `"FitNet"` as `"fit_net"`, `"WSL"` as `"wsl"`."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()

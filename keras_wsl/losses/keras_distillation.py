@@ -33,6 +33,18 @@ def from_keras(loss, **kwargs):
     return KD(temperature=loss.temperature, **{"weight": 1.0, **kwargs})
 
 
+def from_keras_distiller(distiller):
+    """Return the losses of a `keras.distillation.Distiller` with its weights, a list of `DistillationLoss`."""
+    scale = 1 - distiller.student_loss_weight
+    names = [from_keras(loss).name for loss in distiller.distillation_losses]
+    return [
+        from_keras(loss, weight=scale * weight, name=name if names.count(name) == 1 else f"{name}_{i}")
+        for i, (loss, weight, name) in enumerate(
+            zip(distiller.distillation_losses, distiller.distillation_loss_weights, names)
+        )
+    ]
+
+
 @keras.saving.register_keras_serializable("keras_wsl")
 class KerasLoss(DistillationLoss):
     """A `keras.distillation.DistillationLoss` as it is: its one number for the batch stands for each of its examples.
@@ -64,11 +76,6 @@ class KerasLoss(DistillationLoss):
         """The loss of the batch, once for each example."""
         value = self.loss.compute_loss(teacher[self.teacher_layer or "logits"], student[self.student_layer or "logits"])
         return ops.broadcast_to(ops.cast(value, "float32"), (ops.shape(student["logits"])[0],))
-
-    def get_config(self):
-        """The constructor's arguments."""
-        config = super().get_config()
-        return {**config, "loss": keras.saving.serialize_keras_object(self.loss)}
 
     @classmethod
     def from_config(cls, config):

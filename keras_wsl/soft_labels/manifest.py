@@ -119,14 +119,14 @@ class Manifest:
         return dataclasses.replace(self, part_examples=min(rows or most, self.examples))
 
     @property
-    def text(self):
+    def temperature_key(self):
         """The file's content."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @property
     def sha256(self):
         """A name of all that is said here."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return hashlib.sha256(self.temperature_key.encode()).hexdigest()
 
     @property
     def row_type(self):
@@ -211,7 +211,7 @@ def _are_temperatures(values):
         and len(values) <= 100
         and all(type(value) in (int, float) and 0 < value < math.inf for value in values)
         and all(one < other for one, other in itertools.pairwise(values))
-        and len({top_k_logits.text(value) for value in values}) == len(values)
+        and len({top_k_logits.temperature_key(value) for value in values}) == len(values)
         and (not values or 1 in values)
     )
 

@@ -10,9 +10,9 @@ import keras
 import numpy as np
 
 from keras_wsl import data, top_k_logits
-from keras_wsl.backend import forward
+from keras_wsl.backend import predict_batch
 from keras_wsl.data.numpy_pipeline import check_settings
-from keras_wsl.features import check_network, explained
+from keras_wsl.features import check_network, reraise_as_input_error
 from keras_wsl.files import atomic_write, exclusive, make_directory, remove_orphans, sha256
 from keras_wsl.models.weights import weights_sha256
 from keras_wsl.ops import check_positive_int, check_temperature
@@ -152,8 +152,8 @@ class _Writer:
         return found
 
     def _logits(self, inputs, numbers):
-        with explained(self.teacher, inputs):
-            given = forward(self.teacher, inputs)
+        with reraise_as_input_error(self.teacher, inputs):
+            given = predict_batch(self.teacher, inputs)
         logits = given["logits"] if isinstance(given, dict) else given
         if logits.shape != (len(numbers), self.manifest.classes):
             raise ValueError(

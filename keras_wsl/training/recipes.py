@@ -259,7 +259,7 @@ def stage_loss(config, teacher=None, student=None):
 
 def _layers(loss, teacher, student):
     """`{"layers": ...}` where networks of this depth are compared elsewhere than the loss has it by default."""
-    own = getattr(losses.NAMES[loss], "default_layers", ())
+    own = getattr(losses.REGISTRY[loss], "default_layers", ())
     if teacher is None or student is None:
         return {}
     if loss == "pkd":
@@ -299,7 +299,7 @@ def _has(network, name):
 
 def _loss(name, config, chosen):
     """The loss of a name, with the `chosen` settings and over them those that the run sets."""
-    takes = losses.settings_of(name) - {"name"}
+    takes = losses.argument_names(name) - {"name"}
     if config is not None:
         given = {
             "weight": config.alpha,
@@ -311,7 +311,7 @@ def _loss(name, config, chosen):
     if unknown := sorted(set(chosen) - takes):
         raise ValueError(f"--method={name} has no settings {unknown}. It takes {sorted(takes)}.")
     try:
-        return losses.NAMES[name](**chosen)
+        return losses.REGISTRY[name](**chosen)
     except (TypeError, AttributeError, OverflowError) as error:
         if config is None or not config.loss_kwargs:
             raise
@@ -324,7 +324,7 @@ def _weighting(config):
     if not config.weighting:
         return None
     names = config.weighting.split("*")
-    if config.keep_probability and not any("probability" in weighting.takes(name) for name in names):
+    if config.keep_probability and not any("keep_probability" in weighting.argument_names(name) for name in names):
         raise ValueError(
             f"--keep_probability={config.keep_probability} is of exclude_ and only_regularization_samples. "
             f"Received: --weighting={config.weighting}."
@@ -334,9 +334,9 @@ def _weighting(config):
 
 
 def _weighting_of(name, config):
-    spec, takes = {"name": name}, weighting.takes(name)
-    if config.keep_probability and "probability" in takes:
-        spec["probability"] = config.keep_probability
+    spec, takes = {"name": name}, weighting.argument_names(name)
+    if config.keep_probability and "keep_probability" in takes:
+        spec["keep_probability"] = config.keep_probability
     if "temperature" in takes:
         spec["temperature"] = config.temperature or 4.0  # Many losses have none of their own.
     return spec

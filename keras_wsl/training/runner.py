@@ -23,7 +23,7 @@ from keras_wsl import (
     soft_labels,
     teacher_checkpoints,
 )
-from keras_wsl.backend import forward
+from keras_wsl.backend import predict_batch
 from keras_wsl.files import make_directory, sha256, temporary_directory
 from keras_wsl.training import artifacts, fingerprint, plots, recipes
 from keras_wsl.training.config import to_lines
@@ -611,7 +611,7 @@ def _accuracy(model, examples, config):
     """The share of the examples, of those that can be read, whose label has the highest logit."""
     right = []
     for inputs, targets in data.eval_batches(examples, config.eval_batch_size):
-        right.append(np.argmax(forward(model, inputs), -1) == np.asarray(targets["labels"]))
+        right.append(np.argmax(predict_batch(model, inputs), -1) == np.asarray(targets["labels"]))
     return float(np.concatenate(right).mean())
 
 

@@ -1,4 +1,4 @@
-"""What every loss keeps, whatever its method: one contract over `losses.NAMES`."""
+"""What every loss keeps, whatever its method: one contract over `losses.REGISTRY`."""
 
 import inspect
 
@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_wsl import Distiller, export, losses, weighting
 from keras_wsl.losses.relation.cc import adjacent_products
+from keras_wsl.targets import Targets
 from tests.common import (
     Batch,
     agreeing_batch,
@@ -24,10 +25,10 @@ from tests.common import (
 )
 
 BACKEND = keras.backend.backend()
-EVERY = sorted(losses.NAMES)
-SOFT = [name for name in EVERY if issubclass(losses.NAMES[name], losses.LogitsLoss)]
-FEATURES = [name for name in EVERY if issubclass(losses.NAMES[name], losses.FeatureLoss)]
-RELATIONS = [name for name in EVERY if issubclass(losses.NAMES[name], losses.RelationLoss)]
+EVERY = sorted(losses.REGISTRY)
+SOFT = [name for name in EVERY if issubclass(losses.REGISTRY[name], losses.LogitsLoss)]
+FEATURES = [name for name in EVERY if issubclass(losses.REGISTRY[name], losses.FeatureLoss)]
+RELATIONS = [name for name in EVERY if issubclass(losses.REGISTRY[name], losses.RelationLoss)]
 every_loss = pytest.mark.parametrize("name", EVERY)
 
 # Whose value of an example depends on the other examples of the batch.
@@ -321,23 +322,23 @@ def sequences(name):
 @pytest.mark.parametrize("name", [*SOFT, "tf_kd_reg"])
 @pytest.mark.parametrize("weights", [None, "wsl"])
 def test_sequences_are_means_over_unmasked_positions(name, weights):
-    if not getattr(losses.NAMES[name], "sequences", True):
+    if not getattr(losses.REGISTRY[name], "supports_sequences", True):
         pytest.skip(f"{name} compares examples: it refuses sequences")
     batch, kept, flat = sequences(name)
     loss = make_loss(name, weighting=weights)
     each = rows(loss, flat).reshape(2, 3)
     np.testing.assert_allclose(rows(loss, batch), each.mean(1), rtol=1e-5)
-    masked = slopes(loss, batch, student_mask={"logits": kept})["logits"]
+    masked = slopes(loss, batch, mask=kept)["logits"]
     assert (masked[~kept] == 0).all() and (masked[kept] != 0).any()
     batch.student["logits"][~kept] = np.inf  # What stands in padding does not matter.
     expected = (each * kept).sum(1) / kept.sum(1)
-    np.testing.assert_allclose(rows(loss, batch, student_mask={"logits": kept}), expected, rtol=1e-5)
+    np.testing.assert_allclose(rows(loss, batch, mask=kept), expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name in SOFT if not losses.NAMES[name].sequences])
+@pytest.mark.parametrize("name", [name for name in SOFT if not losses.REGISTRY[name].supports_sequences])
 def test_losses_between_examples_refuse_sequences(name):
     batch, _, _ = sequences(name)
-    with pytest.raises(ValueError, match=r"one row of logits each. Received: logits of shape \(2, 3, 5\). Use a loss"):
+    with pytest.raises(ValueError, match=r"compares the examples of a batch. Received shape: \(2, 3, 5\). Use a loss"):
         rows(make_loss(name), batch)
 
 
@@ -348,7 +349,7 @@ def test_positions_weights_are_averaged_where_values_are_of_examples(name):
     loss = copy_variables(plain, built_loss(name, weighting="wsl"))
     each = ops.convert_to_numpy(weighting.wsl(flat.labels, flat.student["logits"], flat.teacher["logits"]))
     expected = (each.reshape(2, 3) * kept).sum(1) / kept.sum(1) * rows(plain, batch)
-    np.testing.assert_allclose(rows(loss, batch, student_mask={"logits": kept}), expected, rtol=1e-5)
+    np.testing.assert_allclose(rows(loss, batch, mask=kept), expected, rtol=1e-5)
 
 
 # Weightings.
@@ -409,7 +410,7 @@ def test_the_weight_passes_no_gradient(name):
 def test_config_has_every_setting(name):
     taken = {
         parameter.name
-        for base in losses.NAMES[name].__mro__
+        for base in losses.REGISTRY[name].__mro__
         if issubclass(base, losses.DistillationLoss)
         for parameter in inspect.signature(base.__init__).parameters.values()
         if parameter.kind is not parameter.VAR_KEYWORD
@@ -424,9 +425,15 @@ def test_config_has_every_setting(name):
         {},
         {"weighting": "wsl_sigmoid"},
         {"weighting": ones},
-        {"weighting": ["wsl", {"name": "only_regularization_samples", "temperature": 2.0, "probability": 0.0}, ones]},
         {
-            "weighting": {"name": "exclude_regularization_samples", "probability": 0.0, "temperature": 3.0},
+            "weighting": [
+                "wsl",
+                {"name": "only_regularization_samples", "temperature": 2.0, "keep_probability": 0.0},
+                ones,
+            ]
+        },
+        {
+            "weighting": {"name": "exclude_regularization_samples", "keep_probability": 0.0, "temperature": 3.0},
             "name": "other",
         },
         {"teacher": {"large": 2.0, "small": 1.0}},
@@ -435,7 +442,7 @@ def test_config_has_every_setting(name):
 def test_serialization_round_trip(name, settings):
     own = {"temperature": 3.0} if name in SOFT else {}
     if name in SOFT and isinstance(settings.get("weighting"), dict):  # It judges at the loss's own temperature.
-        settings = {**settings, "weighting": {"name": "exclude_regularization_samples", "probability": 0.0}}
+        settings = {**settings, "weighting": {"name": "exclude_regularization_samples", "keep_probability": 0.0}}
     loss = built_loss(name, weight=7.0, **own, **settings)
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
     assert type(twin) is type(loss) and twin.get_config() == loss.get_config()
@@ -495,16 +502,17 @@ def test_sample_weights_weigh_every_example(name):
     distiller, batch = compiled_distiller(name, loss), random_batch(name)
 
     def terms(batch, sample_weight=None):
-        y = {"labels": batch.labels, "index": batch.index}
-        ends = (
-            {end: ops.convert_to_tensor(values) for end, values in ends.items()}
-            for ends in (batch.student, batch.teacher)
+        student, teacher = (
+            {name: ops.convert_to_tensor(values) for name, values in outputs.items()}
+            for outputs in (batch.student, batch.teacher)
         )
+        targets = Targets.parse({"labels": ops.convert_to_tensor(batch.labels), "index": batch.index}, sample_weight)
         with keras.StatelessScope():
-            rows, total = distiller.compute_per_example_losses(
-                y, ops.convert_to_tensor(batch.labels), *ends, sample_weight
-            )
-        return {key: ops.convert_to_numpy(values) for key, values in {**rows, "total": total}.items()}
+            targets = distiller.validate_targets(targets, student)
+            computed = distiller.compute_losses(targets, student, {"teacher": teacher})
+        return {
+            key: ops.convert_to_numpy(values) for key, values in {**computed.terms, "total": computed.total}.items()
+        }
 
     weights = np.array([1, 0, 2, 0], "float32")
     plain, weighted = terms(batch), terms(batch, weights)
@@ -538,5 +546,5 @@ def test_teacher_free_with_a_weighting_needs_a_teacher():
     distiller = Distiller(None, student, losses.TfKDReg(weighting="wsl"))
     distiller.compile(keras.optimizers.SGD(0.1), hard_loss())
     x, y = inputs_and_targets(distiller, random_batch("tf_kd_reg"))
-    with pytest.raises(ValueError, match="The distiller has no teacher"):
+    with pytest.raises(ValueError, match="`distiller.teacher` must be set before `fit`"):
         distiller.fit(x, y, verbose=0)

@@ -12,7 +12,7 @@ from keras_wsl import analysis, losses, regularization_samples, top_k_logits, we
 from keras_wsl.ops import binary_kl_divergence, cross_entropy, kl_divergence, log_mean_softmax, standardize
 from tests.common import gradient
 
-LOGIT_LOSSES = sorted(name for name in losses.NAMES if issubclass(losses.NAMES[name], losses.LogitsLoss))
+LOGIT_LOSSES = sorted(name for name in losses.REGISTRY if issubclass(losses.REGISTRY[name], losses.LogitsLoss))
 LOGIT_LOSSES.append("tf_kd_reg")
 # Losses that sum over the batch: the value of one example may be negative.
 SHARES = {"dist", "mlkd"}
@@ -144,7 +144,7 @@ def test_regularization_samples_of_certain_networks(kind, classes, temperature):
     d = temperature * (at_label[student] - at_label[teacher])
     b = d - a
     inputs = labels_of(kind, classes, len(student))[0], logits[student], logits[teacher], temperature
-    found = [numpy(values).astype("float64") for values in regularization_samples.gradients(*inputs)]
+    found = [numpy(values).astype("float64") for values in regularization_samples.bias_variance_gradients(*inputs)]
     # Of other distributions, a and d are sums whose terms may cancel.
     rounding = 0 if kind in ("integer", "one_hot") else 1e-7
     np.testing.assert_allclose(found[0], a.astype("float64"), rtol=1e-6, atol=rounding)
@@ -286,14 +286,14 @@ def test_weights_and_counts_ignore_shifts_of_logits(kind, temperature):
         labels = 0.9 * np.eye(7, dtype="float32")[labels] + np.float32(0.1 / 7)
 
     def everything(student, teacher):
-        weights = [weighting.get(name, temperature=temperature) for name in weighting.NAMES]
+        weights = [weighting.get(name, temperature=temperature) for name in weighting.REGISTRY]
         found = [weigh(labels, student, teacher) for weigh in weights]
-        found += regularization_samples.gradients(labels, student, teacher, temperature)
+        found += regularization_samples.bias_variance_gradients(labels, student, teacher, temperature)
         found.append(standardize(student))
         mean = log_mean_softmax([student, teacher], [0.75, 0.25], temperature)
         is_rest, rest = teacher > teacher[:, :1], {f"{temperature:g}": ops.zeros(len(teacher))}
         partial = top_k_logits.TopKLogits(ops.zeros(teacher.shape), ops.convert_to_tensor(is_rest), rest)
-        return [numpy(values) for values in (*found, mean, partial.at(temperature, student))]
+        return [numpy(values) for values in (*found, mean, partial.to_dense(temperature, student))]
 
     expected = everything(student, teacher)
     for shifts in SHIFTS:

@@ -119,7 +119,7 @@ class _Stops(Exception):
 
 def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
     teacher, store = made
-    calls, forward = [], writer.forward
+    calls, forward = [], writer.predict_batch
 
     def counted(model, inputs):
         calls.append(len(inputs))
@@ -127,7 +127,7 @@ def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
             raise _Stops
         return forward(model, inputs)
 
-    monkeypatch.setattr(writer, "forward", counted)
+    monkeypatch.setattr(writer, "predict_batch", counted)
     with pytest.raises(_Stops):
         soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
     assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["clean.npy", "examples.npy"]
@@ -685,6 +685,6 @@ def test_logits_beyond_float16_are_stored_as_its_lowest(tmp_path, storage, scale
 
 
 def test_logits_beyond_float32_are_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(writer, "forward", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
+    monkeypatch.setattr(writer, "predict_batch", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
     with pytest.raises(ValueError, match="logits that are not finite, for example number 0"):
         soft_labels.write(_teacher(), _train(), tmp_path, **SETTINGS)

@@ -76,7 +76,7 @@ ROWS = {
     ),
     "probability is 2": (
         [*KD, "--weighting=exclude_regularization_samples", "--keep_probability=2"],
-        r"`probability` must be a number in \[0, 1\]. Received: probability=2.0",
+        r"`keep_probability` must be a number in \[0, 1\]. Received: keep_probability=2.0",
         "Give 0.5",
     ),
     "probability of wsl": (

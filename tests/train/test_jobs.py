@@ -48,9 +48,9 @@ def test_a_folder_that_was_stopped_goes_on(tmp_path):
     (tmp_path / "run.flags").write_text("\n".join(config.to_lines(SMALL)))
     assert jobs.command(tmp_path, SMALL, "images.npz")[-1] == "--resume"
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        jobs.settings_of(tmp_path)
+        jobs.argument_names(tmp_path)
     (tmp_path / "result.json").write_text("{}")
-    assert jobs.settings_of(tmp_path) == SMALL
+    assert jobs.argument_names(tmp_path) == SMALL
 
 
 def test_the_settings_say_which_script(tmp_path):

@@ -236,7 +236,7 @@ def test_contrast_knows_the_classes_of_a_part(teacher):
 def test_weightings_and_settings_reach_the_loss(teacher):
     wanted = _run(teacher, method="rkd", weighting="exclude_regularization_samples", keep_probability=0.25)
     (loss,) = recipes.main_losses(wanted, None)
-    assert loss.weighting == {"name": "exclude_regularization_samples", "probability": 0.25, "temperature": 4.0}
+    assert loss.weighting == {"name": "exclude_regularization_samples", "keep_probability": 0.25, "temperature": 4.0}
     both = _run(teacher, method="kd", weighting="wsl*exclude_regularization_samples", temperature=2.0)
     (loss,) = recipes.main_losses(both, None)
     assert loss.weighting == [{"name": "wsl"}, {"name": "exclude_regularization_samples", "temperature": 2.0}]

@@ -12,6 +12,7 @@ import keras
 from benchmarks import by_hand, rewritten
 from benchmarks.case import ALPHA, KD_SHARE, LEARNING_RATE, MOMENTUM, PRODUCT, TEMPERATURE, WEIGHT_DECAY
 from keras_wsl import Distiller, backend, data, losses, models, optimizers, soft_labels
+from keras_wsl.teachers import Teachers
 
 LOSSES = ("wsl", "at", "dist", "sp", "pkt", "dkd", "rkd", "cc")  # In the order in which `distiller` adds them.
 EVALUATED = 20  # Batches in an evaluation at least, as many as CIFAR-100's test set has of 500.
@@ -21,18 +22,23 @@ REPEAT = 50  # Batches of the pipeline in what counts as a step: one alone is to
 class QuietDistiller(Distiller):
     """A `Distiller` that counts and averages nothing."""
 
-    def update_loss_metrics(self, *args, **kwargs):
-        """Nothing."""
+    def update_step_metrics(self, *args, **kwargs):
+        """Do nothing."""
+
+
+class _CompiledTeachers(Teachers):
+    def __call__(self, inputs, targets=None, training=None):
+        import tensorflow as tf
+
+        return tf.function(super().__call__, jit_compile=True)(inputs, None, training)
 
 
 class CompiledTeacherDistiller(Distiller):
-    """A `Distiller` whose teacher alone is compiled by XLA."""
+    """A `Distiller` whose teacher is compiled by XLA, and not the rest of the step."""
 
-    def teacher_outputs(self, inputs, y=None, training=None):
-        """As the base class gives them."""
-        import tensorflow as tf
-
-        return tf.function(super().teacher_outputs, jit_compile=True)(inputs, None, training)
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.teachers.__class__ = _CompiledTeachers
 
 
 def networks(case, dtype=None):

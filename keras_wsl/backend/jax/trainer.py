@@ -6,7 +6,7 @@ import jax
 import keras
 from keras.src.backend.jax import distribution_lib
 
-from keras_wsl.backend.base import DefaultTrainer
+from keras_wsl.backend.default import DefaultTrainer
 
 TESTED = ("3.15.1",)  # The versions of Keras with which `DataParallel` was run.
 

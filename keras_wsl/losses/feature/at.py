@@ -38,7 +38,7 @@ class AT(FeatureLoss):
         **kwargs: As of `FeatureLoss`.
     """
 
-    pools = True
+    resize_to_smaller = True
 
     def __init__(self, *, weight=1000.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_wsl.features import find
+from keras_wsl.features import find_layer
 from keras_wsl.losses.base import FeatureLoss, check_same_classes
 from keras_wsl.losses.feature.fitnet import hint_loss
 from keras_wsl.ops import adaptive_average_pool, check_bool, l2_normalize
@@ -70,9 +70,9 @@ class CATKD(FeatureLoss):
                         "Choose a smaller `size`, or other `layers`."
                     )
 
-    def meet(self, student, teacher):
+    def bind_models(self, student, teacher):
         """Finds the classifiers."""
-        heads = [find(model, name) for model, name in zip((student, teacher), self.head)]
+        heads = [find_layer(model, name) for model, name in zip((student, teacher), self.head)]
         for model, head in zip((student, teacher), heads):
             if not isinstance(head, keras.layers.Dense):
                 raise ValueError(
@@ -88,7 +88,3 @@ class CATKD(FeatureLoss):
             ops.matmul(maps, ops.cast(head.kernel, maps.dtype)) for maps, head in zip((own, other), self._heads())
         )
         return class_map_loss(own, ops.stop_gradient(other), size=self.size, normalize=self.normalize)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "head": list(self.head), "size": self.size, "normalize": self.normalize}

@@ -68,7 +68,7 @@ class FT(FeatureLoss):
     """
 
     default_layers = ("block3",)
-    pools = True
+    resize_to_smaller = True
     single_layer = True
 
     def __init__(self, *, weight=200.0, **kwargs):

@@ -43,7 +43,7 @@ class NST(FeatureLoss):
         **kwargs: As of `FeatureLoss`.
     """
 
-    pools = True
+    resize_to_smaller = True
 
     def __init__(self, *, weight=50.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

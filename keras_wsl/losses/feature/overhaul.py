@@ -104,7 +104,7 @@ class Overhaul(FeatureLoss):
                 self.add_weight(shape=(other[-1],), initializer="zeros", trainable=False, name=f"margin{i}")
             )
 
-    def meet(self, student, teacher):
+    def bind_models(self, student, teacher):
         """Reads the margins from the teacher."""
         names = self.normalizations or (None,) * len(self.teacher_layers)
         for variable, endpoint, name in zip(self.margins, self.teacher_layers, names):
@@ -125,7 +125,3 @@ class Overhaul(FeatureLoss):
         for (convolve, normalize, margin), (own, other) in zip(adapters, self.pairs(student, teacher)):
             total = total / 2 + partial_l2_loss(normalize(convolve(own)), other, margin)
         return SCALE * total
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "normalizations": self.normalizations and list(self.normalizations)}

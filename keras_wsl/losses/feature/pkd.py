@@ -43,7 +43,7 @@ class PKD(FeatureLoss):
         ValueError: When it is built, if the states are not equally wide, or have no such token.
     """
 
-    rank = 3
+    ndim = 3
     default_layers = (("transformer_layer_0", "transformer_layer_3"), ("transformer_layer_1", "transformer_layer_7"))
 
     def __init__(self, *, weight=1000.0, position=0, normalize=False, **kwargs):
@@ -74,7 +74,3 @@ class PKD(FeatureLoss):
             for own, other in pairs
         ]
         return sum(rows) / len(rows)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "position": self.position, "normalize": self.normalize}

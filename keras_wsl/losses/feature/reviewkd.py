@@ -78,10 +78,6 @@ class ReviewKD(FeatureLoss):
             total = total + hierarchical_context_loss(joined, other)
         return total
 
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "filters": self.filters}
-
 
 def _as_map(shape):
     """A vector's shape as that of a map of 1 x 1."""

@@ -43,7 +43,7 @@ class VID(FeatureLoss):
         **kwargs: As of `FeatureLoss`.
     """
 
-    pools = True
+    resize_to_smaller = True
 
     def __init__(self, *, weight=1.0, **kwargs):
         super().__init__(weight=weight, **kwargs)

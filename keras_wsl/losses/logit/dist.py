@@ -56,7 +56,7 @@ class DIST(LogitsLoss):
         ValueError: For a setting out of its range, logits of a sequence, or different numbers of classes.
     """
 
-    sequences = False
+    supports_sequences = False
 
     def __init__(self, *, temperature=4.0, beta=2.0, gamma=2.0, **kwargs):
         super().__init__(temperature=temperature, **kwargs)
@@ -67,7 +67,3 @@ class DIST(LogitsLoss):
         logits = self.logits(student, teacher)
         inter = inter_class_loss(*logits, temperature=self.temperature)
         return self.beta * inter + self.gamma * intra_class_loss(*logits, temperature=self.temperature)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "beta": self.beta, "gamma": self.gamma}

@@ -73,7 +73,3 @@ class DKD(LogitsLoss):
         labels = class_indices(labels, logits[0])
         target = target_class_loss(labels, *logits, temperature=self.temperature)
         return self.alpha * target + self.beta * non_target_class_loss(labels, *logits, temperature=self.temperature)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "alpha": self.alpha, "beta": self.beta}

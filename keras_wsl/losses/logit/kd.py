@@ -63,7 +63,3 @@ class KD(LogitsLoss):
         student_logits, teacher_logits = self.logits(student, teacher)
         loss = soft_label_loss(student_logits, teacher_logits, temperature=self.temperature, form=self.form)
         return loss / student_logits.shape[-1] if self.divide_by_num_classes else loss
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "form": self.form, "divide_by_num_classes": self.divide_by_num_classes}

@@ -64,7 +64,3 @@ class MaskedKD(LogitsLoss):
         logits = self.logits(student, teacher)
         labels = class_indices(labels, logits[0])
         return masked_soft_label_loss(labels, *logits, temperature=self.temperature, reading=self.reading)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "reading": self.reading}

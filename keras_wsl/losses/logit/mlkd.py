@@ -66,7 +66,7 @@ class MLKD(LogitsLoss):
         ValueError: For a setting out of its range, logits of a sequence, or different numbers of classes.
     """
 
-    sequences = False
+    supports_sequences = False
 
     def __init__(self, *, temperatures=(2.0, 3.0, 4.0, 5.0, 6.0), weight=0.9, temperature=4.0, **kwargs):
         super().__init__(temperature=temperature, weight=weight, **kwargs)
@@ -83,7 +83,3 @@ class MLKD(LogitsLoss):
             pairs = pairs + class_level_loss(*logits, temperature=temperature)
             total = total + soft_label_loss(*logits, temperature=temperature) + 0.5 * pairs
         return total
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "temperatures": list(self.temperatures)}

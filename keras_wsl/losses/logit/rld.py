@@ -55,8 +55,3 @@ class RLD(LogitsLoss):
         student, teacher = (ops.where(below, logits, -1e30) for logits in (student, teacher))
         others = kl_divergence(teacher, student, self.temperature)
         return self.alpha * self.scd_temperature**2 * confidence + self.beta * self.temperature**2 * others
-
-    def get_config(self):
-        """The constructor's arguments."""
-        config = {"scd_temperature": self.scd_temperature, "alpha": self.alpha, "beta": self.beta}
-        return {**super().get_config(), **config}

@@ -77,7 +77,3 @@ class TfKDReg(DistillationLoss):
         return virtual_teacher_loss(
             labels, student["logits"], temperature=self.virtual_temperature, correct=self.correct
         )
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "virtual_temperature": self.virtual_temperature, "correct": self.correct}

@@ -40,7 +40,7 @@ class CC(FeatureLoss):
     """
 
     default_layers = ("pooled",)
-    rank = 2
+    ndim = 2
     single_layer = True
 
     def __init__(self, *, weight=0.02, dimensions=128, **kwargs):
@@ -53,7 +53,7 @@ class CC(FeatureLoss):
         ((own, other),) = self.pairs(student_shape, teacher_shape)
         self.student_embedding, self.teacher_embedding = embeddings(self.dimensions, own, other)
 
-    def weighted(self, weights, mask, labels, student, teacher):
+    def weighted_per_example(self, weights, mask, labels, student, teacher):
         """Each example's share of the mean over pairs, shape `(batch,)`."""
         ((own, other),) = self.pairs(student, teacher)
         values = adjacent_products(self.student_embedding(own), self.teacher_embedding(other))
@@ -64,7 +64,3 @@ class CC(FeatureLoss):
         shares = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]]))[:count] / 2  # None of an empty batch.
         examples = ops.cast(count, values.dtype)
         return shares * examples / ops.maximum(examples - 1, 1)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "dimensions": self.dimensions}

@@ -60,7 +60,7 @@ class CRD(FeatureLoss):
     """
 
     default_layers = ("pooled",)
-    rank = 2
+    ndim = 2
     single_layer = True
     requires_example_index = True
 
@@ -131,7 +131,7 @@ class CRD(FeatureLoss):
                 f"{self.name} keeps a memory of every example and must know which ones a batch holds. Give the labels "
                 'as {"labels": ..., "index": ...}, as `keras_wsl.data.train_batches` does.'
             )
-        inside = ops.logical_and(index >= 0, index < self.examples)
+        inside = ops.logical_and(index >= 0, index < self.num_examples)
         index = ops.where(inside, index, 0)
         rows = self.contrast(*self.pairs(student, teacher)[0], index, *self.draw(index))
         return ops.where(inside, rows, float("nan"))
@@ -163,9 +163,3 @@ class CRD(FeatureLoss):
     def examples(self):
         """Integer: indices are below it."""
         return len(self.labels)
-
-    def get_config(self):
-        """The constructor's arguments."""
-        config = {"labels": self.labels.tolist(), "negatives": self.negatives, "dimensions": self.dimensions}
-        rest = {"nce_temperature": self.nce_temperature, "momentum": self.momentum}
-        return {**super().get_config(), **config, **rest}

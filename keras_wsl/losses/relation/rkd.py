@@ -52,7 +52,3 @@ class RKD(RelationLoss):
             relations.append(self.distance_weight * smooth_l1(distances(own) - distances(other)))
             relations.append(self.angle_weight * smooth_l1(angles(own) - angles(other)))
         return relations
-
-    def get_config(self):
-        """The constructor's arguments."""
-        return {**super().get_config(), "distance_weight": self.distance_weight, "angle_weight": self.angle_weight}

@@ -26,7 +26,7 @@ class SP(RelationLoss):
     """
 
     default_layers = ("block3",)
-    rank = 4
+    ndim = 4
 
     def __init__(self, *, weight=3000.0, **kwargs):
         super().__init__(weight=weight, **kwargs)
