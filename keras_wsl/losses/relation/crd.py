@@ -160,6 +160,6 @@ class CRD(FeatureLoss):
         return [self.normalizers]
 
     @property
-    def examples(self):
-        """Integer: indices are below it."""
+    def num_examples(self):
+        """The number of examples, an integer: every index is below it."""
         return len(self.labels)
