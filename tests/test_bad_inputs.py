@@ -133,7 +133,7 @@ ROWS = {
     "teacher is a file": Row(
         lambda here: Distiller("runs/teacher.keras", student(), "kd"),
         "Received: the file 'runs/teacher.keras'",
-        "must be a network, or the key of its logits",
+        "must be a network, or the key of cached logits",
         r"Load it first: keras_wsl.models.build\(",
     ),
     "student is a name": Row(
@@ -145,18 +145,18 @@ ROWS = {
     "student and teacher have other inputs": Row(
         lambda here: Distiller(network("wide", inputs=9), student(), "kd"),
         r"a student of inputs \[\(None, 6\)\] and a teacher of \[\(None, 9\)\]",
-        "get the same inputs",
+        "must take the same inputs",
         "with `student_inputs` and `teacher_inputs`",
     ),
     "student_inputs is a number": Row(
         lambda here: Distiller(teacher(), student(), "kd", student_inputs=3),
-        "Received: 3",
+        "Received: student_inputs=3",
         "`student_inputs` must be a key of the inputs, a function or a layer",
         "Leave it out",
     ),
     "teacher_inputs has a number": Row(
         lambda here: Distiller({"a": teacher()}, student(), "kd", teacher_inputs={"a": 0.5}),
-        r"Received: \{'a': 0.5\}",
+        r"Received: teacher_inputs=\{'a': 0.5\}",
         "`teacher_inputs` must be a key of the inputs, a function or a layer",
         "Leave it out",
     ),
@@ -177,7 +177,7 @@ ROWS = {
         lambda here: Distiller(teacher(), student(), losses.KD),
         "no distillation loss <class 'keras_wsl.losses.logit.kd.KD'>",
         "Expected one of",
-        r"a loss that is made, such as losses.KD\(",
+        r"a loss such as losses.KD\(",
     ),
     "setting of a loss is misspelt": Row(
         lambda here: losses.get("kd", temprature=2.0),
@@ -227,31 +227,31 @@ ROWS = {
     "weighting gives a row of classes": Row(
         lambda here: fit(loss=losses.KD(weighting=lambda labels, student, teacher: student)),
         r"Received: shape \(8, 5\)",
-        r"weighting of kd must give one number an example, of shape \(8,\)",
+        r"weighting of kd must return one number per example, of shape \(8,\)",
         "Reduce other axes",
     ),
     "weighting gives one number": Row(
         lambda here: fit(loss=losses.KD(weighting=lambda labels, student, teacher: ops.mean(student))),
         r"Received: shape \(\)",
-        "weighting of kd must give one number an example",
+        "weighting of kd must return one number per example",
         "Reduce other axes",
     ),
     "weighting gives fewer numbers": Row(
         lambda here: fit(loss=losses.WSL(weighting=lambda labels, student, teacher: ops.ones((3,)))),
         r"Received: shape \(3,\)",
-        r"weighting of wsl must give one number an example, of shape \(8,\)",
+        r"weighting of wsl must return one number per example, of shape \(8,\)",
         "Reduce other axes",
     ),
     "own loss gives one number": Row(
         lambda here: fit(loss=Scalar()),
         r"Received: shape \(\)",
-        "`per_example` of scalar must give one number an example",
+        "`per_example` of scalar must return one number per example",
         "Reduce other axes",
     ),
     "own loss gives nothing": Row(
         lambda here: fit(loss=Nothing()),
         "Received: NoneType",
-        "`per_example` of nothing must give one number an example",
+        "`per_example` of nothing must return one number per example",
         "Reduce other axes",
     ),
     "labels and logits are of other lengths": Row(
@@ -264,35 +264,38 @@ ROWS = {
     "compiled loss of one-hot labels, with integers": Row(
         lambda here: fit(compiled=keras.losses.CategoricalCrossentropy(from_logits=True)),
         r"Received: integer labels, of shape \(8,\)",
-        "'categorical_crossentropy' is for labels that are distributions",
+        "'categorical_crossentropy' takes labels that are distributions",
         "with keras.losses.SparseCategoricalCrossentropy",
     ),
     "compiled loss of integers, with one-hot labels": Row(
         lambda here: fit(ONE_HOT),
         r"Received: labels that are distributions, of shape \(8, 5\)",
-        "'sparse_categorical_crossentropy' is for integer labels",
+        "'sparse_categorical_crossentropy' takes integer labels",
         "with keras.losses.CategoricalCrossentropy",
     ),
     "compiled loss is a distance": Row(  # As wide as classes: five labels would be taken for five classes.
         lambda here: fit(Y[:5], X[:5], compiled="mse"),
         r"Received: integer labels, of shape \(5,\)",
-        "'mean_squared_error' is for labels that are distributions",
+        "'mean_squared_error' takes labels that are distributions",
         "with keras.losses.SparseCategoricalCrossentropy",
     ),
     "compiled loss gives one number": Row(
         lambda here: fit(compiled=lambda labels, logits: ops.mean(logits)),
-        "gives one number for a batch",
+        "one number for the batch",
         "must give one an example",
         "take the mean over the last axis alone",
     ),
     "compiled loss expects probabilities": Row(
         lambda here: fit(compiled="sparse_categorical_crossentropy"),
-        "compiled loss 'sparse_categorical_crossentropy' expects probabilities",
+        "compiled loss 'sparse_categorical_crossentropy' must take logits",
         "The student gives logits",
         "Compile it with from_logits=True",
     ),
     "no optimizer": Row(
-        lambda here: fit(optimizer=None), "Received: optimizer=None", "has no optimizer", "Compile it with one"
+        lambda here: fit(optimizer=None),
+        "Received: optimizer=None",
+        "must be compiled with an optimizer",
+        "Compile it with one",
     ),
     # fit.
     "labels are text": Row(
@@ -332,13 +335,13 @@ ROWS = {
         "one probability for each of the 5 classes",
     ),
     "no labels": Row(
-        lambda here: fit(None), "Received: NoneType", "must bring labels: integers, distributions", "Give .inputs, lab"
+        lambda here: fit(None), "Received: NoneType", "must have labels: integers, distributions", "Give .inputs, lab"
     ),
     "dict without labels": Row(
         lambda here: fit({"label": Y}),
         r"Received: a dict of \['label'\]",
         "or a dict that has them as 'labels'",
-        "Give .inputs, labels",
+        "Pass .inputs, labels",
     ),
     "no data": Row(
         lambda here: fit(Y[:0], X[:0]), r"labels of shape \(0,\)", "Expected one label an example", "Give some data"
@@ -347,7 +350,7 @@ ROWS = {
         lambda here: Targets.parse((Y, Y)),
         "Received: tuple",
         "A batch must have labels",
-        "Give .inputs, labels",
+        "Pass .inputs, labels",
     ),
     "inputs of another size": Row(
         lambda here: fit(x=X[:, :4]),
@@ -381,15 +384,15 @@ ROWS = {
     ),
     "teacher_inputs is a key of no dict": Row(
         lambda here: fit(teacher_inputs="image"),
-        "Received inputs: no dict",
+        "Received: EagerTensor",
         "to be given the inputs' 'image'",
-        "Bring them in a dict that has this key",
+        "Add the key to the batches",
     ),
     "sample_weight has a weight a class": Row(
         lambda here: fit(fitting={"sample_weight": np.ones((8, 5), "float32")}),
         r"Received shape: \(8, 5\)",
         "must be one number per example",
-        "Give shape",
+        "Pass the shape",
     ),
     "sample_weight is a scalar": Row(
         lambda here: fit(fitting={"sample_weight": np.array(1.0)}),
@@ -608,7 +611,7 @@ ROWS = {
         lambda here: probed(X)(here), "Received: ndarray", r"must be \(inputs, labels\)", "Give both, in a tuple"
     ),
     "probe is empty": Row(
-        probed((X[:0], Y[:0])), "probe of RegularizationSamples is empty", "at least one batch", "or probe=None"
+        probed((X[:0], Y[:0])), "probe of RegularizationSamples is empty", "at least one batch", "or clean_data=None"
     ),
     "probe is judged at temperature -1": Row(
         probed((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"

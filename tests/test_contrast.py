@@ -277,5 +277,5 @@ def test_a_weighting_still_needs_a_teacher():
     x, y = examples(BATCH)
     distiller = Distiller(None, network("student"), losses.TfKDReg(weighting="wsl"))
     distiller.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="The distiller has no teacher"):
+    with pytest.raises(ValueError, match="`distiller.teacher` must be set before `fit`"):
         distiller.fit(x, y, verbose=0)

@@ -349,7 +349,7 @@ def test_wsl_learns_to_tag():
 def test_losses_between_examples_are_refused():
     """A loss that compares the examples of a batch needs one row of logits each."""
     for loss in (losses.DIST(), losses.MLKD()):
-        with pytest.raises(ValueError, match="goes position by position"):
+        with pytest.raises(ValueError, match="Use a loss per position"):
             Distiller(tagger("teacher"), tagger("student"), loss)
 
 

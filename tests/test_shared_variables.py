@@ -67,7 +67,9 @@ def test_shared_layer_is_refused_by_name():
     """The model of the report: the teacher's first layer and a new head."""
     teacher = network("teacher")
     student = keras.Model(teacher.inputs, layers.Dense(5)(teacher.layers[0].output))
-    with pytest.raises(ValueError, match=r"shares 2 variables with the teacher 'teacher'.*hidden/kernel, .*bias"):
+    with pytest.raises(
+        ValueError, match=r"The teacher 'teacher' must share no variables.*Received: 2 variables.*hidden/kernel, .*bias"
+    ):
         Distiller(teacher, student, losses.WSL())
 
 
@@ -113,7 +115,7 @@ def test_shared_variables_that_training_changes_are_refused(kind):
     make, name = REFUSED[kind]
     shared = make()
     teacher = teacher_with(shared)
-    with pytest.raises(ValueError, match=f"training would change: .*{name}.*Freeze their layers"):
+    with pytest.raises(ValueError, match=f"that training changes.*has too: .*{name}.*Freeze their layers"):
         Distiller(teacher, student_of(shared), losses.KD())
 
 
@@ -143,23 +145,23 @@ def test_low_rank_adapters_may_be_trained_on_a_frozen_kernel():
 def test_one_variable_in_two_layers_is_shared():
     teacher = teacher_with(_dense())
     tied = Tied(teacher.get_layer("hidden"))
-    with pytest.raises(ValueError, match=r"shares 1 variables.*hidden/kernel"):
+    with pytest.raises(ValueError, match=r"Received: 1 variables.*hidden/kernel"):
         Distiller(teacher, student_of(tied), losses.KD())
 
 
 def test_every_teacher_is_checked_whether_a_loss_uses_it_or_not():
     shared = _dense()
     teachers = {"large": network("large"), "small": teacher_with(shared)}
-    with pytest.raises(ValueError, match="shares 2 variables with the teacher 'teacher'"):
+    with pytest.raises(ValueError, match="The teacher 'teacher' must share no variables.*Received: 2 variables"):
         Distiller(teachers, student_of(shared), losses.KD(teacher="large"))
-    with pytest.raises(ValueError, match="shares 2 variables with the teacher 'teacher'"):
+    with pytest.raises(ValueError, match="The teacher 'teacher' must share no variables.*Received: 2 variables"):
         Distiller(teachers["small"], student_of(shared))
 
 
 def test_teacher_that_is_set_later_is_checked():
     shared = _dense()
     distiller = Distiller(network("teacher"), student_of(shared), losses.KD())
-    with pytest.raises(ValueError, match="shares 2 variables"):
+    with pytest.raises(ValueError, match="Received: 2 variables"):
         distiller.teacher = teacher_with(shared)
 
 
@@ -169,7 +171,7 @@ def test_layer_that_is_thawed_before_fit_is_refused():
     distiller = Distiller(teacher, student_of(shared), losses.KD())
     fit(distiller)
     shared.trainable, before = True, arrays(teacher)
-    with pytest.raises(ValueError, match="shares 2 variables"):
+    with pytest.raises(ValueError, match="Received: 2 variables"):
         distiller.fit(X, Y, verbose=0)
     assert not changed(before, arrays(teacher))
 
@@ -177,7 +179,7 @@ def test_layer_that_is_thawed_before_fit_is_refused():
 def test_adapter_of_a_loss_that_is_a_layer_of_the_teacher():
     """Refused, or a constant if it is frozen."""
     teacher = keras.Sequential([keras.Input((6,)), layers.Dense(5), layers.Dense(5, name="logits")], name="teacher")
-    with pytest.raises(ValueError, match="The student or a loss shares 2 variables.*logits/kernel"):
+    with pytest.raises(ValueError, match="Received: 2 variables that the student or a loss has too.*logits/kernel"):
         Distiller(teacher, network("student"), TeachersHead(teacher.get_layer("logits")))
     teacher.get_layer("logits").trainable = False
     before = arrays(teacher)
@@ -190,7 +192,7 @@ def test_student_with_nothing_to_train_is_refused():
     distiller = Distiller(network("teacher"), student, losses.KD())
     distiller.compile("sgd", hard_loss())
     for train in (distiller.fit, distiller.train_on_batch):
-        with pytest.raises(ValueError, match="nothing to train: the student has no trainable variables"):
+        with pytest.raises(ValueError, match="must have trainable variables. Received: none"):
             train(X, Y)
     assert np.isfinite(distiller.evaluate(X, Y, verbose=0))
 

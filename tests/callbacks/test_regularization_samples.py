@@ -83,7 +83,7 @@ def test_events_can_be_read(tmp_path):
     _, history = _train(observers)
     events = EventAccumulator(str(tmp_path), size_guidance={"tensors": 0}).Reload()
     tags = events.Tags()["tensors"]
-    assert {"regularization/wsl_weight", "regularization/class", "regularization/wsl_weight_mean"} <= set(tags)
+    assert {"regularization/wsl_weight", "regularization/class", "regularization/mean_wsl_weight"} <= set(tags)
     buckets = [event.tensor_proto for event in events.Tensors("regularization/wsl_weight")]
     assert len(buckets) == 2
     counts = np.frombuffer(buckets[-1].tensor_content, "float64").reshape(-1, 3)[:, 2]
