@@ -52,7 +52,7 @@ def strategy(name="none", *, worker_timeout=multi_worker.TIMEOUT):
         raise ValueError(f"There is no strategy {name!r}. Expected one of {NAMES}.")
     if name == "none":
         return None
-    makers = _MAKERS.get(keras.backend.backend(), {})
+    makers = _STRATEGIES.get(keras.backend.backend(), {})
     if name not in makers:
         raise ValueError(
             f"There is no strategy {name!r} on the {keras.backend.backend()} backend. Expected one of "
@@ -77,7 +77,7 @@ def set_cpu_devices(number):
     """
     import keras
 
-    if keras.backend.backend() not in _MAKERS:
+    if keras.backend.backend() not in _STRATEGIES:
         raise ValueError(f"There are no logical devices on the {keras.backend.backend()} backend.")
     try:
         if keras.backend.backend() == "tensorflow":
@@ -154,7 +154,7 @@ def _data_parallel(kind=None):
         raise ValueError(_NO_TPU.format(error)) from error
 
 
-_MAKERS = {
+_STRATEGIES = {
     "tensorflow": {"mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu},
     "jax": {"mirrored": _data_parallel, "tpu": functools.partial(_data_parallel, "tpu")},
 }

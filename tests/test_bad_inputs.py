@@ -592,23 +592,21 @@ ROWS = {
     ),
     # Callbacks.
     "backup every 0 steps": Row(
-        lambda here: callbacks.Backup(here / "new", 2, every=0),
-        "every=0 came",
-        "a positive integer was expected",
-        "Give at least 1",
+        lambda here: callbacks.ExactBackupAndRestore(here / "new", 2, save_freq=0),
+        "Received: save_freq=0",
+        "`save_freq` must be a positive integer",
+        "Pass at least 1",
     ),
     "backups in a file": Row(
-        lambda here: watched(callbacks.Backup(here / "file", 1)),
-        "file cannot be written to",
-        "Backup: ",
-        "Pass a directory that can",
+        lambda here: watched(callbacks.ExactBackupAndRestore(here / "file", 1)),
+        "Received: .*file ",
+        "backup directory must be writable",
+        "Pass another directory",
     ),
     "probe has no labels": Row(
-        lambda here: probed(X)(here), "Received: ndarray", r"must be \(inputs, labels\)", "Give both, in a tuple"
+        lambda here: probed(X)(here), "Received: ndarray", r"must be \(inputs, labels\)", "Pass both in a tuple"
     ),
-    "probe is empty": Row(
-        probed((X[:0], Y[:0])), "probe of RegularizationSamples is empty", "at least one batch", "or probe=None"
-    ),
+    "probe is empty": Row(probed((X[:0], Y[:0])), "Received: no batch", "at least one batch", "or clean_data=None"),
     "probe is judged at temperature -1": Row(
         probed((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"
     ),
@@ -623,13 +621,13 @@ ROWS = {
         NotADirectoryError,
     ),
     "checkpoints every 0 epochs": Row(
-        lambda here: callbacks.Checkpoints(here / "new", every=0),
+        lambda here: callbacks.PeriodicCheckpoint(here / "new", save_freq=0),
         "Received: 0",
-        "`every` must be an integer of at least 1",
+        "`save_freq` must be an integer of at least 1",
         "Give 1",
     ),
     "checkpoints in a file": Row(
-        lambda here: watched(callbacks.Checkpoints(here / "other file")),
+        lambda here: watched(callbacks.PeriodicCheckpoint(here / "other file")),
         "other file is a file",
         "a folder was expected there",
         "Choose another path",
@@ -637,22 +635,22 @@ ROWS = {
     ),
     "checkpoints of days": Row(
         lambda here: teacher_checkpoints.Checkpoints(here / "empty", unit="days"),
-        "unit='days' is unknown",
-        "Expected one of",
+        "Received: unit='days'",
+        "`unit` must be one of",
         "'epochs', 'steps'",
     ),
     "no checkpoints": Row(
         lambda here: callbacks.TeacherSchedule(here / "empty"),
         "empty has no checkpoints",
         "such as epoch-000001.weights.h5",
-        "Train the teacher with callbacks.Checkpoints",
+        "Train the teacher with callbacks.PeriodicCheckpoint",
         FileNotFoundError,
     ),
     "complexity of an array": Row(
         lambda here: callbacks.SupervisionComplexity(here / "log", X, SIGNS),
         "Received: ndarray",
-        "needs targets by name",
-        r"Give such as \{'teacher': targets\}",
+        "`targets` must be a dict of names to targets",
+        r"Pass, for example, \{'teacher': targets\}",
     ),
     # Soft labels.
     "soft labels of an array": Row(
@@ -717,38 +715,38 @@ ROWS = {
     ),
     # Exports.
     "export to another suffix": Row(
-        lambda here: export.keras_file(images(), here / "student.h5"),
+        lambda here: export.save_keras(images(), here / "student.h5"),
         "Received: '.*student.h5'",
         "must end in '.keras'",
         "Rename it",
     ),
     "export of a distiller": Row(
-        lambda here: export.keras_file(Distiller(teacher(), student(), "kd"), here / "student.keras"),
+        lambda here: export.save_keras(Distiller(teacher(), student(), "kd"), here / "student.keras"),
         "Received: a Distiller",
-        "Expected the student alone",
+        "`student` must not include a teacher",
         "Pass `distiller.student`",
     ),
     "export of what is not built": Row(
-        lambda here: export.saved_model(unbuilt(), here / "new"),
-        "unbuilt is not built",
-        "no weights",
-        "Call it on a ba",
+        lambda here: export.export_saved_model(unbuilt(), here / "new"),
+        "Received: unbuilt",
+        "`student` must be built",
+        "Call it on a batch once",
     ),
     "export of a name": Row(
-        lambda here: export.keras_file("resnet8", here / "student.keras"),
+        lambda here: export.save_keras("resnet8", here / "student.keras"),
         "Received: 'resnet8'",
-        "Expected a `keras.Model`",
+        "`student` must be a `keras.Model`",
         "Build or load one",
     ),
     "export over other things": Row(
-        lambda here: export.saved_model(images(), here / "full", overwrite=True),
-        "full' holds no SavedModel",
-        "replaces nothing else",
+        lambda here: export.export_saved_model(images(), here / "full", overwrite=True),
+        "Received: .*full'",
+        "replaces only a SavedModel",
         "Choose another path",
         FileExistsError,
     ),
     "export below a file": Row(
-        lambda here: export.keras_file(images(), here / "fourth file" / "student.keras"),
+        lambda here: export.save_keras(images(), here / "fourth file" / "student.keras"),
         "fourth file is a file",
         "a folder was expected there",
         "Choose another path",
@@ -769,9 +767,9 @@ ROWS = {
     ),
     "targets of too many axes": Row(
         lambda here: analysis.targets(LOGITS[None]),
-        r"Received: \(1, 8, 5\)",
-        r"Expected logits of shape \(n,\) or \(n, C\)",
-        "Flatten what is before C",
+        r"Received: shape \(1, 8, 5\)",
+        r"must have shape \(n,\) or \(n, C\)",
+        "Flatten the axes before C",
     ),
     "targets at temperature of text": Row(
         lambda here: analysis.targets(LOGITS, temperature="4"),
@@ -780,10 +778,10 @@ ROWS = {
         "Give 1.0",
     ),
     "predictions of other examples": Row(
-        lambda here: analysis.margin_bound(KERNEL, SIGNS, [1.0, 2.0]),
-        r"Received: \(2,\)",
-        r"Expected predictions of the targets' shape \(4, 1\)",
-        "Give one each",
+        lambda here: analysis.margin_bound(KERNEL, SIGNS, predictions=[1.0, 2.0]),
+        r"Received: shape \(2,\)",
+        r"must have the shape of the targets, \(4, 1\)",
+        "Pass one prediction per target",
     ),
     "kernel in no memory": Row(
         lambda here: analysis.empirical_ntk(student(), X, memory="1G"),
@@ -793,15 +791,15 @@ ROWS = {
     ),
     "confidence is of probabilities": Row(
         lambda here: analysis.calibration([0, 1, 1], [[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]]),
-        "rows that are not negative and add up to 1",
+        "rows that are non-negative and sum to 1",
         "`logits` must be logits",
         "Pass the network's outputs before the softmax",
     ),
     "ensemble of one": Row(
-        lambda here: analysis.bias_variance(np.log(np.full((1, 8, 5), 0.2)), Y),
-        "Received 1 run",
-        "needs at least 2",
-        "train others on other draws",
+        lambda here: analysis.bias_variance(Y, np.log(np.full((1, 8, 5), 0.2))),
+        "Received: 1",
+        "must have at least 2 runs",
+        "Train more networks on other training sets",
     ),
 }
 

@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup
+from keras_wsl.callbacks import ExactBackupAndRestore
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, Interrupted
 from tests.common import arrays, examples, hard_loss, network
@@ -166,11 +166,11 @@ def batches(start):
 
 def resumable(directory, cut=()):
     """What two equal runs share."""
-    backup = Backup(directory, STEPS, every=1)
+    backup = ExactBackupAndRestore(directory, STEPS, save_freq=1)
     distiller, _ = made(data()[1]["labels"])
     distiller.fit(
-        batches(backup.position),
-        initial_epoch=backup.position[0],
+        batches(backup.initial_position),
+        initial_epoch=backup.initial_position[0],
         steps_per_epoch=STEPS,
         epochs=3,
         verbose=0,

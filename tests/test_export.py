@@ -81,7 +81,7 @@ def jax_or_tensorflow():
 def test_a_saved_model_is_the_student(tmp_path, dtype):
     model, inputs = student(dtype=dtype), images()
     before = arrays(model)
-    export.saved_model(model, tmp_path / "out" / "student")
+    export.export_saved_model(model, tmp_path / "out" / "student")
     said, logits = reload(tmp_path / "out" / "student", tmp_path, inputs)
     assert said == {"variables": len(model.variables), "shape": [None, 8, 8, 1]}
     for size, actual in zip((1, 7), logits):
@@ -98,7 +98,7 @@ def test_a_saved_model_is_the_student(tmp_path, dtype):
 def test_half_precision_outputs_become_float32(tmp_path):
     body = keras.Sequential([keras.Input((8, 8, 1)), keras.layers.Flatten(), keras.layers.Dense(3, dtype="bfloat16")])
     inputs = images()
-    export.saved_model(body, tmp_path / "student")
+    export.export_saved_model(body, tmp_path / "student")
     loaded, logits = serve(tmp_path / "student", inputs)
     assert len(loaded.variables) == len(body.variables)
     assert logits.dtype == np.float32
@@ -110,7 +110,7 @@ def test_half_precision_outputs_become_float32(tmp_path):
 def test_a_trained_batch_size_does_not_stay(tmp_path):
     inner = student()
     fixed = keras.Input(batch_shape=(4, 8, 8, 1))
-    export.saved_model(keras.Model(fixed, inner(fixed)), tmp_path / "student")
+    export.export_saved_model(keras.Model(fixed, inner(fixed)), tmp_path / "student")
     _, logits = serve(tmp_path / "student", images())
     expected = keras.ops.convert_to_numpy(inner(images(), training=False))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
@@ -120,11 +120,11 @@ def test_a_trained_batch_size_does_not_stay(tmp_path):
 def test_a_saved_model_that_is_there(tmp_path):
     path = tmp_path / "student"
     path.mkdir()
-    export.saved_model(student(), path)  # An empty folder is free.
-    with pytest.raises(FileExistsError, match=r"student' exists and is not empty.*overwrite=True"):
-        export.saved_model(student(), path)
+    export.export_saved_model(student(), path)  # An empty folder is free.
+    with pytest.raises(FileExistsError, match=r"must not exist, or be empty.*student'.*overwrite=True"):
+        export.export_saved_model(student(), path)
     second = student()
-    export.saved_model(second, path, overwrite=True)
+    export.export_saved_model(second, path, overwrite=True)
     _, logits = serve(path, images())
     expected = keras.ops.convert_to_numpy(second(images(), training=False))
     np.testing.assert_allclose(logits, expected, rtol=1e-5, atol=1e-5)
@@ -137,28 +137,28 @@ def test_only_a_saved_model_is_replaced(tmp_path):
     precious.mkdir()
     (precious / "chapter1.tex").write_text("...")
     for path in (precious, precious / "chapter1.tex"):
-        with pytest.raises(FileExistsError, match=r"holds no SavedModel.*Choose another path"):
-            export.saved_model(student(), path, overwrite=True)
+        with pytest.raises(FileExistsError, match=r"replaces only a SavedModel.*Choose another path"):
+            export.export_saved_model(student(), path, overwrite=True)
     assert (precious / "chapter1.tex").read_text() == "..."
 
 
 @pytest.mark.tensorflow
 def test_saved_model_replaces_what_is_left_of_a_damaged_one(tmp_path):
     path = tmp_path / "student"
-    export.saved_model(student(), path)
+    export.export_saved_model(student(), path)
     (path / "saved_model.pb").unlink()
     (path / "notes.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds no SavedModel"):
-        export.saved_model(student(), path, overwrite=True)
+    with pytest.raises(FileExistsError, match="replaces only a SavedModel"):
+        export.export_saved_model(student(), path, overwrite=True)
     (path / "notes.txt").unlink()
-    export.saved_model(student(), path, overwrite=True)
+    export.export_saved_model(student(), path, overwrite=True)
     assert (path / "saved_model.pb").is_file()
 
 
 @pytest.mark.tensorflow
 def test_a_failed_export_leaves_the_folder_before(tmp_path, monkeypatch):
     path, model = tmp_path / "student", student()
-    export.saved_model(model, path)
+    export.export_saved_model(model, path)
     before = {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
     def fail(self, target, **_):
@@ -167,7 +167,7 @@ def test_a_failed_export_leaves_the_folder_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr(type(keras.export.ExportArchive()), "write_out", fail)
     with pytest.raises(OSError, match="disk full"):
-        export.saved_model(model, path, overwrite=True)
+        export.export_saved_model(model, path, overwrite=True)
     assert {file: file.read_bytes() for file in path.rglob("*") if file.is_file()} == before
     assert names(tmp_path) == ["student"]
 
@@ -176,7 +176,7 @@ def test_without_tensorflow(tmp_path, monkeypatch):
     model = student()
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(ImportError, match=r"TensorFlow.*pip install tensorflow"):
-        export.saved_model(model, tmp_path / "student")
+        export.export_saved_model(model, tmp_path / "student")
     assert names(tmp_path) == []
 
 
@@ -186,13 +186,13 @@ def test_torch_needs_torch_xla(tmp_path, monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")
     monkeypatch.setitem(sys.modules, "torch_xla", None)
     with pytest.raises(ImportError, match=r"pip install torch_xla.*KERAS_BACKEND=tensorflow"):
-        export.saved_model(model, tmp_path / "student")
+        export.export_saved_model(model, tmp_path / "student")
 
 
 def test_a_keras_file_is_the_student(tmp_path):
     model, path = student(), tmp_path / "new" / "student.keras"
-    export.keras_file(model, path)
-    export.keras_file(model, str(path))
+    export.save_keras(model, path)
+    export.save_keras(model, str(path))
     loaded = keras.saving.load_model(path)
     assert all((a == b).all() for a, b in zip(arrays(model), arrays(loaded)))
     assert len(loaded.variables) == len(model.variables)
@@ -203,7 +203,7 @@ def test_a_keras_file_is_the_student(tmp_path):
 
 def test_a_failed_keras_file_leaves_the_one_before(tmp_path, monkeypatch):
     path = tmp_path / "student.keras"
-    export.keras_file(student(), path)
+    export.save_keras(student(), path)
     before = path.read_bytes()
 
     def fail(*_):
@@ -211,15 +211,15 @@ def test_a_failed_keras_file_leaves_the_one_before(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        export.keras_file(student(), path)
+        export.save_keras(student(), path)
     assert path.read_bytes() == before
     assert names(tmp_path) == ["student.keras"]
 
 
 WRITERS = {
-    "student.keras": export.keras_file,
-    "student.tflite": export.litert,
-    "student": export.saved_model,
+    "student.keras": export.save_keras,
+    "student.tflite": export.export_litert,
+    "student": export.export_saved_model,
     "student.weights.h5": lambda model, path: models.save_weights(model, path, "float32"),
 }
 
@@ -255,13 +255,13 @@ def test_exports_name_the_file_that_does_not_fit(tmp_path, writer):
 
 @pytest.mark.tensorflow
 def test_a_symbolic_link_is_replaced_and_not_followed(tmp_path):
-    export.saved_model(student(), tmp_path / "target")
+    export.export_saved_model(student(), tmp_path / "target")
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "dangling").symlink_to("missing")
     before = {file: file.read_bytes() for file in (tmp_path / "target").rglob("*") if file.is_file()}
-    with pytest.raises(FileExistsError, match="holds no SavedModel"):
-        export.saved_model(student(), tmp_path / "dangling", overwrite=True)
-    export.saved_model(student(), tmp_path / "link", overwrite=True)
+    with pytest.raises(FileExistsError, match="replaces only a SavedModel"):
+        export.export_saved_model(student(), tmp_path / "dangling", overwrite=True)
+    export.export_saved_model(student(), tmp_path / "link", overwrite=True)
     assert not (tmp_path / "link").is_symlink() and (tmp_path / "link" / "saved_model.pb").is_file()
     assert {file: file.read_bytes() for file in (tmp_path / "target").rglob("*") if file.is_file()} == before
 
@@ -274,21 +274,23 @@ class Wrapper(keras.Model):
         self.student = student
 
 
-@pytest.mark.parametrize("write", [export.saved_model, export.keras_file, export.litert, export.onnx])
+@pytest.mark.parametrize(
+    "write", [export.export_saved_model, export.save_keras, export.export_litert, export.export_onnx]
+)
 def test_refused_students(tmp_path, write):
     path = tmp_path / "student.keras"
-    with pytest.raises(ValueError, match=r"Received: a Wrapper around one. Pass `distiller.student`"):
+    with pytest.raises(ValueError, match=r"Received: a Wrapper. Pass `distiller.student`"):
         write(Wrapper(student()), path)
-    with pytest.raises(ValueError, match=r"Expected a `keras.Model`. Received: 'student'"):
+    with pytest.raises(ValueError, match=r"must be a `keras.Model`. Received: 'student'"):
         write("student", path)
-    with pytest.raises(ValueError, match=r"unbuilt is not built.*Call it"):
+    with pytest.raises(ValueError, match=r"must be built. Received: unbuilt.*Call it"):
         write(keras.Sequential([keras.layers.Dense(2)], name="unbuilt"), path)
     assert names(tmp_path) == []
 
 
 def test_a_keras_file_has_its_ending(tmp_path):
     with pytest.raises(ValueError, match=r"must end in '.keras'. Received: '.*student.h5'"):
-        export.keras_file(student(), tmp_path / "student.h5")
+        export.save_keras(student(), tmp_path / "student.h5")
 
 
 LITERT = """
@@ -346,7 +348,7 @@ def test_other_programs_compute_the_same(kind, precision, tmp_path):
 def test_what_other_formats_refuse(kind, tmp_path, monkeypatch):
     write = getattr(export, kind)
     if keras.backend.backend() != "tensorflow":
-        with pytest.raises(ValueError, match="files are written on the TensorFlow backend, and this is"):
+        with pytest.raises(ValueError, match="export requires the TensorFlow backend. Received: "):
             write(student(), tmp_path / "student.x")
         return
     if kind == "onnx":

@@ -95,8 +95,8 @@ def test_pixels_in_every_format(dtype, suffixes, tmp_path):
     """Evaluation batches are what the files make of uint8 images; of mixed precision each in its own arithmetic."""
     examples = bright_splits(3).test
     student, preprocessor = trained(sliced(dtype)), examples.preprocessor()
-    export.saved_model(student, tmp_path / "saved_model", preprocessor=preprocessor)
-    kinds = {"keras": export.keras_file, "tflite": export.litert, "onnx": export.onnx}
+    export.export_saved_model(student, tmp_path / "saved_model", preprocessor=preprocessor)
+    kinds = {"keras": export.save_keras, "tflite": export.export_litert, "onnx": export.export_onnx}
     suffixes = [suffix for suffix in suffixes if suffix != "onnx" or onnx_is_here()]
     for suffix in suffixes:
         kinds[suffix](student, tmp_path / f"raw.{suffix}", preprocessor=preprocessor)
@@ -139,9 +139,9 @@ def test_pairs_of_sentences(dtype, pairs, tmp_path):
         return keras_nlp_backbones.build(preset, layers=1, dtype=dtype)
 
     student = build(dtype)
-    export.saved_model(student, tmp_path / "saved_model", preprocessor=examples.preprocessor())
-    export.keras_file(student, tmp_path / "plain.keras")
-    export.litert(student, tmp_path / "plain.tflite")
+    export.export_saved_model(student, tmp_path / "saved_model", preprocessor=examples.preprocessor())
+    export.save_keras(student, tmp_path / "plain.keras")
+    export.export_litert(student, tmp_path / "plain.tflite")
     inputs = examples.inputs(np.arange(len(examples)))
     found = in_a_fresh_process(tmp_path, "keras_nlp", serve=inputs, serve_raw={"first": FIRSTS, "second": SECONDS})
     expected = outputs_of(student, inputs)
@@ -187,7 +187,7 @@ def test_pixels_in_a_saved_model_on_jax(tmp_path):
     tf = pytest.importorskip("tensorflow")
     examples = bright_splits(3).test
     student = trained(models.build("resnet8", classes=3, input_shape=(8, 8, 3)))
-    export.saved_model(student, tmp_path / "saved_model", preprocessor=examples.preprocessor())
+    export.export_saved_model(student, tmp_path / "saved_model", preprocessor=examples.preprocessor())
     served = tf.saved_model.load(str(tmp_path / "saved_model"))
     images = examples.inputs(slice(None))
     check(served.serve_raw(examples.images).numpy(), outputs_of(student, images))
@@ -196,12 +196,12 @@ def test_pixels_in_a_saved_model_on_jax(tmp_path):
 
 
 @pytest.mark.tensorflow
-@pytest.mark.parametrize("write", [export.keras_file, export.litert, export.onnx])
+@pytest.mark.parametrize("write", [export.save_keras, export.export_litert, export.export_onnx])
 def test_text_goes_into_a_saved_model_alone(write, pairs, tmp_path):
-    if write is export.onnx:
+    if write is export.export_onnx:
         pytest.importorskip("tf2onnx")
     preset, examples = pairs
-    with pytest.raises(ValueError, match=r"file takes no strings.*`export.saved_model`"):
+    with pytest.raises(ValueError, match=r"must not take strings.*`export.export_saved_model`"):
         write(
             keras_nlp_backbones.build(preset, layers=1),
             tmp_path / "student.keras",
@@ -221,18 +221,18 @@ def test_pairs_without_a_preprocessor(pairs):
             examples.preprocessor()
 
 
-@pytest.mark.parametrize("write", [export.saved_model, export.keras_file])
+@pytest.mark.parametrize("write", [export.export_saved_model, export.save_keras])
 def test_preprocessors_that_do_not_fit(write, tmp_path):
     student = models.build("resnet8", classes=3, input_shape=(8, 8, 1))
     path = tmp_path / "student.keras"
-    if write is export.saved_model and keras.backend.backend() == "torch":
-        with pytest.raises(ValueError, match="of one endpoint: leave `preprocessor` out"):
+    if write is export.export_saved_model and keras.backend.backend() == "torch":
+        with pytest.raises(ValueError, match="`preprocessor` must be None on the Torch backend"):
             write(student, path, preprocessor=bright_splits(3).test.preprocessor())
         return
-    with pytest.raises(ValueError, match=r"preprocessor gives \(None, 8, 8, 3\), and .* takes \(None, 8, 8, 1\)"):
+    with pytest.raises(ValueError, match=r"`preprocessor` must match .*\(None, 8, 8, 1\). Received: \(None, 8, 8, 3\)"):
         write(student, path, preprocessor=bright_splits(3).test.preprocessor())
     for wrong in (abs, keras.layers.Rescaling(1 / 255), keras.Sequential([keras.layers.Rescaling(1 / 255)])):
-        with pytest.raises(ValueError, match="sequential `keras.Model` with an Input as the preprocessor. Received"):
+        with pytest.raises(ValueError, match="sequential `keras.Model` with an Input. Received"):
             write(student, path, preprocessor=wrong)
     assert not list(tmp_path.iterdir())
 
@@ -241,7 +241,7 @@ def test_a_preprocessor_of_ones_own(tmp_path):
     """Any model that gives what the student takes, such as a `Sequential` of Keras's layers."""
     own = keras.Sequential([keras.Input((16, 16, 1), dtype="uint8"), keras.layers.Resizing(8, 8)])
     student = models.build("resnet8", classes=3, input_shape=(8, 8, 1))
-    export.keras_file(student, tmp_path / "student.keras", preprocessor=own)
+    export.save_keras(student, tmp_path / "student.keras", preprocessor=own)
     images = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 1)).astype("uint8")
     found = outputs_of(keras.saving.load_model(tmp_path / "student.keras"), images)
     check(found, outputs_of(student, outputs_of(own, images).astype("float32")))
@@ -270,7 +270,7 @@ def test_every_family_without_this_package(tmp_path):
     networks["keras_cv_nested"] = keras_cv_classifier([1, 1], nested=True)
     for name, network in networks.items():
         trained(network)
-        export.keras_file(network, tmp_path / f"{name}.keras")
+        export.save_keras(network, tmp_path / f"{name}.keras")
     images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype("float32")
     found = in_a_fresh_process(tmp_path, "keras_cv", serve=images)
     assert len(found) == len(networks)

@@ -15,17 +15,17 @@ class Regressor(keras.layers.Layer):
 
     Args:
         shape: `(batch, height, width, channels)` of the map that is wanted; the batch does not matter.
-        rectify: Whether it ends in a ReLU.
+        use_relu: Whether it ends in a ReLU.
         name: The layer's name.
 
     Raises:
         ValueError: When it is built on a map of which no such convolution gives the wanted one.
     """
 
-    def __init__(self, shape, *, rectify=True, name="regressor"):
+    def __init__(self, shape, *, use_relu=True, name="regressor"):
         super().__init__(name=name, dtype="float32")
         self.shape = tuple(shape)
-        self.rectify = bool(rectify)
+        self.use_relu = bool(use_relu)
 
     def build(self, input_shape):
         """Makes the layers."""
@@ -66,8 +66,8 @@ class Regressor(keras.layers.Layer):
     def call(self, maps):
         """The map as it is wanted: `(batch, height, width, channels)` to `(batch, *shape[1:])`."""
         maps = self.normalization(self.convolution(self.padding(maps)))
-        return keras.ops.relu(maps) if self.rectify else maps
+        return keras.ops.relu(maps) if self.use_relu else maps
 
     def get_config(self):
         """The constructor's arguments."""
-        return {"shape": self.shape, "rectify": self.rectify, "name": self.name}
+        return {"shape": self.shape, "use_relu": self.use_relu, "name": self.name}

@@ -158,9 +158,9 @@ def test_bad_bins(bins):
 @pytest.mark.parametrize(
     "labels, logits, message",
     [
-        ([0, 1], [[2.0, 0.0], [0.0, 1.5]], "best temperature is 0"),
-        ([0, 1], [[3.0, 3.0], [3.0, 3.0]], "best temperature is 0"),
-        ([1, 0], [[2.0, 0.0], [0.0, 1.5]], "best temperature is infinite"),
+        ([0, 1], [[2.0, 0.0], [0.0, 1.5]], "optimal temperature is 0"),
+        ([0, 1], [[3.0, 3.0], [3.0, 3.0]], "optimal temperature is 0"),
+        ([1, 0], [[2.0, 0.0], [0.0, 1.5]], "optimal temperature is infinite"),
     ],
 )
 def test_no_temperature_is_best(labels, logits, message):

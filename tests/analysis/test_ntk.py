@@ -144,7 +144,7 @@ def test_layers_without_a_rule_take_the_jacobian():
         model, x = network(*body), images(4)
         expected = empirical_ntk(model, x, method="jacobian")
         np.testing.assert_allclose(empirical_ntk(model, x), expected, atol=1e-5 * np.abs(expected).max())
-        with pytest.raises(ValueError, match="method='structured' has no rule for the weights"):
+        with pytest.raises(ValueError, match="method='structured' requires a rule for each weight"):
             empirical_ntk(model, x, method="structured")
 
 
@@ -162,7 +162,7 @@ def test_a_weight_that_is_used_in_another_place_too():
     model(tokens)
     expected = empirical_ntk(model, tokens, method="jacobian")
     np.testing.assert_allclose(empirical_ntk(model, tokens), expected, atol=1e-5 * expected.max())
-    with pytest.raises(ValueError, match="has no rule for the weights"):
+    with pytest.raises(ValueError, match="requires a rule for each weight"):
         empirical_ntk(model, tokens, method="structured")
 
 
@@ -219,24 +219,24 @@ def test_the_model_is_left_as_it_was():
 def test_bad_input(monkeypatch):
     model, x = network(layers.Conv2D(4, 3)), images()
     for arguments, message in (
-        (dict(outputs="all"), "outputs='all' is unknown. Expected one of"),
-        (dict(method="fast"), "method='fast' is unknown. Expected one of"),
+        (dict(outputs="all"), "`outputs` must be one of .* Received: outputs='all'"),
+        (dict(method="fast"), "`method` must be one of .* Received: method='fast'"),
     ):
         with pytest.raises(ValueError, match=message):
             empirical_ntk(model, x, **arguments)
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="infinite or NaN"):
         empirical_ntk(model, np.where(np.arange(6)[:, None, None, None] == 2, np.inf, x))
-    with pytest.raises(ValueError, match="of one length"):
+    with pytest.raises(ValueError, match="of the same length"):
         empirical_ntk(model, x[:0])
     sequences = keras.Sequential([keras.Input((4, 3)), layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"logits of shape \(batch, classes\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(batch, classes\)"):
         empirical_ntk(sequences, np.ones((3, 4, 3), "float32"))
     half = keras.Sequential([keras.Input((3,)), layers.Dense(2, dtype="mixed_float16")])
-    with pytest.raises(ValueError, match=r"computes in \['float16'\]"):
+    with pytest.raises(ValueError, match=r"must compute in float32.*Received: \['float16'\]"):
         empirical_ntk(half, np.ones((3, 3), "float32"))
     monkeypatch.setattr("os.sysconf", lambda name: 1000)  # A thousand pages of a thousand bytes.
-    with pytest.raises(MemoryError, match="Give at most 89 examples, or outputs='trace'"):
+    with pytest.raises(MemoryError, match="Pass at most 89 examples, or outputs='trace'"):
         empirical_ntk(model, images(300))
     model.trainable = False
-    with pytest.raises(ValueError, match="no trainable weights"):
+    with pytest.raises(ValueError, match="must have trainable weights"):
         empirical_ntk(model, x)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from keras_wsl.analysis.semantics import (
-    SENSES,
     SUPERCLASSES,
+    WORDNET_SYNSETS,
     superclass_similarity,
     superclasses,
     wordnet_similarity,
@@ -45,7 +45,7 @@ def test_twenty_superclasses_of_five():
     np.testing.assert_array_equal(np.bincount(superclasses(CLASSES)), np.full(20, 5))
     same = superclass_similarity(["oak_tree", "bus", "train", "pine_tree"])
     np.testing.assert_array_equal(same, [[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]])
-    with pytest.raises(ValueError, match="'dog' is no class of CIFAR-100, as 1 of 2 are not"):
+    with pytest.raises(ValueError, match="of CIFAR-100. Received: 'dog'; 1 of 2 are not"):
         superclasses(["bus", "dog"])
 
 
@@ -71,15 +71,15 @@ def test_similarity_in_wordnet():
     assert wordnet_similarity(["bus"])[0, 0] == 1
     # An oak is a tree, a pine a conifer, a gymnospermous tree and so a tree: four edges, and nouns are 19 deep.
     assert wordnet_similarity(names, "lch")[0, 1] == pytest.approx(-math.log(5 / 38))
-    with pytest.raises(ValueError, match="no noun 'wug'. Give its synset"):
+    with pytest.raises(ValueError, match="Received: 'wug'. Pass its synset"):
         wordnet_similarity(["bus", "wug"])
 
 
 def test_every_class_is_a_noun_that_is_a_thing():
     wordnet = _wordnet()
-    assert set(SENSES) <= set(CLASSES)
+    assert set(WORDNET_SYNSETS) <= set(CLASSES)
     for name in CLASSES:
-        synset = wordnet.synset(SENSES[name]) if name in SENSES else wordnet.synsets(name, "n")[0]
+        synset = wordnet.synset(WORDNET_SYNSETS[name]) if name in WORDNET_SYNSETS else wordnet.synsets(name, "n")[0]
         above = {parent.name() for path in synset.hypernym_paths() for parent in path}
         assert "physical_entity.n.01" in above, f"{name}: {synset.definition()}"
     groups, near = superclasses(CLASSES), wordnet_similarity(CLASSES)
@@ -88,7 +88,7 @@ def test_every_class_is_a_noun_that_is_a_thing():
 
 
 def test_what_is_missing_is_said(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="no measure 'path'. Expected 'wup' or 'lch'"):
+    with pytest.raises(ValueError, match="must be 'wup' or 'lch'. Received: measure='path'"):
         wordnet_similarity(["bus"], "path")
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.delitem(sys.modules, "nltk.corpus", raising=False)

@@ -46,7 +46,7 @@ TEACHERS = {
     "one_hot_centred": np.eye(3)[LABELS] - 1 / 3,
     "teacher_tau1_centred": analysis.targets(TEACHER),
     "teacher_tau4_centred": analysis.targets(TEACHER, temperature=4.0),
-    "teacher_logits_centred": analysis.targets(TEACHER, "logit_centred"),
+    "teacher_logits_centred": analysis.targets(TEACHER, "logit_centered"),
 }
 
 
@@ -113,7 +113,7 @@ def test_bound_golden():
         rtol=1e-10,
     )
     # A student that is half as sure as the teacher on one example, and wrong on another.
-    found = analysis.margin_bound(kernel, SOFT, [0.75, -0.125, -0.1, -0.5], margin=0.25)
+    found = analysis.margin_bound(kernel, SOFT, predictions=[0.75, -0.125, -0.1, -0.5], margin=0.25)
     assert found.margin_loss == pytest.approx((0 + 0.5 + 1 + 0) / 4)
 
 
@@ -146,8 +146,8 @@ def test_similarity_golden():
     case = GOLDEN["ntk_similarity"]
     student, teacher = np.asarray(GOLDEN["binary"]["K"]), np.asarray(case["K_teacher"])
     assert analysis.ntk_similarity(student, teacher) == pytest.approx(case["cosine"], rel=1e-10)
-    assert analysis.ntk_similarity(student, teacher, centred=True) == pytest.approx(case["centred_cosine"], rel=1e-10)
-    assert analysis.ntk_similarity(student, 5 * student, centred=True) == pytest.approx(1.0)
+    assert analysis.ntk_similarity(student, teacher, centered=True) == pytest.approx(case["centred_cosine"], rel=1e-10)
+    assert analysis.ntk_similarity(student, 5 * student, centered=True) == pytest.approx(1.0)
 
 
 def test_targets():
@@ -156,7 +156,7 @@ def test_targets():
     single = logits[:, 1:] - logits[:, :1]
     np.testing.assert_allclose(analysis.targets(single), [0.5, 0.0], atol=1e-12)
     np.testing.assert_allclose(analysis.targets(single, temperature=2.0), [math.tanh(math.log(3) / 4), 0.0], atol=1e-12)
-    np.testing.assert_allclose(analysis.targets(logits, "logit_centred", 2.0)[0], np.array([-1, 1]) * math.log(3) / 4)
+    np.testing.assert_allclose(analysis.targets(logits, "logit_centered", 2.0)[0], np.array([-1, 1]) * math.log(3) / 4)
     np.testing.assert_allclose(analysis.targets(logits, "raw", 2.0), logits / 2)
     np.testing.assert_array_equal(analysis.targets(logits, "pm1"), [1.0, -1.0])
     np.testing.assert_array_equal(analysis.targets(np.array([0, 1, 1]), "pm1"), [-1.0, 1.0, 1.0])
@@ -172,24 +172,27 @@ def test_of_keras_models_kernel():
 KERNEL = np.asarray(GOLDEN["binary"]["K"])
 BAD = {
     "no square": (lambda: analysis.supervision_complexity(KERNEL[:3], SIGNS), "must be a square matrix"),
-    "not symmetric": (lambda: analysis.supervision_complexity(np.triu(KERNEL), SIGNS), "not symmetric"),
+    "not symmetric": (lambda: analysis.supervision_complexity(np.triu(KERNEL), SIGNS), "must be symmetric"),
     "not positive": (lambda: analysis.supervision_complexity(np.diag([1.0, -1]), [1, 1]), "eigenvalue -1"),
-    "NaN kernel": (lambda: analysis.random_labels(KERNEL * np.nan), "16 of the kernel's 16 entries are NaN"),
+    "NaN kernel": (lambda: analysis.random_labels(KERNEL * np.nan), "Received: 16 of 16 are not"),
     "other length": (lambda: analysis.supervision_complexity(KERNEL, np.ones(3)), "Received: "),
-    "NaN targets": (lambda: analysis.supervision_complexity(KERNEL, [1, np.nan, 1, np.inf]), "2 of 4 targets"),
+    "NaN targets": (
+        lambda: analysis.supervision_complexity(KERNEL, [1, np.nan, 1, np.inf]),
+        "`targets` must be finite. Received: 2 of 4",
+    ),
     "ridge": (lambda: analysis.supervision_complexity(KERNEL, SIGNS, ridge=-1.0), "not negative. Received: ridge=-1.0"),
-    "kind": (lambda: analysis.targets(TEACHER, "log"), "kind='log' is unknown"),
+    "kind": (lambda: analysis.targets(TEACHER, "log"), "Received: kind='log'"),
     "temperature": (
         lambda: analysis.targets(TEACHER, temperature=0.0),
         "must be a positive number. Received: temperature=0",
     ),
-    "NaN logits": (lambda: analysis.targets([[1, np.nan]]), "1 of 2 logits are NaN or infinite"),
-    "signs of three": (lambda: analysis.targets(TEACHER, "pm1"), "is for two classes. Received logits of 3"),
-    "labels": (lambda: analysis.targets(np.array([0, 7]), "pm1"), "takes labels 0 and 1"),
+    "NaN logits": (lambda: analysis.targets([[1, np.nan]]), "`logits` must be finite. Received: 1 of 2"),
+    "signs of three": (lambda: analysis.targets(TEACHER, "pm1"), "must be of two classes .*Received: 3"),
+    "labels": (lambda: analysis.targets(np.array([0, 7]), "pm1"), "Labels must be 0 or 1"),
     "margin": (lambda: analysis.margin_bound(KERNEL, SOFT, margin=0.0), "positive number. Received: margin=0.0"),
     "other networks": (lambda: analysis.ntk_similarity(KERNEL, np.eye(3)), "of the same examples"),
-    "constant": (lambda: analysis.ntk_similarity(np.ones((2, 2)), np.eye(2), centred=True), "no cosine is defined"),
-    "full": (lambda: analysis.leave_one_out(np.eye(8), np.ones((4, 2))), "use outputs='trace' or 'sum'"),
+    "constant": (lambda: analysis.ntk_similarity(np.ones((2, 2)), np.eye(2), centered=True), "must be nonzero"),
+    "full": (lambda: analysis.leave_one_out(np.eye(8), np.ones((4, 2))), "with outputs='trace' or 'sum'"),
     "singular": (lambda: analysis.leave_one_out(np.ones((3, 3)), np.ones(3), ridge=0.0), "is singular with ridge=0.0"),
 }
 

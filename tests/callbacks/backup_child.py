@@ -16,7 +16,7 @@ import sys
 import keras
 import numpy as np
 
-from keras_wsl.callbacks import Backup
+from keras_wsl.callbacks import ExactBackupAndRestore
 
 STEPS, EVERY, EPOCHS = 7, 2, 4
 
@@ -83,13 +83,13 @@ def train(directory, *, epochs=EPOCHS, callbacks=(), patience=9, model=None, bac
         "val_loss", min_delta=0.001, patience=patience, mode="auto", restore_best_weights=True
     )
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.7, patience=1, min_delta=0.05)
-    settings = {"every": EVERY, "watch": [stopping, plateau], **settings}
-    backup = backup or Backup(directory, STEPS, **settings)
+    settings = {"save_freq": EVERY, "stateful_callbacks": [stopping, plateau], **settings}
+    backup = backup or ExactBackupAndRestore(directory, STEPS, **settings)
     model = model or build_model()
     model.fit(
-        batches(start=backup.position),
+        batches(start=backup.initial_position),
         validation_data=batch(10**6, 0),
-        initial_epoch=backup.position[0],
+        initial_epoch=backup.initial_position[0],
         steps_per_epoch=STEPS,
         epochs=epochs,
         verbose=0,
@@ -106,7 +106,7 @@ def train(directory, *, epochs=EPOCHS, callbacks=(), patience=9, model=None, bac
         "wait": stopping.wait,
         "best_weights": [hashlib.sha256(weight.tobytes()).hexdigest() for weight in stopping.best_weights],
         "plateau": [plateau.best, plateau.wait],
-        "position": backup.position,
+        "position": backup.initial_position,
         "finished": backup.finished,
     }
 

@@ -1,4 +1,4 @@
-"""Backup: a run that is killed and resumed ends in the bits of one that was not."""
+"""ExactBackupAndRestore: a run that is killed and resumed ends in the same bits as an uninterrupted run."""
 
 import contextlib
 import errno
@@ -24,8 +24,14 @@ import keras
 import numpy as np
 import pytest
 
-from keras_wsl.callbacks import Backup, NonFiniteLossError, PreemptedError, PreemptionHandler, backup_file
-from keras_wsl.callbacks.backup import differences
+from keras_wsl.callbacks import (
+    ExactBackupAndRestore,
+    NonFiniteLossError,
+    PreemptedError,
+    PreemptionHandler,
+    backup_file,
+)
+from keras_wsl.callbacks.backup_state import list_differences
 from tests.callbacks import backup_child
 from tests.callbacks.backup_child import EPOCHS, EVERY, STEPS, batch, batches, build_model, generate, train
 from tests.common import CHILD_SECONDS, largest_file
@@ -99,36 +105,36 @@ def test_a_run_resumed_by_fresh_objects_ends_in_the_same_bits(tmp_path, uninterr
 
 def test_a_run_interrupted_every_few_steps_ends_in_the_same_bits(tmp_path, uninterrupted):
     interrupt(tmp_path, 11)
-    assert Backup(tmp_path, STEPS).position == [1, 2]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 2]
     interrupt(tmp_path, 3)
-    assert Backup(tmp_path, STEPS).position == [1, 4]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 4]
     interrupt(tmp_path, 10)  # Through the end of a resumed epoch.
-    assert Backup(tmp_path, STEPS).position == [1 + 1, 6]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1 + 1, 6]
     assert train(tmp_path) == uninterrupted
 
 
 def test_without_every_an_epoch_begins_again(tmp_path, uninterrupted):
-    interrupt(tmp_path, 2 * STEPS + 5, every=None)
-    assert Backup(tmp_path, STEPS).position == [2, 0]
-    assert train(tmp_path, every=None) == uninterrupted
+    interrupt(tmp_path, 2 * STEPS + 5, save_freq=None)
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [2, 0]
+    assert train(tmp_path, save_freq=None) == uninterrupted
 
 
 def test_one_object_serves_several_fits(tmp_path, uninterrupted):
     stopping, plateau = keras.callbacks.EarlyStopping("loss"), keras.callbacks.ReduceLROnPlateau("loss")
-    backup = Backup(tmp_path, STEPS, every=EVERY, watch=[stopping, plateau])
+    backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=EVERY, stateful_callbacks=[stopping, plateau])
     model = build_model()
     for steps in (4, 12):
         with pytest.raises(Interrupted):
             model.fit(
-                batches(backup.position),
-                initial_epoch=backup.position[0],
+                batches(backup.initial_position),
+                initial_epoch=backup.initial_position[0],
                 steps_per_epoch=STEPS,
                 epochs=EPOCHS,
                 verbose=0,
                 shuffle=False,
                 callbacks=[backup, InterruptAfter(steps)],
             )
-    assert backup.position == [1, 6] and len(backup.history) == 1
+    assert backup.initial_position == [1, 6] and len(backup.history) == 1
 
 
 def test_a_schedule_that_moves_the_rate_at_each_epoch_is_applied_once(tmp_path):
@@ -143,7 +149,7 @@ def test_a_schedule_that_moves_the_rate_at_each_epoch_is_applied_once(tmp_path):
 
 def test_history_has_each_epoch_once_with_what_other_callbacks_add(tmp_path, uninterrupted):
     interrupt(tmp_path, 2 * STEPS + 3)
-    backup = Backup(tmp_path, STEPS)
+    backup = ExactBackupAndRestore(tmp_path, STEPS)
     assert [row["epoch"] for row in backup.history] == [0, 1]
     assert backup.history == uninterrupted["history"][:2]
     names = {"epoch", "loss", "accuracy", "val_loss", "val_accuracy", "learning_rate"}
@@ -166,7 +172,7 @@ def test_a_complete_run_trains_no_more_and_can_be_extended(tmp_path):
 def test_a_run_that_a_callback_stopped_does_not_train_on(tmp_path):
     stopped = train(tmp_path, epochs=50, patience=1)
     assert stopped["finished"] and len(stopped["history"]) < 50
-    assert Backup(tmp_path, STEPS).finished
+    assert ExactBackupAndRestore(tmp_path, STEPS).finished
     count = Count()
     assert train(tmp_path, epochs=50, patience=1, callbacks=[count]) == stopped
     assert (count.epochs, count.steps) == ([], 0)
@@ -189,11 +195,11 @@ def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = batch == 4
 
-    backup = Backup(tmp_path, STEPS, every=EVERY)
+    backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=EVERY)
     build_model().fit(
         batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup, StopInside()]
     )
-    assert backup.position == [0, 4] and not backup.finished
+    assert backup.initial_position == [0, 4] and not backup.finished
 
 
 class SignalAfter(InterruptAfter):
@@ -212,47 +218,47 @@ class SignalAfter(InterruptAfter):
 @pytest.mark.parametrize("steps", [1, STEPS + 3, 2 * STEPS])
 def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterrupted, steps):
     before = signal.getsignal(signal.SIGTERM)
-    with PreemptionHandler() as termination:
+    with PreemptionHandler() as handler:
         with pytest.raises(
             PreemptedError, match=f"SIGTERM was received in epoch {1 + steps // STEPS}. The state after"
         ):
-            train(tmp_path, callbacks=[SignalAfter(steps)], every=None, termination=termination)
+            train(tmp_path, callbacks=[SignalAfter(steps)], save_freq=None, preemption_handler=handler)
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
-    assert Backup(tmp_path, STEPS).position == list(divmod(steps, STEPS))
-    assert train(tmp_path, every=None) == uninterrupted
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == list(divmod(steps, STEPS))
+    assert train(tmp_path, save_freq=None) == uninterrupted
 
 
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
-def test_termination_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
+def test_handler_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
     with (
-        PreemptionHandler() as termination,
+        PreemptionHandler() as handler,
         pytest.raises(PreemptedError, match=f"{name} was received in epoch 1") as ended,
     ):
-        train(tmp_path, callbacks=[SignalAfter(3, signal.Signals[name])], every=None, termination=termination)
-    assert ended.value.status == status and Backup(tmp_path, STEPS).position == [0, 3]
+        train(tmp_path, callbacks=[SignalAfter(3, signal.Signals[name])], save_freq=None, preemption_handler=handler)
+    assert ended.value.status == status and ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 3]
 
 
-def test_termination_ends_at_once_at_the_second_sigint(tmp_path):
+def test_handler_ends_at_once_at_the_second_sigint(tmp_path):
     before = signal.getsignal(signal.SIGINT)
-    with PreemptionHandler() as termination:
+    with PreemptionHandler() as handler:
         signal.raise_signal(signal.SIGTERM)
         signal.raise_signal(signal.SIGTERM)  # As `jobs` sends it, until the process ends.
-    assert not termination.repeated
-    with PreemptionHandler() as termination, pytest.raises(KeyboardInterrupt):
+    assert not handler.repeated
+    with PreemptionHandler() as handler, pytest.raises(KeyboardInterrupt):
         signal.raise_signal(signal.SIGINT)
-        assert termination.asked and termination.name == "SIGINT"
+        assert handler.requested and handler.name == "SIGINT"
         signal.raise_signal(signal.SIGINT)
-    assert termination.repeated and signal.getsignal(signal.SIGINT) == before
+    assert handler.repeated and signal.getsignal(signal.SIGINT) == before
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_termination_leaves_an_ignored_signal_ignored(number):
+def test_handler_leaves_an_ignored_signal_ignored(number):
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        with PreemptionHandler() as termination:
+        with PreemptionHandler() as handler:
             signal.raise_signal(number)
-            assert not termination.asked
+            assert not handler.requested
         assert signal.getsignal(number) == signal.SIG_IGN
     finally:
         signal.signal(number, before)
@@ -262,16 +268,16 @@ IN_A_TERMINAL = """
 import fcntl, os, runpy, signal, sys, termios, time
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # Under nohup it is ignored.
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-with runpy.run_path(sys.argv[1])["PreemptionHandler"]() as termination:
+with runpy.run_path(sys.argv[1])["PreemptionHandler"]() as handler:
     os.write(1, b"ready")
-    while not termination.asked:
+    while not handler.requested:
         time.sleep(0.01)
     os.write(1, b"progress")
-sys.exit(0 if termination.name == "SIGHUP" else 2)
+sys.exit(0 if handler.name == "SIGHUP" else 2)
 """
 
 
-def test_termination_survives_the_end_of_the_terminal():
+def test_handler_survives_the_end_of_the_terminal():
     """A closed terminal fails every write, such as that of a progress bar before the next backup."""
     terminal, end = pty.openpty()
     command = [sys.executable, "-c", IN_A_TERMINAL, inspect.getfile(PreemptionHandler)]
@@ -283,9 +289,9 @@ def test_termination_survives_the_end_of_the_terminal():
 
 
 def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
-    with PreemptionHandler() as termination:
-        ended = train(tmp_path, callbacks=[SignalAfter(EPOCHS * STEPS)], termination=termination)
-    assert termination.asked and ended == uninterrupted
+    with PreemptionHandler() as handler:
+        ended = train(tmp_path, callbacks=[SignalAfter(EPOCHS * STEPS)], preemption_handler=handler)
+    assert handler.requested and ended == uninterrupted
 
 
 def test_another_thread_hears_no_signals(tmp_path):
@@ -293,8 +299,8 @@ def test_another_thread_hears_no_signals(tmp_path):
 
     def enter():
         try:
-            with PreemptionHandler() as termination:
-                assert signal.getsignal(signal.SIGTERM) == before and not termination.asked
+            with PreemptionHandler() as handler:
+                assert signal.getsignal(signal.SIGTERM) == before and not handler.requested
         except BaseException as error:
             errors.append(error)
 
@@ -306,7 +312,7 @@ def test_another_thread_hears_no_signals(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
 def test_flipped_bits_and_cuts_are_found(tmp_path):
-    backup = Backup(tmp_path, STEPS)
+    backup = ExactBackupAndRestore(tmp_path, STEPS)
     build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
     _, newer = backups(tmp_path)
     content = newer.read_bytes()
@@ -316,14 +322,14 @@ def test_flipped_bits_and_cuts_are_found(tmp_path):
         flipped = bytearray(content)
         flipped[place] ^= 1 << generator.randrange(8)
         newer.write_bytes(flipped)
-        assert Backup(tmp_path, STEPS).position == [0, 0], place
+        assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 0], place
     for size in [0, 1, 80, 84, 85, 86, *generator.sample(range(len(content)), 10), len(content) - 1]:
         newer.write_bytes(content[:size])
-        assert Backup(tmp_path, STEPS).position == [0, 0], size
+        assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 0], size
     newer.write_bytes(content + b"\0")
-    assert Backup(tmp_path, STEPS).position == [0, 0]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 0]
     newer.write_bytes(content)
-    assert Backup(tmp_path, STEPS).position == [1, 0]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 0]
 
 
 def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, uninterrupted):
@@ -332,8 +338,8 @@ def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, u
     assert [older.stem, newer.stem] == ["000001-00000002", "000001-00000004"]
     newer.write_bytes(newer.read_bytes()[:-1])
     with pytest.warns(UserWarning, match=rf"{newer.stem}.backup is damaged .*SHA-256"):
-        backup = Backup(tmp_path, STEPS)
-    assert backup.position == [1, 2]
+        backup = ExactBackupAndRestore(tmp_path, STEPS)
+    assert backup.initial_position == [1, 2]
     assert backups(tmp_path) == [older, newer]  # The constructor only reads.
     # A stop before the damaged name is written again: `older` is the only whole one and must stay.
     with pytest.warns(UserWarning, match="is damaged"):
@@ -342,7 +348,7 @@ def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, u
     with pytest.warns(UserWarning, match="is damaged"):
         interrupt(tmp_path, 3)
     assert backups(tmp_path) == [older, newer]
-    assert Backup(tmp_path, STEPS).position == [1, 4]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 4]
     assert train(tmp_path) == uninterrupted
 
 
@@ -360,7 +366,7 @@ def test_where_all_are_damaged_the_run_begins_anew_with_warnings(tmp_path, unint
 
 @pytest.mark.parametrize("keep", [1, 3])
 def test_keep(tmp_path, keep):
-    interrupt(tmp_path, 2 * STEPS, keep=keep)
+    interrupt(tmp_path, 2 * STEPS, max_to_keep=keep)
     assert [path.stem for path in backups(tmp_path)] == ["000001-00000002", "000001-00000004", "000001-00000006"][
         -keep:
     ]
@@ -376,45 +382,47 @@ def test_unfinished_writes_are_cleared(tmp_path):
 
 def test_another_identity_is_refused_in_the_constructor(tmp_path):
     identity = {"teacher": "abc", "flags": {"seed": 1, "num_views": (1, 2)}}
-    interrupt(tmp_path, 3, identity=identity)
+    interrupt(tmp_path, 3, run_fingerprint=identity)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
-    Backup(tmp_path, STEPS, identity=identity)
-    with pytest.raises(ValueError, match=r"another run. teacher: 'abc' in the backup, 'abd' now\. Use") as error:
-        Backup(tmp_path, STEPS, identity={**identity, "teacher": "abd"})
+    ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint=identity)
+    with pytest.raises(
+        ValueError, match=r"backup of another run. teacher: 'abc' in the backup, 'abd' now\. Use"
+    ) as error:
+        ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint={**identity, "teacher": "abd"})
     assert "flags" not in str(error.value)
     with pytest.raises(ValueError, match=r"flags: \{'seed': 1.* now; teacher: 'abc' in the backup, absent now"):
-        Backup(tmp_path, STEPS)
+        ExactBackupAndRestore(tmp_path, STEPS)
     with pytest.raises(ValueError, match=r"new: absent in the backup, 1 now"):
-        Backup(tmp_path, STEPS, identity={**identity, "new": 1})
+        ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint={**identity, "new": 1})
     with pytest.raises(ValueError, match=rf"steps_per_epoch: {STEPS} in the backup, 8 now"):
-        Backup(tmp_path, 8, identity=identity)
+        ExactBackupAndRestore(tmp_path, 8, run_fingerprint=identity)
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_backup_knows_the_default_of_a_newer_entry_of_the_identity(tmp_path):
-    interrupt(tmp_path, 3, identity={"seed": 1})
-    Backup(tmp_path, STEPS, identity={"seed": 1, "new": 0}, defaults={"new": 0, "unused": 2})
+    interrupt(tmp_path, 3, run_fingerprint={"seed": 1})
+    ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint={"seed": 1, "new": 0}, defaults={"new": 0, "unused": 2})
     with pytest.raises(ValueError, match="another run. new: 0 in the backup, 1 now"):
-        Backup(tmp_path, STEPS, identity={"seed": 1, "new": 1}, defaults={"new": 0})
+        ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint={"seed": 1, "new": 1}, defaults={"new": 0})
 
 
 def test_backup_warns_of_other_conditions_and_goes_on(tmp_path):
     interrupt(tmp_path, 3, conditions={"threads": 2})
     with warnings.catch_warnings(action="error"):
-        Backup(tmp_path, STEPS, conditions={"threads": 2})
+        ExactBackupAndRestore(tmp_path, STEPS, conditions={"threads": 2})
     with pytest.warns(UserWarning, match="threads: 2 in the backup, 1 now. The run may not end in the same bits"):
-        assert Backup(tmp_path, STEPS, conditions={"threads": 1}).position == [0, 2]
+        assert ExactBackupAndRestore(tmp_path, STEPS, conditions={"threads": 1}).initial_position == [0, 2]
 
 
 def test_backup_reads_regular_files_only(tmp_path):
     interrupt(tmp_path, 3)
     os.mkfifo(tmp_path / "000009-00000000.backup")
     (tmp_path / "000008-00000000.backup").mkdir()
-    assert Backup(tmp_path, STEPS).position == [0, 2]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 2]
 
 
 def test_the_constructor_makes_nothing(tmp_path):
-    Backup(tmp_path / "new" / "folder", STEPS)
+    ExactBackupAndRestore(tmp_path / "new" / "folder", STEPS)
     assert not list(tmp_path.iterdir())
 
 
@@ -452,8 +460,8 @@ def test_other_metrics_are_refused(tmp_path):
 
 def test_other_watched_callbacks_are_refused(tmp_path):
     interrupt(tmp_path, 3)
-    with pytest.raises(ValueError, match=r"watch=\[\] came, .* has \['EarlyStopping', 'ReduceLROnPlateau'\]"):
-        train(tmp_path, watch=[])
+    with pytest.raises(ValueError, match=r"\['EarlyStopping', 'ReduceLROnPlateau'\].*stateful_callbacks=\[\]"):
+        train(tmp_path, stateful_callbacks=[])
 
 
 def test_the_state_of_any_callback_comes_back_as_it_was(tmp_path):
@@ -471,9 +479,9 @@ def test_the_state_of_any_callback_comes_back_as_it_was(tmp_path):
         "flag": True,
         "arrays": [np.arange(3), {"a": (1, None)}],
     }
-    interrupt(tmp_path, 1, watch=[Holder(**values)])
+    interrupt(tmp_path, 1, stateful_callbacks=[Holder(**values)])
     holder = Holder(none=1)
-    interrupt(tmp_path, 1, watch=[holder])
+    interrupt(tmp_path, 1, stateful_callbacks=[holder])
     assert holder.function is len
     for name, value in values.items():
         assert type(getattr(holder, name)) is type(value)
@@ -484,7 +492,7 @@ def test_settings_of_keras_callbacks_stay_as_given(tmp_path):
     interrupt(tmp_path, STEPS + 1)
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=9, min_delta=0.001)
     plateau = keras.callbacks.ReduceLROnPlateau("loss")
-    backup = Backup(tmp_path, STEPS, every=EVERY, watch=[stopping, plateau])
+    backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=EVERY, stateful_callbacks=[stopping, plateau])
     with pytest.raises(Interrupted):
         train(tmp_path, backup=backup, callbacks=[InterruptAfter(1)])
     assert stopping.patience == 9 and stopping.min_delta == 0.001 and stopping.best is not None
@@ -493,7 +501,7 @@ def test_settings_of_keras_callbacks_stay_as_given(tmp_path):
 def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     count = Count()
-    with pytest.raises(ValueError, match=r"file.folder cannot be written to \(.*\)\. Pass a directory"):
+    with pytest.raises(ValueError, match=r"must be writable.*file.folder \(.*\)\. Pass another"):
         train(tmp_path / "file" / "folder", callbacks=[count])
     assert not count.steps
 
@@ -509,11 +517,11 @@ def test_a_read_only_directory_is_refused_before_training_but_can_be_read(tmp_pa
 
         monkeypatch.setattr(os, "replace", refuse)
     count = Count()
-    with pytest.raises(ValueError, match=r"cannot be written to \(.*Permission denied"):
+    with pytest.raises(ValueError, match=r"must be writable.*Permission denied"):
         train(tmp_path, callbacks=[count])
     tmp_path.chmod(0o755)
     assert not count.steps and not list(tmp_path.glob("*.writing"))
-    assert len(Backup(tmp_path, STEPS).history) == 1
+    assert len(ExactBackupAndRestore(tmp_path, STEPS).history) == 1
 
 
 def test_a_failed_write_leaves_the_backups_before_it(tmp_path, monkeypatch):
@@ -546,7 +554,7 @@ def test_a_backup_without_room_is_named_and_the_one_before_stays(tmp_path, unint
     assert error.value.errno == errno.EFBIG
     said = r"File too large: .*000001-00000004.backup does not fit; it takes [\d,]{6,} bytes, and [\d,]+ bytes are free"
     assert re.search(said, str(error.value))
-    assert Backup(tmp_path, STEPS).position == [1, 2] and not list(tmp_path.glob("*.writing"))
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 2] and not list(tmp_path.glob("*.writing"))
     assert train(tmp_path) == uninterrupted
 
 
@@ -557,15 +565,15 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
             bias.assign(np.array([0, np.nan, 0], "float32"))
 
     with pytest.raises(
-        NonFiniteLossError, match=r"1 trainable variables, first student/logits/bias, .*go on from \[0, 6\]"
+        NonFiniteLossError, match=r"1 trainable variables, first student/logits/bias, .*resume from \[0, 6\]"
     ) as error:
         train(tmp_path, callbacks=[Spoil()])
     assert error.value.terms == ["student/logits/bias"]
-    assert Backup(tmp_path, STEPS).position == [0, 6]
+    assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 6]
 
 
 def fit(directory, *, start=(0, 0), initial_epoch=0, steps=STEPS, data=None, model=None, **settings):
-    backup = Backup(directory, STEPS, **settings)
+    backup = ExactBackupAndRestore(directory, STEPS, **settings)
     (model or build_model()).fit(
         batches(start) if data is None else data,
         initial_epoch=initial_epoch,
@@ -578,10 +586,10 @@ def fit(directory, *, start=(0, 0), initial_epoch=0, steps=STEPS, data=None, mod
 
 
 def test_fit_with_another_beginning_or_length_is_refused(tmp_path):
-    interrupt(tmp_path, STEPS + 1, watch=[])
-    with pytest.raises(ValueError, match=r"fit begins with epoch 0, .* is at \[1, 0\].*initial_epoch=backup.position"):
+    interrupt(tmp_path, STEPS + 1, stateful_callbacks=[])
+    with pytest.raises(ValueError, match=r"initial_epoch=0, .* is at \[1, 0\].*initial_epoch=backup.initial_position"):
         fit(tmp_path)
-    with pytest.raises(ValueError, match=rf"fit takes steps_per_epoch=8, Backup has {STEPS}"):
+    with pytest.raises(ValueError, match=rf"steps_per_epoch.*8 in `fit`, {STEPS} in the callback"):
         fit(tmp_path, start=(1, 0), initial_epoch=1, steps=8)
 
 
@@ -591,16 +599,18 @@ def test_data_that_end_are_refused(tmp_path, length):
     if length < STEPS and keras.backend.backend() == "torch":
         pytest.skip("On Torch, Keras's fit itself fails with UnboundLocalError where a generator ends early.")
     data = (batch(0, step) for step in range(length))
-    with pytest.raises(ValueError, match=rf"ended after step {length % STEPS} of {STEPS}: the data ended. Endless"):
+    with pytest.raises(ValueError, match=rf"must be endless.*ended after step {length % STEPS} of {STEPS}"):
         fit(tmp_path, data=data)
 
 
-@pytest.mark.parametrize("settings", [{"every": 0}, {"keep": 0}, {"every": 1.5}, {"identity": {"a": object()}}])
+@pytest.mark.parametrize(
+    "settings", [{"save_freq": 0}, {"max_to_keep": 0}, {"save_freq": 1.5}, {"run_fingerprint": {"a": object()}}]
+)
 def test_arguments_out_of_range(tmp_path, settings):
-    with pytest.raises(ValueError, match=f"Backup: {next(iter(settings))}="):
-        Backup(tmp_path, STEPS, **settings)
-    with pytest.raises(ValueError, match="steps_per_epoch=0 came"):
-        Backup(tmp_path, 0)
+    with pytest.raises(ValueError, match=f"Received: {next(iter(settings))}="):
+        ExactBackupAndRestore(tmp_path, STEPS, **settings)
+    with pytest.raises(ValueError, match="Received: steps_per_epoch=0"):
+        ExactBackupAndRestore(tmp_path, 0)
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no steps_per_execution on Torch.")
@@ -611,12 +621,12 @@ def test_several_steps_in_one_execution(tmp_path):
         model.compile(model.optimizer, model.loss, metrics=["accuracy"], steps_per_execution=together)
         return model
 
-    def run(directory, *, every=4, steps=8, cut=()):
-        backup = Backup(directory, steps, every=every)
+    def run(directory, *, save_freq=4, steps=8, cut=()):
+        backup = ExactBackupAndRestore(directory, steps, save_freq=save_freq)
         model = build(2)
         model.fit(
-            (batch(9, i) for i in range(backup.position[0] * steps + backup.position[1], 10**6)),
-            initial_epoch=backup.position[0],
+            (batch(9, i) for i in range(backup.initial_position[0] * steps + backup.initial_position[1], 10**6)),
+            initial_epoch=backup.initial_position[0],
             steps_per_epoch=steps,
             epochs=3,
             verbose=0,
@@ -625,14 +635,14 @@ def test_several_steps_in_one_execution(tmp_path):
         )
         return [keras.ops.convert_to_numpy(v) for v in model.variables], backup.history
 
-    with pytest.raises(ValueError, match="every=3 came, a multiple of the model's steps_per_execution=2"):
-        run(tmp_path / "a", every=3)
-    with pytest.raises(ValueError, match="steps_per_epoch=7 came, a multiple of the model's steps_per_execution=2"):
+    with pytest.raises(ValueError, match="steps_per_execution=2. Received: save_freq=3"):
+        run(tmp_path / "a", save_freq=3)
+    with pytest.raises(ValueError, match="steps_per_execution=2. Received: steps_per_epoch=7"):
         run(tmp_path / "a", steps=7)
     expected = run(tmp_path / "whole")
     with pytest.raises(Interrupted):
         run(tmp_path / "cut", cut=[InterruptAfter(7)])
-    assert Backup(tmp_path / "cut", 8).position == [1, 4]
+    assert ExactBackupAndRestore(tmp_path / "cut", 8).initial_position == [1, 4]
     np.testing.assert_equal(run(tmp_path / "cut"), expected)
 
 
@@ -646,13 +656,13 @@ def test_a_tensorflow_dataset_and_metrics_that_the_first_step_makes(tmp_path):
         return tf.data.Dataset.from_generator(lambda: generate(start), output_signature=signature)
 
     def run(directory, cut=()):
-        backup = Backup(directory, STEPS, every=EVERY)
+        backup = ExactBackupAndRestore(directory, STEPS, save_freq=EVERY)
         keras.utils.set_random_seed(0)
         model = build_model()
         made = len(model.metrics_variables)
         model.fit(
-            data(tuple(backup.position)),
-            initial_epoch=backup.position[0],
+            data(tuple(backup.initial_position)),
+            initial_epoch=backup.initial_position[0],
             steps_per_epoch=STEPS,
             epochs=3,
             verbose=0,
@@ -679,7 +689,7 @@ def finish(child, expected):
 
 def kill_at(directory, random_generator, child, last):
     """SIGKILL at a random moment after this child's first backup; False where it was done before that."""
-    begun = Backup(directory, STEPS).position
+    begun = ExactBackupAndRestore(directory, STEPS).initial_position
     target = begun[0] * STEPS + begun[1] + random_generator.randrange(1, 2 * STEPS)
     while child.poll() is None:
         names = [path.stem.split("-") for path in backups(directory)]
@@ -785,10 +795,10 @@ def test_a_backup_of_other_content_is_damaged(one_backup, tmp_path, change):
     """Though its digest is right."""
     (older, newer) = backups(shutil.copytree(one_backup, tmp_path / "copy"))
     _forged(newer)
-    assert Backup(newer.parent, STEPS).position == [1, 0]
+    assert ExactBackupAndRestore(newer.parent, STEPS).initial_position == [1, 0]
     _forged(newer, change)
-    with pytest.warns(UserWarning, match="is damaged .it holds something else than a backup: .*") as warned:
-        assert Backup(newer.parent, STEPS).position == [0, 0]
+    with pytest.warns(UserWarning, match="is damaged .its content is not a backup: .*") as warned:
+        assert ExactBackupAndRestore(newer.parent, STEPS).initial_position == [0, 0]
     assert "\n" not in str(warned[0].message)
     assert older.exists()
 
@@ -797,7 +807,7 @@ def test_a_backup_of_other_content_is_damaged(one_backup, tmp_path, change):
 def one_backup(tmp_path_factory):
     """The folder of a run of an epoch, with two backups."""
     folder = tmp_path_factory.mktemp("one")
-    backup = Backup(folder, STEPS)
+    backup = ExactBackupAndRestore(folder, STEPS)
     build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
     return folder
 
@@ -812,8 +822,8 @@ def test_a_backup_takes_no_more_memory_than_its_file(one_backup, tmp_path):
     assert newer.stat().st_size < 2**20
     tracemalloc.start()
     try:
-        with pytest.warns(UserWarning, match="its parts are compressed"):
-            assert Backup(newer.parent, STEPS).position == [0, 0]
+        with pytest.warns(UserWarning, match="its members are compressed"):
+            assert ExactBackupAndRestore(newer.parent, STEPS).initial_position == [0, 0]
         assert tracemalloc.get_traced_memory()[1] < 2**24
     finally:
         tracemalloc.stop()
@@ -824,8 +834,8 @@ def test_what_is_no_file_is_no_backup(one_backup, tmp_path):
     os.mkfifo(folder / "000009-00000000.backup")
     (folder / "000008-00000000.backup").mkdir()
     (folder / "000007-00000000.backup").symlink_to("missing")
-    assert Backup(folder, STEPS).position == [1, 0]
+    assert ExactBackupAndRestore(folder, STEPS).initial_position == [1, 0]
 
 
 def test_differences_are_one_line_whatever_the_names():
-    assert differences({"a\nb": 1}, {}) == ["'a\\nb': 1 in the backup, absent now"]
+    assert list_differences({"a\nb": 1}, {}) == ["'a\\nb': 1 in the backup, absent now"]

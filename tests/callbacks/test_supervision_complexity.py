@@ -73,14 +73,14 @@ def test_it_changes_nothing_and_goes_on_after_a_resume(tmp_path):
 def test_every_second_epoch_of_a_plain_model(tmp_path):
     model = network("student")
     model.compile("sgd", hard_loss())
-    fit(model, callbacks.SupervisionComplexity(tmp_path, X[:8], {"labels": SIGNS}, every=2), epochs=4)
+    fit(model, callbacks.SupervisionComplexity(tmp_path, X[:8], {"labels": SIGNS}, every_epochs=2), epochs=4)
     assert [row["epoch"] for row in rows(tmp_path)] == ["0", "2", "4"]
 
 
 def test_bad_input(tmp_path):
     for arguments, message in (
-        (dict(targets={}), "needs targets by name"),
-        (dict(targets={"a": SIGNS}, every=0), "`every` must be an integer of at least 1. Received: 0"),
+        (dict(targets={}), "must be a dict of names to targets"),
+        (dict(targets={"a": SIGNS}, every_epochs=0), "`every_epochs` must be an integer of at least 1. Received: 0"),
         (dict(targets={"a": SIGNS}, outputs="full"), "outputs='full' is not a kernel of a row an example"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -304,7 +304,9 @@ def test_warm_up_is_for_a_distiller():
     x, y = examples(4)
     model = network("student")
     model.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
+    with pytest.raises(
+        ValueError, match="DistillationWarmup must be used with a Distiller. Received: student, a Sequential"
+    ):
         model.fit(x, y, verbose=0, callbacks=[DistillationWarmup(2)])
 
 

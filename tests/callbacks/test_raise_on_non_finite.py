@@ -1,11 +1,11 @@
-"""FiniteLoss: the first value that is not finite stops a run, by name."""
+"""RaiseOnNonFinite: the first value that is not finite stops a run, by name."""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup, NonFiniteLossError, RaiseOnNonFinite
+from keras_wsl.callbacks import ExactBackupAndRestore, NonFiniteLossError, RaiseOnNonFinite
 from tests.callbacks.backup_child import STEPS, arrays, batch, batches, build_model
 from tests.common import examples, hard_loss, network
 
@@ -47,7 +47,7 @@ def test_the_first_check_after_it_stops_the_run(every, epoch, step, expected):
     ) as error:
         fit(poisoned(epoch, step), RaiseOnNonFinite(every))
     assert (error.value.epoch, error.value.step, error.value.terms) == (epoch + 1, expected, ["loss"])
-    assert f"has made {epoch * STEPS + expected} updates" in str(error.value)
+    assert f"after {epoch * STEPS + expected} updates" in str(error.value)
     # Eight a step, from the check before.
     first = 1 + 8 * ((expected - 1) // every) * every
     assert error.value.examples == (first, 8 * expected)
@@ -92,14 +92,14 @@ def test_a_finite_run_is_left_alone():
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_the_last_good_backup_stays(tmp_path, order):
-    callbacks = [Backup(tmp_path, STEPS, every=2), RaiseOnNonFinite(2)]
+    callbacks = [ExactBackupAndRestore(tmp_path, STEPS, save_freq=2), RaiseOnNonFinite(2)]
     with pytest.raises(NonFiniteLossError, match="epoch 2, step 4 "):
         fit(poisoned(1, 2), *[callbacks[i] for i in order])
-    backup = Backup(tmp_path, STEPS, every=2)
-    assert backup.position == [1, 2]
+    backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=2)
+    assert backup.initial_position == [1, 2]
     model = build_model()
     model.fit(
-        batches(backup.position),
+        batches(backup.initial_position),
         initial_epoch=1,
         steps_per_epoch=STEPS,
         epochs=2,
@@ -181,5 +181,5 @@ def test_several_steps_in_one_execution():
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, None])
 def test_every_out_of_range(every):
-    with pytest.raises(ValueError, match=f"every={every} came, a positive integer"):
+    with pytest.raises(ValueError, match=f"positive integer. Received: every_steps={every}"):
         RaiseOnNonFinite(every)

@@ -1,4 +1,4 @@
-"""WarmUp: what it ramps up and what not, and that a resumed run is where it was."""
+"""DistillationWarmup: which losses it scales, and that a resumed run continues with the same scale."""
 
 import keras
 import numpy as np
@@ -6,7 +6,7 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup, DistillationWarmup
+from keras_wsl.callbacks import DistillationWarmup, ExactBackupAndRestore
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, Interrupted
 from tests.common import arrays, examples, hard_loss, network
@@ -136,11 +136,11 @@ def batches(start):
 
 def resumable(directory, cut=()):
     """What two equal runs share: the ramps are those of the epochs that this fit trained."""
-    backup, ramps = Backup(directory, STEPS, every=1), Ramps()
+    backup, ramps = ExactBackupAndRestore(directory, STEPS, save_freq=1), Ramps()
     distiller = made(0.05)
     distiller.fit(
-        batches(backup.position),
-        initial_epoch=backup.position[0],
+        batches(backup.initial_position),
+        initial_epoch=backup.initial_position[0],
         steps_per_epoch=STEPS,
         epochs=4,
         verbose=0,
@@ -174,5 +174,7 @@ def test_epochs_out_of_range(epochs):
 def test_other_models_are_refused():
     model = network("student")
     model.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
+    with pytest.raises(
+        ValueError, match="DistillationWarmup must be used with a Distiller. Received: student, a Sequential"
+    ):
         model.fit(*examples(8), verbose=0, callbacks=[DistillationWarmup()])
