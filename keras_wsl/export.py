@@ -46,8 +46,8 @@ def export_saved_model(student, path, *, preprocessor=None, overwrite=False):
     if preprocessor is not None and keras.backend.backend() == "torch":
         raise ValueError(
             "`preprocessor` must be None on the Torch backend, because Keras supports a single endpoint there. "
-            f"Received: a {type(preprocessor).__name__}. Or use `export.save_keras`, load the file with KERAS_BACKEND=tensorflow, "
-            "and export it there."
+            f"Received: a {type(preprocessor).__name__}. Or use `export.save_keras`, load the file with "
+            "KERAS_BACKEND=tensorflow, and export it there."
         )
     served = _cast_outputs_to_float32(student)
     combined = None if preprocessor is None else _with_preprocessor(preprocessor, served)
@@ -76,8 +76,8 @@ def save_keras(student, path, *, preprocessor=None):
     Args:
         student: A built `keras.Model`; for a distiller, pass `distiller.student`.
         path: Path that ends in `.keras`. Missing parents are created.
-        preprocessor: Same as for `export_saved_model`, but of no strings: what the file then takes in place of the
-        student's inputs.
+        preprocessor: Same as for `export_saved_model`, but without string inputs. The file then takes its inputs
+            instead of the student's.
 
     Raises:
         ValueError: If the path has another suffix, the student is a distiller or not built or does not match the
@@ -105,7 +105,7 @@ def export_litert(student, path, *, preprocessor=None):
     _check_student(student)
     _check_tensorflow("LiteRT")
     combined = _combine_without_strings(preprocessor, _convert_to_float32(student), "LiteRT")
-    _write_file(path, ".tflite", lambda file: combined.export(str(file), format="export_litert", verbose=False))
+    _write_file(path, ".tflite", lambda file: combined.export(str(file), format="litert", verbose=False))
 
 
 def export_onnx(student, path, *, preprocessor=None):
@@ -137,7 +137,7 @@ def export_onnx(student, path, *, preprocessor=None):
             lambda spec: keras.ops.zeros((1, *spec.shape[1:]), spec.dtype), _static_input_specs(combined)
         )
     )
-    _write_file(path, ".onnx", lambda file: combined.export(str(file), format="export_onnx", verbose=False))
+    _write_file(path, ".onnx", lambda file: combined.export(str(file), format="onnx", verbose=False))
 
 
 def _write_file(path, suffix, write):

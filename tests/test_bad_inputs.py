@@ -297,11 +297,11 @@ ROWS = {
     "labels are text": Row(
         lambda here: fit(np.array(["cat", "dog"] * 4)),
         "Received: <U3 such as .*cat",
-        "must be the classes' numbers, or distributions",
-        "Number the classes: np.unique",
+        "must be class indices or distributions",
+        "Convert them: np.unique",
     ),
     "labels are a list": Row(
-        lambda here: fit(list(Y)), "Received: a list of 8", "must be one array", "Give np.asarray"
+        lambda here: fit(list(Y)), "Received: a list of 8", "must be one array", "Pass np.asarray"
     ),
     "labels are halves": Row(
         lambda here: fit(Y + 0.5), "Received: .*.5 in row 0; 8 of 8", "must be whole numbers", "Correct the data"
@@ -331,7 +331,7 @@ ROWS = {
         "one probability for each of the 5 classes",
     ),
     "no labels": Row(
-        lambda here: fit(None), "Received: NoneType", "must bring labels: integers, distributions", "Give .inputs, lab"
+        lambda here: fit(None), "Received: NoneType", "must have labels: integers, distributions", "Pass .inputs, lab"
     ),
     "dict without labels": Row(
         lambda here: fit({"label": Y}),
@@ -340,13 +340,16 @@ ROWS = {
         "Give .inputs, labels",
     ),
     "no data": Row(
-        lambda here: fit(Y[:0], X[:0]), r"labels of shape \(0,\)", "Expected one label an example", "Give some data"
+        lambda here: fit(Y[:0], X[:0]),
+        r"labels of shape \(0,\)",
+        "Labels must be one per example",
+        "Pass at least one example",
     ),
     "validation without labels": Row(
         lambda here: Distiller(teacher(), student(), "kd").validate_labels((Y, Y), LOGITS),
         "Received: tuple",
-        "A batch must bring labels",
-        "Give .inputs, labels",
+        "A batch must have labels",
+        "Pass .inputs, labels",
     ),
     "inputs of another size": Row(
         lambda here: fit(x=X[:, :4]),
@@ -388,37 +391,37 @@ ROWS = {
         lambda here: fit(fitting={"sample_weight": np.ones((8, 5), "float32")}),
         r"Received shape: \(8, 5\)",
         "must be one number per example",
-        "Give shape",
+        "Pass shape",
     ),
     "sample_weight is a scalar": Row(
         lambda here: fit(fitting={"sample_weight": np.array(1.0)}),
         r"Received: array\(1\.\)",
         "`sample_weight` must be one number per example",
-        "Give shape",
+        "Pass shape",
     ),
     "sample_weight is negative": Row(
         lambda here: fit(fitting={"sample_weight": np.where(np.arange(8) == 3, -1.0, 1.0)}),
         "Received: -1.0 among 8",
-        "`sample_weight` must be finite numbers that are not negative",
-        "Give 0 to what is not to count",
+        "`sample_weight` must be finite, non-negative numbers",
+        "Use 0 for what must not count",
     ),
     "sample_weight is text": Row(
         lambda here: fit(fitting={"sample_weight": np.array(["a"] * 8)}),
         "Received: 'a' among 8",
         "`sample_weight` must be finite numbers",
-        "Give 0 to what is not to count",
+        "Use 0 for what must not count",
     ),
     "class_weight is a list": Row(
         lambda here: fit(fitting={"class_weight": [1.0] * 5}),
         "Received: list",
         "`class_weight` must be a dict of classes to numbers",
-        r"Give such as \{0: 1.0",
+        r"Pass, for example, \{0: 1.0",
     ),
     "class_weight is not a number": Row(
         lambda here: fit(fitting={"class_weight": {0: 1.0, 1: float("nan")}}),
         "Received: nan among 2",
-        "`class_weight` must be finite numbers",
-        "Give 0 to what is not to count",
+        "`class_weight` must be finite, non-negative numbers",
+        "Use 0 for what must not count",
     ),
     # Data sets and their batches.
     "batches of an array": Row(
@@ -693,11 +696,11 @@ ROWS = {
         lambda here: optimizers.LinearWarmupDecay(0.1, warmup_steps=10, steps=10),
         "Received: 10",
         r"`warmup_steps` must be in \[0, 10\)",
-        "Warm up for less",
+        "Pass a smaller number",
     ),
     # Devices.
     "strategy is misspelt": Row(
-        lambda here: distribution.scope("miror"), "no strategy 'miror'", "Expected one of", "'none', 'mirrored'"
+        lambda here: distribution.scope("miror"), "Received: 'miror'", "strategy must be one of", "'none', 'mirrored'"
     ),
     "worker is not in its cluster": Row(
         lambda here: with_config('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}'),

@@ -39,7 +39,7 @@ def fit(distiller, epochs=1):
 
 
 def memories(crd):
-    return [np.array(ops.convert_to_numpy(bank.rows)) for bank in (crd.student_memory, crd.teacher_memory)]
+    return [np.array(ops.convert_to_numpy(bank.features)) for bank in (crd.student_memory, crd.teacher_memory)]
 
 
 def test_negatives_are_of_other_classes_and_never_twice():

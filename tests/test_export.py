@@ -330,8 +330,8 @@ def test_other_programs_compute_the_same(kind, precision, tmp_path):
     network = student(dtype=precision)
     before = arrays(network)
     path = tmp_path / "folder" / ("student.tflite" if kind == "litert" else "student.onnx")
-    getattr(export, kind)(network, path)
-    getattr(export, kind)(network, path)  # And again, in its place.
+    getattr(export, f"export_{kind}")(network, path)
+    getattr(export, f"export_{kind}")(network, path)  # And again, in its place.
     assert [there.name for there in path.parent.iterdir()] == [path.name]
     for one, other in zip(before, arrays(network), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -346,7 +346,7 @@ def test_other_programs_compute_the_same(kind, precision, tmp_path):
 
 @pytest.mark.parametrize("kind", ["litert", "onnx"])
 def test_what_other_formats_refuse(kind, tmp_path, monkeypatch):
-    write = getattr(export, kind)
+    write = getattr(export, f"export_{kind}")
     if keras.backend.backend() != "tensorflow":
         with pytest.raises(ValueError, match="export requires the TensorFlow backend. Received: "):
             write(student(), tmp_path / "student.x")

@@ -112,7 +112,7 @@ def test_pixels_in_every_format(dtype, suffixes, tmp_path):
 def test_a_nested_student_computes_in_float32():
     """What LiteRT and ONNX files are made of: every layer of it, at any depth."""
     student = trained(sliced("mixed_bfloat16"))
-    whole = export._computing_in_float32(student)
+    whole = export._convert_to_float32(student)
     images = np.random.default_rng(0).normal(size=(3, 8, 8, 3)).astype("float32")
     assert {layer.compute_dtype for layer in whole._flatten_layers()} == {"float32"}
     check(outputs_of(whole, images), outputs_of(in_float32(sliced, student), images))

@@ -74,7 +74,7 @@ def test_strategy_leaves_sigterm_to_python(results):
 
 def test_workers_that_disagree_are_refused(results):
     for result in results[1]:
-        assert "have different places: [[0], [1]]" in result["disagreement"]
+        assert "must have the same places. Received: [[0], [1]]" in result["disagreement"]
 
 
 @pytest.mark.parametrize(

@@ -182,19 +182,19 @@ MAP, VECTOR, STATES = (None, 8, 8, 4), (None, 4), (None, 6, 4)
             lambda: losses.FitNet(layers=["a"]),
             {"a": MAP},
             {"a": (None, 20, 20, 4)},
-            r"A regressor cannot bring a map of \(8, 8\) to \(20, 20\): it halves, doubles .*Choose layers",
+            r"must halve, double .*a map of \(8, 8\) for the shape \(20, 20\)\. Choose layers",
         ),
         (
             lambda: losses.AB(layers=["a"]),
             {"a": MAP},
             {"a": (None, 4, 8, 4)},
-            r"A regressor cannot bring a map of \(8, 8\) to \(4, 8\)",
+            r"a map of \(8, 8\) for the shape \(4, 8\)",
         ),
         (
             lambda: losses.FitNet(layers=["a"]),
             {"a": (None, None, None, 4)},
             {"a": MAP},
-            r"A regressor cannot bring a map of \(None, None\) to \(8, 8\)",
+            r"a map of \(None, None\) for the shape \(8, 8\)",
         ),
         (
             lambda: losses.Overhaul(layers=["a"]),
