@@ -1,6 +1,6 @@
-"""What a careless user gives to the library: one row an input, each with its own error.
+"""Invalid arguments of the whole library: one row per input, each with its own error.
 
-An error says what came, what was expected and what to do: the three patterns of a row, in whatever order. Inputs whose
+An error has the received value, the expectation and the remedy: the three patterns of a row, in any order. Inputs whose
 errors are tested where they belong, such as those of the losses in `losses/test_misuse.py`, are not repeated here.
 """
 
@@ -31,14 +31,14 @@ from tests.common import bright_splits, examples, hard_loss, image_network, netw
 
 
 class Row(NamedTuple):
-    """`do` is a function of a folder of files with which something is wrong, and has to raise `error`."""
+    """`do` takes a directory of files and must raise `error` with a message that matches the three patterns."""
 
     do: Any
-    came: str
+    received: str
     expected: str
-    advice: str
+    remedy: str
     error: type = ValueError
-    tensorflow: bool = False  # Whether it is of TensorFlow alone.
+    tensorflow: bool = False  # Whether it requires TensorFlow.
 
 
 X, Y = examples(8)
@@ -55,41 +55,41 @@ unbuilt = functools.cache(lambda: keras.Sequential([keras.layers.Dense(5)], name
 
 
 def fit(y=Y, x=X, loss="kd", compiled=None, optimizer="sgd", eagerly=True, fitting=None, **settings):
-    """One epoch of a Distiller with something wrong."""
+    """Fit a Distiller for one epoch with an invalid argument."""
     distiller = Distiller(teacher(), student(), loss, **settings)
     distiller.compile(optimizer, compiled or hard_loss(), run_eagerly=eagerly)
     distiller.fit(x, y, verbose=0, **(fitting or {}))
 
 
-def watched(callback):
-    """The same with a callback; it is asked before the first step."""
+def fit_with_callback(callback):
+    """Fit with a callback that checks its arguments before the first step."""
     fit(fitting={"callbacks": [callback], "epochs": 1})
 
 
 def batches(part=None, **settings):
-    """Batches that are asked for, and not read."""
+    """Create batches without reading them."""
     return data.train_batches(splits().train if part is None else part, **{"seed": 0, "batch_size": 4, **settings})
 
 
 def pixels(**changes):
-    """A data set with something wrong."""
+    """Create a data set with an invalid argument."""
     fields = {"images": PIXELS, "labels": np.zeros(4, int), "classes": CLASSES, "mean": HALF, "std": FIFTH}
     return data.ImageArrays(**{**fields, **changes})
 
 
 def build(**settings):
-    """A small network with something wrong."""
+    """Build a small network with an invalid argument."""
     return models.build(**{"name": "resnet8", "classes": 3, "input_shape": (8, 8, 3), **settings})
 
 
 def write(here, **settings):
-    """Soft labels with something wrong."""
+    """Write soft labels with an invalid argument."""
     given = {"teacher": images(), "examples": splits().train, "folder": here / "new", "verbose": 0, **settings}
     return soft_labels.write(given.pop("teacher"), given.pop("examples"), given.pop("folder"), **given)
 
 
 def npz(here, **changes):
-    """A file whose arrays are others."""
+    """Load a file with changed arrays."""
     with np.load(here / "images.npz") as arrays:
         fields = {**arrays, **changes}
     np.savez(here / "changed.npz", **{name: array for name, array in fields.items() if array is not None})
@@ -97,7 +97,7 @@ def npz(here, **changes):
 
 
 def with_config(text):
-    """What a worker reads from its environment."""
+    """Create the strategy of a worker with this `TF_CONFIG`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_CONFIG", text)
         distribution.strategy("multi_worker")
@@ -113,9 +113,9 @@ class Nothing(losses.DistillationLoss):
         pass
 
 
-def probed(probe, **settings):
-    """The callback that judges a probe."""
-    return lambda here: watched(callbacks.RegularizationSamples(here / "log", probe, **settings))
+def fit_with_clean_data(clean_data, **settings):
+    """Return a function that fits with RegularizationSamples and invalid clean data."""
+    return lambda here: fit_with_callback(callbacks.RegularizationSamples(here / "log", clean_data, **settings))
 
 
 ROWS = {
@@ -601,20 +601,28 @@ ROWS = {
         "Pass at least 1",
     ),
     "backups in a file": Row(
-        lambda here: watched(callbacks.ExactBackupAndRestore(here / "file", 1)),
+        lambda here: fit_with_callback(callbacks.ExactBackupAndRestore(here / "file", 1)),
         "Received: .*file ",
         "backup directory must be writable",
         "Pass another directory",
     ),
-    "probe has no labels": Row(
-        lambda here: probed(X)(here), "Received: ndarray", r"must be \(inputs, labels\)", "Pass both in a tuple"
+    "clean data without labels": Row(
+        lambda here: fit_with_clean_data(X)(here),
+        "Received: ndarray",
+        r"must be \(inputs, labels\)",
+        "Pass both in a tuple",
     ),
-    "probe is empty": Row(probed((X[:0], Y[:0])), "Received: no batch", "at least one batch", "or clean_data=None"),
-    "probe is judged at temperature -1": Row(
-        probed((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"
+    "clean data are empty": Row(
+        fit_with_clean_data((X[:0], Y[:0])), "Received: no batch", "at least one batch", "or clean_data=None"
     ),
-    "probe in batches of 0": Row(
-        probed((X, Y), batch_size=0), "Received: 0", "`batch_size` must be an integer of at least 1", "Give 1"
+    "clean data at temperature -1": Row(
+        fit_with_clean_data((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"
+    ),
+    "clean data in batches of 0": Row(
+        fit_with_clean_data((X, Y), batch_size=0),
+        "Received: 0",
+        "`batch_size` must be an integer of at least 1",
+        "Give 1",
     ),
     "log below a file": Row(
         lambda here: callbacks.RegularizationSamples(here / "fifth file" / "log"),
@@ -630,7 +638,7 @@ ROWS = {
         "Give 1",
     ),
     "checkpoints in a file": Row(
-        lambda here: watched(callbacks.PeriodicCheckpoint(here / "other file")),
+        lambda here: fit_with_callback(callbacks.PeriodicCheckpoint(here / "other file")),
         "other file is a file",
         "a folder was expected there",
         "Choose another path",
@@ -808,8 +816,8 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
-    """A function of a row's name: the error that it raises, once for all tests."""
+def raised(tmp_path_factory):
+    """Return a function that returns the error of a row, which is raised once for all tests."""
     here = tmp_path_factory.mktemp("bad")
     for name in ("file", "other file", "third file", "fourth file", "fifth file"):
         (here / name).write_text("text")
@@ -833,33 +841,33 @@ NAMES = [pytest.param(name, marks=pytest.mark.tensorflow if row.tensorflow else 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_error_says_what_came_what_was_expected_and_what_to_do(name, said):
-    _, message, _ = said(name)
-    for part in ("came", "expected", "advice"):
+def test_error_has_received_value_expectation_and_remedy(name, raised):
+    _, message, _ = raised(name)
+    for part in ("received", "expected", "remedy"):
         assert re.search(getattr(ROWS[name], part), message), f"{part}: {message}"
     assert "\n" not in message and "\x1b" not in message and len(message) < 600
     assert not re.search(r"Traceback|_wrapped__|KerasTensor|Tensor\(", message)
 
 
-def test_each_has_its_own_error(said):
+def test_errors_are_distinct(raised):
     kinds = {}
     for name, row in ROWS.items():
         if row.tensorflow and keras.backend.backend() != "tensorflow":
             continue
-        kind, message, here = said(name)
+        kind, message, here = raised(name)
         kinds.setdefault((kind, message.replace(str(here), "")), []).append(name)
     assert [names for names in kinds.values() if len(names) > 1] == []
     assert len(ROWS) >= 80
 
 
 @pytest.mark.parametrize("number", [np.float32(4), np.int64(4), np.float64(4)])
-def test_numbers_of_numpy_are_numbers(number):
-    """`for temperature in np.arange(1, 5)`."""
+def test_numpy_numbers_are_accepted(number):
+    """NumPy numbers are valid, as in `for temperature in np.arange(1, 5)`."""
     assert losses.KD(temperature=number, weight=number).temperature == 4.0
 
 
-def test_padding_of_float_labels_is_no_error():
-    """Of sequences, in which no label is broken, -1 may stand where there is none."""
+def test_check_arrays_accepts_padding_of_float_labels():
+    """Labels of sequences may be -1 at padding positions, if all are integers."""
     from keras_wsl.validation import check_arrays
 
     check_arrays(np.array([[0.0, -1.0], [2.0, 1.0]]))

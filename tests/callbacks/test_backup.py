@@ -49,7 +49,7 @@ def _deterministic():
 
 @pytest.fixture(autouse=True)
 def _quick_disk(monkeypatch):
-    """Only a power cut needs fsync, which takes seconds where others write; the children call it."""
+    """Disable fsync, which matters only for a power failure and can take seconds. The child processes call it."""
     monkeypatch.setattr(os, "fsync", lambda descriptor: None)
 
 
@@ -63,7 +63,7 @@ class Interrupted(Exception):
 
 
 class InterruptAfter(keras.callbacks.Callback):
-    """Raises when this process has trained so many steps."""
+    """Raise after this process has trained `steps` steps."""
 
     def __init__(self, steps):
         super().__init__()
@@ -96,14 +96,14 @@ def backups(directory):
     return sorted(directory.glob("*.backup"))
 
 
-# In the first epoch before and after a backup, at and around the ends of epochs, late.
+# In the first epoch before and after a backup, at and near the ends of epochs, and late.
 @pytest.mark.parametrize("steps", [1, EVERY + 1, STEPS, 3 * STEPS + 4, EPOCHS * STEPS])
-def test_a_run_resumed_by_fresh_objects_ends_in_the_same_bits(tmp_path, uninterrupted, steps):
+def test_backup_resume_is_bitwise_equal(tmp_path, uninterrupted, steps):
     interrupt(tmp_path, steps)
     assert train(tmp_path) == uninterrupted
 
 
-def test_a_run_interrupted_every_few_steps_ends_in_the_same_bits(tmp_path, uninterrupted):
+def test_backup_repeated_resume_is_bitwise_equal(tmp_path, uninterrupted):
     interrupt(tmp_path, 11)
     assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 2]
     interrupt(tmp_path, 3)
@@ -113,13 +113,13 @@ def test_a_run_interrupted_every_few_steps_ends_in_the_same_bits(tmp_path, unint
     assert train(tmp_path) == uninterrupted
 
 
-def test_without_every_an_epoch_begins_again(tmp_path, uninterrupted):
+def test_backup_without_save_freq_restarts_epoch(tmp_path, uninterrupted):
     interrupt(tmp_path, 2 * STEPS + 5, save_freq=None)
     assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [2, 0]
     assert train(tmp_path, save_freq=None) == uninterrupted
 
 
-def test_one_object_serves_several_fits(tmp_path, uninterrupted):
+def test_backup_object_works_for_several_fits(tmp_path, uninterrupted):
     stopping, plateau = keras.callbacks.EarlyStopping("loss"), keras.callbacks.ReduceLROnPlateau("loss")
     backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=EVERY, stateful_callbacks=[stopping, plateau])
     model = build_model()
@@ -137,7 +137,7 @@ def test_one_object_serves_several_fits(tmp_path, uninterrupted):
     assert backup.initial_position == [1, 6] and len(backup.history) == 1
 
 
-def test_a_schedule_that_moves_the_rate_at_each_epoch_is_applied_once(tmp_path):
+def test_backup_applies_learning_rate_schedule_once(tmp_path):
     def decayed():
         return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
 
@@ -147,7 +147,7 @@ def test_a_schedule_that_moves_the_rate_at_each_epoch_is_applied_once(tmp_path):
     assert train(tmp_path / "cut", callbacks=[decayed()], epochs=3) == expected
 
 
-def test_history_has_each_epoch_once_with_what_other_callbacks_add(tmp_path, uninterrupted):
+def test_backup_history_has_all_logs_once_per_epoch(tmp_path, uninterrupted):
     interrupt(tmp_path, 2 * STEPS + 3)
     backup = ExactBackupAndRestore(tmp_path, STEPS)
     assert [row["epoch"] for row in backup.history] == [0, 1]
@@ -158,7 +158,7 @@ def test_history_has_each_epoch_once_with_what_other_callbacks_add(tmp_path, uni
     assert [row["epoch"] for row in uninterrupted["history"]] == list(range(EPOCHS))
 
 
-def test_a_complete_run_trains_no_more_and_can_be_extended(tmp_path):
+def test_backup_of_complete_run_can_be_extended(tmp_path):
     whole = train(tmp_path / "whole", epochs=4)
     part = train(tmp_path / "part", epochs=2)
     assert part["position"] == [2, 0] and not part["finished"]
@@ -169,7 +169,7 @@ def test_a_complete_run_trains_no_more_and_can_be_extended(tmp_path):
     assert count.epochs == [2, 3]
 
 
-def test_a_run_that_a_callback_stopped_does_not_train_on(tmp_path):
+def test_backup_does_not_resume_a_stopped_run(tmp_path):
     stopped = train(tmp_path, epochs=50, patience=1)
     assert stopped["finished"] and len(stopped["history"]) < 50
     assert ExactBackupAndRestore(tmp_path, STEPS).finished
@@ -178,7 +178,7 @@ def test_a_run_that_a_callback_stopped_does_not_train_on(tmp_path):
     assert (count.epochs, count.steps) == ([], 0)
 
 
-def test_a_stop_in_the_last_step_of_a_resumed_epoch_is_a_stop(tmp_path):
+def test_backup_keeps_stop_in_last_step_of_resumed_epoch(tmp_path):
     class StopAtEpochEnd(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             if int(keras.ops.convert_to_numpy(self.model.optimizer.iterations)) == 2 * STEPS:
@@ -190,7 +190,7 @@ def test_a_stop_in_the_last_step_of_a_resumed_epoch_is_a_stop(tmp_path):
     assert train(tmp_path / "cut", callbacks=[StopAtEpochEnd()]) == expected
 
 
-def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
+def test_backup_treats_stop_inside_epoch_as_interruption(tmp_path, uninterrupted):
     class StopInside(keras.callbacks.Callback):
         def on_train_batch_end(self, batch, logs=None):
             self.model.stop_training = batch == 4
@@ -203,7 +203,7 @@ def test_a_stop_inside_an_epoch_is_an_interruption(tmp_path, uninterrupted):
 
 
 class SignalAfter(InterruptAfter):
-    """Send a signal when this process has trained `steps` steps."""
+    """Send a signal after this process has trained `steps` steps."""
 
     def __init__(self, steps, number=signal.SIGTERM):
         super().__init__(steps)
@@ -216,7 +216,7 @@ class SignalAfter(InterruptAfter):
 
 
 @pytest.mark.parametrize("steps", [1, STEPS + 3, 2 * STEPS])
-def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterrupted, steps):
+def test_backup_saves_before_next_step_after_sigterm(tmp_path, uninterrupted, steps):
     before = signal.getsignal(signal.SIGTERM)
     with PreemptionHandler() as handler:
         with pytest.raises(
@@ -230,7 +230,7 @@ def test_sigterm_saves_before_the_next_step_and_ends_the_run(tmp_path, uninterru
 
 
 @pytest.mark.parametrize("name, status", [("SIGINT", 130), ("SIGHUP", 129), ("SIGTERM", 143)])
-def test_handler_saves_for_each_signal_and_gives_its_status(tmp_path, name, status):
+def test_preemption_handler_saves_for_each_signal(tmp_path, name, status):
     with (
         PreemptionHandler() as handler,
         pytest.raises(PreemptedError, match=f"{name} was received in epoch 1") as ended,
@@ -239,7 +239,7 @@ def test_handler_saves_for_each_signal_and_gives_its_status(tmp_path, name, stat
     assert ended.value.status == status and ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 3]
 
 
-def test_handler_ends_at_once_at_the_second_sigint(tmp_path):
+def test_preemption_handler_raises_at_second_sigint(tmp_path):
     before = signal.getsignal(signal.SIGINT)
     with PreemptionHandler() as handler:
         signal.raise_signal(signal.SIGTERM)
@@ -253,7 +253,7 @@ def test_handler_ends_at_once_at_the_second_sigint(tmp_path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_handler_leaves_an_ignored_signal_ignored(number):
+def test_preemption_handler_keeps_ignored_signals_ignored(number):
     before = signal.signal(number, signal.SIG_IGN)
     try:
         with PreemptionHandler() as handler:
@@ -277,8 +277,8 @@ sys.exit(0 if handler.name == "SIGHUP" else 2)
 """
 
 
-def test_handler_survives_the_end_of_the_terminal():
-    """A closed terminal fails every write, such as that of a progress bar before the next backup."""
+def test_preemption_handler_survives_closed_terminal():
+    """If the terminal is closed, all writes fail, such as that of a progress bar before the next backup."""
     terminal, end = pty.openpty()
     command = [sys.executable, "-c", IN_A_TERMINAL, inspect.getfile(PreemptionHandler)]
     child = subprocess.Popen(command, stdin=end, stdout=end, stderr=end, start_new_session=True)
@@ -288,13 +288,13 @@ def test_handler_survives_the_end_of_the_terminal():
     assert child.wait(CHILD_SECONDS) == 0
 
 
-def test_sigterm_after_the_last_step_lets_the_run_end(tmp_path, uninterrupted):
+def test_backup_finishes_run_if_sigterm_follows_last_step(tmp_path, uninterrupted):
     with PreemptionHandler() as handler:
         ended = train(tmp_path, callbacks=[SignalAfter(EPOCHS * STEPS)], preemption_handler=handler)
     assert handler.requested and ended == uninterrupted
 
 
-def test_another_thread_hears_no_signals(tmp_path):
+def test_preemption_handler_does_nothing_in_other_threads(tmp_path):
     before, errors = signal.getsignal(signal.SIGTERM), []
 
     def enter():
@@ -311,7 +311,7 @@ def test_another_thread_hears_no_signals(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-def test_flipped_bits_and_cuts_are_found(tmp_path):
+def test_backup_detects_flipped_bits_and_truncation(tmp_path):
     backup = ExactBackupAndRestore(tmp_path, STEPS)
     build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
     _, newer = backups(tmp_path)
@@ -332,7 +332,7 @@ def test_flipped_bits_and_cuts_are_found(tmp_path):
     assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 0]
 
 
-def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, uninterrupted):
+def test_backup_does_not_count_damaged_files_as_kept(tmp_path, uninterrupted):
     interrupt(tmp_path, STEPS + 5)
     older, newer = backups(tmp_path)
     assert [older.stem, newer.stem] == ["000001-00000002", "000001-00000004"]
@@ -341,7 +341,7 @@ def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, u
         backup = ExactBackupAndRestore(tmp_path, STEPS)
     assert backup.initial_position == [1, 2]
     assert backups(tmp_path) == [older, newer]  # The constructor only reads.
-    # A stop before the damaged name is written again: `older` is the only whole one and must stay.
+    # A stop before the damaged file is overwritten: `older` is the only intact one and must be kept.
     with pytest.warns(UserWarning, match="is damaged"):
         interrupt(tmp_path, 1)
     assert backups(tmp_path) == [older, newer]
@@ -352,7 +352,7 @@ def test_a_damaged_file_is_named_and_does_not_count_among_those_kept(tmp_path, u
     assert train(tmp_path) == uninterrupted
 
 
-def test_where_all_are_damaged_the_run_begins_anew_with_warnings(tmp_path, uninterrupted):
+def test_backup_restarts_run_if_all_files_are_damaged(tmp_path, uninterrupted):
     interrupt(tmp_path, STEPS + 5)
     damaged = backups(tmp_path)
     for path in damaged:
@@ -365,14 +365,14 @@ def test_where_all_are_damaged_the_run_begins_anew_with_warnings(tmp_path, unint
 
 
 @pytest.mark.parametrize("keep", [1, 3])
-def test_keep(tmp_path, keep):
+def test_backup_keeps_max_to_keep_files(tmp_path, keep):
     interrupt(tmp_path, 2 * STEPS, max_to_keep=keep)
     assert [path.stem for path in backups(tmp_path)] == ["000001-00000002", "000001-00000004", "000001-00000006"][
         -keep:
     ]
 
 
-def test_unfinished_writes_are_cleared(tmp_path):
+def test_backup_removes_unfinished_writes(tmp_path):
     left = tmp_path / "000000-00000002.backup.0123456789abcdef.writing"
     left.write_bytes(b"half")
     (tmp_path / "writable").write_text("not ours")
@@ -380,7 +380,7 @@ def test_unfinished_writes_are_cleared(tmp_path):
     assert not left.exists() and (tmp_path / "writable").read_text() == "not ours"
 
 
-def test_another_identity_is_refused_in_the_constructor(tmp_path):
+def test_backup_refuses_another_fingerprint_in_constructor(tmp_path):
     identity = {"teacher": "abc", "flags": {"seed": 1, "num_views": (1, 2)}}
     interrupt(tmp_path, 3, run_fingerprint=identity)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
@@ -399,14 +399,14 @@ def test_another_identity_is_refused_in_the_constructor(tmp_path):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_backup_knows_the_default_of_a_newer_entry_of_the_identity(tmp_path):
+def test_backup_uses_defaults_for_missing_fingerprint_entries(tmp_path):
     interrupt(tmp_path, 3, run_fingerprint={"seed": 1})
     ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint={"seed": 1, "new": 0}, defaults={"new": 0, "unused": 2})
     with pytest.raises(ValueError, match="another run. new: 0 in the backup, 1 now"):
         ExactBackupAndRestore(tmp_path, STEPS, run_fingerprint={"seed": 1, "new": 1}, defaults={"new": 0})
 
 
-def test_backup_warns_of_other_conditions_and_goes_on(tmp_path):
+def test_backup_warns_about_other_conditions(tmp_path):
     interrupt(tmp_path, 3, conditions={"threads": 2})
     with warnings.catch_warnings(action="error"):
         ExactBackupAndRestore(tmp_path, STEPS, conditions={"threads": 2})
@@ -414,14 +414,14 @@ def test_backup_warns_of_other_conditions_and_goes_on(tmp_path):
         assert ExactBackupAndRestore(tmp_path, STEPS, conditions={"threads": 1}).initial_position == [0, 2]
 
 
-def test_backup_reads_regular_files_only(tmp_path):
+def test_backup_reads_only_regular_files(tmp_path):
     interrupt(tmp_path, 3)
     os.mkfifo(tmp_path / "000009-00000000.backup")
     (tmp_path / "000008-00000000.backup").mkdir()
     assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [0, 2]
 
 
-def test_the_constructor_makes_nothing(tmp_path):
+def test_backup_constructor_creates_nothing(tmp_path):
     ExactBackupAndRestore(tmp_path / "new" / "folder", STEPS)
     assert not list(tmp_path.iterdir())
 
@@ -442,7 +442,7 @@ def build_linear():
         (build_linear, r"variables: 17 in the backup, \d now; student/conv.* in the backup, .*dense/kernel"),
     ],
 )
-def test_another_architecture_is_refused_and_nothing_is_written(tmp_path, model, message):
+def test_backup_refuses_another_architecture(tmp_path, model, message):
     interrupt(tmp_path, STEPS + 3)
     before = {path: path.read_bytes() for path in backups(tmp_path)}
     with pytest.raises(ValueError, match=rf"model with other {message}"):
@@ -450,7 +450,7 @@ def test_another_architecture_is_refused_and_nothing_is_written(tmp_path, model,
     assert {path: path.read_bytes() for path in backups(tmp_path)} == before
 
 
-def test_other_metrics_are_refused(tmp_path):
+def test_backup_refuses_other_metrics(tmp_path):
     interrupt(tmp_path, STEPS + 3)
     model = build_model()
     model.compile(model.optimizer, model.loss, metrics=[keras.metrics.SparseTopKCategoricalAccuracy(k=2, name="top")])
@@ -458,13 +458,13 @@ def test_other_metrics_are_refused(tmp_path):
         train(tmp_path, model=model)
 
 
-def test_other_watched_callbacks_are_refused(tmp_path):
+def test_backup_refuses_other_stateful_callbacks(tmp_path):
     interrupt(tmp_path, 3)
     with pytest.raises(ValueError, match=r"\['EarlyStopping', 'ReduceLROnPlateau'\].*stateful_callbacks=\[\]"):
         train(tmp_path, stateful_callbacks=[])
 
 
-def test_the_state_of_any_callback_comes_back_as_it_was(tmp_path):
+def test_backup_restores_state_of_callbacks(tmp_path):
     class Holder(keras.callbacks.Callback):
         def __init__(self, **values):
             super().__init__()
@@ -488,7 +488,7 @@ def test_the_state_of_any_callback_comes_back_as_it_was(tmp_path):
         np.testing.assert_equal(getattr(holder, name), value)
 
 
-def test_settings_of_keras_callbacks_stay_as_given(tmp_path):
+def test_backup_does_not_restore_arguments_of_keras_callbacks(tmp_path):
     interrupt(tmp_path, STEPS + 1)
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=9, min_delta=0.001)
     plateau = keras.callbacks.ReduceLROnPlateau("loss")
@@ -498,7 +498,7 @@ def test_settings_of_keras_callbacks_stay_as_given(tmp_path):
     assert stopping.patience == 9 and stopping.min_delta == 0.001 and stopping.best is not None
 
 
-def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path):
+def test_backup_refuses_invalid_directory_before_training(tmp_path):
     (tmp_path / "file").write_text("")
     count = Count()
     with pytest.raises(ValueError, match=r"must be writable.*file.folder \(.*\)\. Pass another"):
@@ -506,7 +506,7 @@ def test_a_directory_that_cannot_be_written_is_refused_before_training(tmp_path)
     assert not count.steps
 
 
-def test_a_read_only_directory_is_refused_before_training_but_can_be_read(tmp_path, monkeypatch):
+def test_backup_reads_but_refuses_read_only_directory(tmp_path, monkeypatch):
     interrupt(tmp_path, STEPS + 1)
     if os.getuid():
         tmp_path.chmod(0o555)
@@ -524,14 +524,14 @@ def test_a_read_only_directory_is_refused_before_training_but_can_be_read(tmp_pa
     assert len(ExactBackupAndRestore(tmp_path, STEPS).history) == 1
 
 
-def test_a_failed_write_leaves_the_backups_before_it(tmp_path, monkeypatch):
+def test_backup_keeps_previous_files_after_failed_write(tmp_path, monkeypatch):
     interrupt(tmp_path, 3)
     before = {path: path.read_bytes() for path in tmp_path.iterdir()}
     calls = []
 
     def full(descriptor):
         calls.append(descriptor)
-        if len(calls) > 2:  # The first two are of the probe and its folder.
+        if len(calls) > 2:  # The first two are of the check that the directory is writable.
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -540,9 +540,9 @@ def test_a_failed_write_leaves_the_backups_before_it(tmp_path, monkeypatch):
     assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_backup_without_room_is_named_and_the_one_before_stays(tmp_path, uninterrupted):
+def test_backup_reports_full_disk_and_keeps_previous_file(tmp_path, uninterrupted):
     class Fills(InterruptAfter):
-        """Lets files be half as large as a backup, when this process has trained so many steps."""
+        """Limit the file size to half of a backup after this process has trained some steps."""
 
         def on_train_batch_end(self, batch, logs=None):
             self.left -= 1
@@ -552,13 +552,15 @@ def test_a_backup_without_room_is_named_and_the_one_before_stays(tmp_path, unint
     with contextlib.ExitStack() as room, pytest.raises(OSError) as error:
         train(tmp_path, callbacks=[Fills(STEPS + 3)])
     assert error.value.errno == errno.EFBIG
-    said = r"File too large: .*000001-00000004.backup does not fit; it takes [\d,]{6,} bytes, and [\d,]+ bytes are free"
-    assert re.search(said, str(error.value))
+    message = (
+        r"File too large: .*000001-00000004.backup does not fit; it takes [\d,]{6,} bytes, and [\d,]+ bytes are free"
+    )
+    assert re.search(message, str(error.value))
     assert ExactBackupAndRestore(tmp_path, STEPS).initial_position == [1, 2] and not list(tmp_path.glob("*.writing"))
     assert train(tmp_path) == uninterrupted
 
 
-def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+def test_backup_does_not_save_non_finite_weights(tmp_path):
     class Spoil(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
             bias = self.model.trainable_variables[-1]
@@ -585,7 +587,7 @@ def fit(directory, *, start=(0, 0), initial_epoch=0, steps=STEPS, data=None, mod
     )
 
 
-def test_fit_with_another_beginning_or_length_is_refused(tmp_path):
+def test_backup_refuses_fit_with_other_start_or_length(tmp_path):
     interrupt(tmp_path, STEPS + 1, stateful_callbacks=[])
     with pytest.raises(ValueError, match=r"initial_epoch=0, .* is at \[1, 0\].*initial_epoch=backup.initial_position"):
         fit(tmp_path)
@@ -595,7 +597,7 @@ def test_fit_with_another_beginning_or_length_is_refused(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:.*ran out of data")
 @pytest.mark.parametrize("length", [STEPS - 1, STEPS + 3])
-def test_data_that_end_are_refused(tmp_path, length):
+def test_backup_refuses_finite_data(tmp_path, length):
     if length < STEPS and keras.backend.backend() == "torch":
         pytest.skip("On Torch, Keras's fit itself fails with UnboundLocalError where a generator ends early.")
     data = (batch(0, step) for step in range(length))
@@ -606,7 +608,7 @@ def test_data_that_end_are_refused(tmp_path, length):
 @pytest.mark.parametrize(
     "settings", [{"save_freq": 0}, {"max_to_keep": 0}, {"save_freq": 1.5}, {"run_fingerprint": {"a": object()}}]
 )
-def test_arguments_out_of_range(tmp_path, settings):
+def test_backup_refuses_invalid_arguments(tmp_path, settings):
     with pytest.raises(ValueError, match=f"Received: {next(iter(settings))}="):
         ExactBackupAndRestore(tmp_path, STEPS, **settings)
     with pytest.raises(ValueError, match="Received: steps_per_epoch=0"):
@@ -614,7 +616,7 @@ def test_arguments_out_of_range(tmp_path, settings):
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no steps_per_execution on Torch.")
-def test_several_steps_in_one_execution(tmp_path):
+def test_backup_supports_steps_per_execution(tmp_path):
     def build(together):
         keras.utils.set_random_seed(0)
         model = build_model()
@@ -647,8 +649,8 @@ def test_several_steps_in_one_execution(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_a_tensorflow_dataset_and_metrics_that_the_first_step_makes(tmp_path):
-    """Compiled metrics have no variables when a TensorFlow epoch is resumed in the middle."""
+def test_backup_supports_tf_dataset_and_unbuilt_metrics(tmp_path):
+    """Compiled metrics have no variables when an epoch is resumed inside on TensorFlow."""
     import tensorflow as tf
 
     def data(start):
@@ -688,7 +690,7 @@ def finish(child, expected):
 
 
 def kill_at(directory, random_generator, child, last):
-    """SIGKILL at a random moment after this child's first backup; False where it was done before that."""
+    """Kill the child at a random time after its first backup. Return False if it had finished before."""
     begun = ExactBackupAndRestore(directory, STEPS).initial_position
     target = begun[0] * STEPS + begun[1] + random_generator.randrange(1, 2 * STEPS)
     while child.poll() is None:
@@ -704,7 +706,7 @@ def kill_at(directory, random_generator, child, last):
 
 
 def killed_run(tmp_path, epochs, in_write, at_random):
-    """The end of a run of several processes that were killed, and how many kills met one."""
+    """Return the final state of a run whose processes were killed, and the number of effective kills."""
     directory, generator, kills = tmp_path / "killed", random.Random(epochs), 0
     for kill in in_write:
         finish(start_child(directory, tmp_path / "killed.json", epochs, [kill]), -signal.SIGKILL)
@@ -718,7 +720,7 @@ def killed_run(tmp_path, epochs, in_write, at_random):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-def test_killed_processes_end_in_the_same_bits(tmp_path, uninterrupted):
+def test_backup_of_killed_process_is_bitwise_equal(tmp_path, uninterrupted):
     killed, kills = killed_run(tmp_path, EPOCHS, ["before:3", "torn:4"], at_random=1)
     assert kills == 3
     assert killed == uninterrupted
@@ -726,7 +728,7 @@ def test_killed_processes_end_in_the_same_bits(tmp_path, uninterrupted):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*is damaged")
-def test_twenty_kills(tmp_path):
+def test_backup_survives_twenty_kills(tmp_path):
     in_write = ["before:3", "after:2", "torn:4", "after:5", "before:6", "torn:2"]
     killed, kills = killed_run(tmp_path, 40, in_write, at_random=14)
     assert kills == 20
@@ -738,7 +740,7 @@ def _unchanged(run, arrays):
 
 
 def _forged(path, change=_unchanged, write=np.savez):
-    """A backup's file with another content, and the digest of that."""
+    """Return a backup's file with other content and a valid digest."""
     content = backup_file.unpack(path.read_bytes())
     arrays, run = content.pop("arrays"), content
     arrays = dict(enumerate(arrays))
@@ -791,8 +793,8 @@ def _nested(depth):
     ],
     ids=range(23),
 )
-def test_a_backup_of_other_content_is_damaged(one_backup, tmp_path, change):
-    """Though its digest is right."""
+def test_backup_file_refuses_other_content(one_backup, tmp_path, change):
+    """A backup with a valid digest but other content is damaged."""
     (older, newer) = backups(shutil.copytree(one_backup, tmp_path / "copy"))
     _forged(newer)
     assert ExactBackupAndRestore(newer.parent, STEPS).initial_position == [1, 0]
@@ -805,14 +807,14 @@ def test_a_backup_of_other_content_is_damaged(one_backup, tmp_path, change):
 
 @pytest.fixture(scope="module")
 def one_backup(tmp_path_factory):
-    """The folder of a run of an epoch, with two backups."""
+    """Return the directory of a run of one epoch, with two backups."""
     folder = tmp_path_factory.mktemp("one")
     backup = ExactBackupAndRestore(folder, STEPS)
     build_model().fit(batches((0, 0)), steps_per_epoch=STEPS, verbose=0, shuffle=False, callbacks=[backup])
     return folder
 
 
-def test_a_backup_takes_no_more_memory_than_its_file(one_backup, tmp_path):
+def test_backup_file_takes_no_more_memory_than_its_size(one_backup, tmp_path):
     newer = backups(shutil.copytree(one_backup, tmp_path / "copy"))[-1]
 
     def bomb(run, arrays):
@@ -829,7 +831,7 @@ def test_a_backup_takes_no_more_memory_than_its_file(one_backup, tmp_path):
         tracemalloc.stop()
 
 
-def test_what_is_no_file_is_no_backup(one_backup, tmp_path):
+def test_backup_file_refuses_arbitrary_bytes(one_backup, tmp_path):
     folder = shutil.copytree(one_backup, tmp_path / "copy")
     os.mkfifo(folder / "000009-00000000.backup")
     (folder / "000008-00000000.backup").mkdir()
@@ -837,5 +839,5 @@ def test_what_is_no_file_is_no_backup(one_backup, tmp_path):
     assert ExactBackupAndRestore(folder, STEPS).initial_position == [1, 0]
 
 
-def test_differences_are_one_line_whatever_the_names():
+def test_list_differences_escapes_names():
     assert list_differences({"a\nb": 1}, {}) == ["'a\\nb': 1 in the backup, absent now"]
