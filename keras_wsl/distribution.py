@@ -14,19 +14,19 @@ def scope(name="none"):
     """Return the scope in which to create and train networks, Distiller and optimizer.
 
     Args:
-        name: Same as for `strategy`.
+        name: Same as for `get_strategy`.
 
     Returns:
         A context manager.
 
     Raises:
-        ValueError: See `strategy`.
+        ValueError: See `get_strategy`.
     """
-    result = strategy(name)
-    return contextlib.nullcontext() if result is None else result.scope()
+    strategy = get_strategy(name)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def strategy(name="none", *, worker_timeout=multi_worker.TIMEOUT):
+def get_strategy(name="none", *, worker_timeout=multi_worker.TIMEOUT):
     """Return the strategy of that name, the same object for each call; `None` for `"none"`.
 
     With `"multi_worker"`, the first call waits until all workers have started, and prints which are missing.
@@ -121,7 +121,7 @@ def _multi_worker(timeout):
     except RuntimeError as error:
         raise ValueError(
             "MultiWorkerMirroredStrategy must be created before TensorFlow computes anything. Call "
-            f"distribution.strategy('multi_worker') first. TensorFlow's error: {error}"
+            f"distribution.get_strategy('multi_worker') first. TensorFlow's error: {error}"
         ) from error
     except tf.errors.OpError as error:
         raise ConnectionError(
@@ -166,11 +166,11 @@ def is_chief(name="none"):
     """Return whether this process writes the files of a run: the chief or else worker 0; True for a single process.
 
     Args:
-        name: Same as for `strategy`.
+        name: Same as for `get_strategy`.
     """
     if name != "multi_worker":
         return True
-    resolver = strategy(name).cluster_resolver
+    resolver = get_strategy(name).cluster_resolver
     return resolver.task_type == "chief" or (
         resolver.task_id == 0 and not resolver.cluster_spec().as_dict().get("chief")
     )
@@ -180,7 +180,7 @@ def check_workers_agree(name, what, numbers):
     """Raise `ValueError` on all workers if their numbers differ; do nothing for a single process.
 
     Args:
-        name: Same as for `strategy`.
+        name: Same as for `get_strategy`.
         what: String, what the numbers are, for the error.
         numbers: Integers, the same number of them on each worker.
     """
@@ -189,7 +189,7 @@ def check_workers_agree(name, what, numbers):
     import tensorflow as tf
 
     with multi_worker.ended_by_signals(), multi_worker.reminder(f"waiting for all workers to compare their {what}"):
-        gathered = strategy(name).gather(tf.constant([list(numbers)], "int64"), axis=0).numpy().tolist()
+        gathered = get_strategy(name).gather(tf.constant([list(numbers)], "int64"), axis=0).numpy().tolist()
     if any(values != gathered[0] for values in gathered):
         raise ValueError(
             f"The workers must have the same {what}. Received: {gathered}, from the first worker to the last. Use the "
@@ -206,7 +206,7 @@ def reraise_worker_loss(name):
     """Re-raise TensorFlow's errors that mean that another worker has ended.
 
     Args:
-        name: Same as for `strategy`.
+        name: Same as for `get_strategy`.
 
     Raises:
         WorkerLostError: Instead of such an error.

@@ -117,7 +117,7 @@ def memories():
     (crd,) = distiller.distillation_losses
     values = [crd.student_memory.features.value]
     if PARTS and STRATEGY != "none":
-        values = distribution.strategy(STRATEGY).experimental_local_results(values[0])
+        values = distribution.get_strategy(STRATEGY).experimental_local_results(values[0])
     return {"memories": [np.asarray(value).tolist() for value in values], "history": history}
 
 

@@ -100,7 +100,7 @@ def with_config(text):
     """Create the strategy of a worker with this `TF_CONFIG`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_CONFIG", text)
-        distribution.strategy("multi_worker")
+        distribution.get_strategy("multi_worker")
 
 
 class Scalar(losses.DistillationLoss):
@@ -315,13 +315,13 @@ ROWS = {
     "distributions are not all there": Row(
         lambda here: fit(np.where(ONE_HOT, np.nan, 0.1)),
         "Received: nan in row 0; 8 of 40",
-        "must be finite, and not negative",
+        "must be finite, and non-negative",
         "Correct the data",
     ),
     "distributions are negative": Row(
         lambda here: fit({"labels": ONE_HOT - 0.1}),
         "Received: -0.1.* in row 0; 32 of 40",
-        "must be finite, and not negative",
+        "must be finite, and non-negative",
         "Correct the data",
     ),
     "labels of other classes": Row(
@@ -336,8 +336,8 @@ ROWS = {
     "dict without labels": Row(
         lambda here: fit({"label": Y}),
         r"Received: a dict of \['label'\]",
-        "or a dict that has them as 'labels'",
-        "Give .inputs, labels",
+        "or a dict with the key 'labels'",
+        "Pass .inputs, labels",
     ),
     "no data": Row(
         lambda here: fit(Y[:0], X[:0]),
@@ -408,7 +408,7 @@ ROWS = {
     "sample_weight is text": Row(
         lambda here: fit(fitting={"sample_weight": np.array(["a"] * 8)}),
         "Received: 'a' among 8",
-        "`sample_weight` must be finite numbers",
+        "`sample_weight` must be finite, non-negative numbers",
         "Use 0 for what must not count",
     ),
     "class_weight is a list": Row(

@@ -92,7 +92,7 @@ def test_strategy_refuses_invalid_clusters(config, message, monkeypatch):
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=message):
-        distribution.strategy("multi_worker")
+        distribution.get_strategy("multi_worker")
 
 
 def test_strategy_must_be_created_first(monkeypatch):
@@ -100,7 +100,7 @@ def test_strategy_must_be_created_first(monkeypatch):
     config = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(ValueError, match="before TensorFlow computes anything"):
-        distribution.strategy("multi_worker")
+        distribution.get_strategy("multi_worker")
 
 
 @pytest.fixture
@@ -164,7 +164,7 @@ from keras_wsl import distribution
 from keras_wsl.backend.tensorflow import multi_worker
 if sys.argv[1] == "alone":
     multi_worker.wait = lambda *args: None
-distribution.strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
+distribution.get_strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
 if sys.argv[1] == "late":
     time.sleep(1200)
 distribution.check_workers_agree("multi_worker", "numbers", [1])

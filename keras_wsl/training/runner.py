@@ -68,7 +68,7 @@ def run(config, splits, out, *, build=models.build, also=None, top_5=False, resu
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
     _check(config)
-    callbacks.summary_writer.event_files(out)  # Before anything is made or written; the first stage writes none.
+    callbacks.summary_writer.import_event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
         if not distribution.is_chief(config.strategy):
             make_directory(out)
@@ -290,7 +290,7 @@ def _numbers(error, train, config):
     """The numbers, in the training set, of the examples of the steps that were last trained on."""
     first, last = error.examples
     size = config.batch_size
-    end = -(-last // size)  # FiniteLoss checks every execution; after a resume its range begins with the epoch.
+    end = -(-last // size)  # RaiseOnNonFinite checks every execution; after a resume its range begins with the epoch.
     begin = max((first - 1) // size, end - config.steps_per_execution)
     batches = data.train_batches(train, seed=config.seed, batch_size=size, start=(error.epoch - 1, begin))
     return [int(number) for _, (_, targets) in zip(range(begin, end), batches) for number in targets["index"]]
