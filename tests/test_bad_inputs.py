@@ -720,8 +720,8 @@ ROWS = {
     "worker is a parameter server": Row(
         lambda here: with_config('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}'),
         "the 'ps' 'a:1'",
-        "Expected: the type chief or worker",
-        "an index from 0 on",
+        "must have the type chief or worker",
+        "an index of at least 0",
         tensorflow=True,
     ),
     # Exports.

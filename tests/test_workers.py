@@ -84,7 +84,7 @@ def test_check_workers_agree_refuses_different_numbers(results):
         ("{", "must name all workers"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "IndexError"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}', "KeyError"),
-        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "makes this process the 'ps' 'a:1'"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "Received: the 'ps' 'a:1'"),
     ],
 )
 def test_strategy_refuses_invalid_clusters(config, message, monkeypatch):
