@@ -58,7 +58,7 @@ def uninterrupted(tmp_path_factory):
     return train(tmp_path_factory.mktemp("uninterrupted"))
 
 
-class Interrupted(Exception):
+class InterruptedRunError(Exception):
     pass
 
 
@@ -72,7 +72,7 @@ class InterruptAfter(keras.callbacks.Callback):
     def on_train_batch_end(self, batch, logs=None):
         self.left -= 1
         if not self.left:
-            raise Interrupted
+            raise InterruptedRunError
 
 
 class Count(keras.callbacks.Callback):
@@ -88,7 +88,7 @@ class Count(keras.callbacks.Callback):
 
 
 def interrupt(directory, steps, **settings):
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         train(directory, callbacks=[InterruptAfter(steps)], **settings)
 
 
@@ -124,7 +124,7 @@ def test_backup_object_works_for_several_fits(tmp_path, uninterrupted):
     backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=EVERY, stateful_callbacks=[stopping, plateau])
     model = build_model()
     for steps in (4, 12):
-        with pytest.raises(Interrupted):
+        with pytest.raises(InterruptedRunError):
             model.fit(
                 batches(backup.initial_position),
                 initial_epoch=backup.initial_position[0],
@@ -142,7 +142,7 @@ def test_backup_applies_learning_rate_schedule_once(tmp_path):
         return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.5)
 
     expected = train(tmp_path / "whole", callbacks=[decayed()], epochs=3)
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         train(tmp_path / "cut", callbacks=[decayed(), InterruptAfter(STEPS + 5)], epochs=3)
     assert train(tmp_path / "cut", callbacks=[decayed()], epochs=3) == expected
 
@@ -493,7 +493,7 @@ def test_backup_does_not_restore_arguments_of_keras_callbacks(tmp_path):
     stopping = keras.callbacks.EarlyStopping("val_loss", patience=9, min_delta=0.001)
     plateau = keras.callbacks.ReduceLROnPlateau("loss")
     backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=EVERY, stateful_callbacks=[stopping, plateau])
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         train(tmp_path, backup=backup, callbacks=[InterruptAfter(1)])
     assert stopping.patience == 9 and stopping.min_delta == 0.001 and stopping.best is not None
 
@@ -642,7 +642,7 @@ def test_backup_supports_steps_per_execution(tmp_path):
     with pytest.raises(ValueError, match="steps_per_execution=2. Received: steps_per_epoch=7"):
         run(tmp_path / "a", steps=7)
     expected = run(tmp_path / "whole")
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run(tmp_path / "cut", cut=[InterruptAfter(7)])
     assert ExactBackupAndRestore(tmp_path / "cut", 8).initial_position == [1, 4]
     np.testing.assert_equal(run(tmp_path / "cut"), expected)
@@ -674,7 +674,7 @@ def test_backup_supports_tf_dataset_and_unbuilt_metrics(tmp_path):
         return [keras.ops.convert_to_numpy(v) for v in model.variables], backup.history
 
     expected = run(tmp_path / "whole")
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         run(tmp_path / "cut", [InterruptAfter(STEPS + 5)])
     np.testing.assert_equal(run(tmp_path / "cut"), expected)
 
