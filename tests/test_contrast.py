@@ -8,7 +8,7 @@ from keras import ops
 from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import ExactBackupAndRestore
 from tests.callbacks import backup_child
-from tests.callbacks.test_backup import InterruptAfter, Interrupted
+from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import BACKEND, changed
 
@@ -184,7 +184,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
     backup_child.make_deterministic()
     weights, history = resumable(tmp_path / "whole")
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         resumable(tmp_path / "cut", [InterruptAfter(STEPS + 2)])
     resumed, resumed_history = resumable(tmp_path / "cut")
     assert resumed_history == history

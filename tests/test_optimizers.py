@@ -10,7 +10,7 @@ STEPS, DROP = 30, 15
 
 
 def torch_rule(value, gradients, rates, *, momentum, weight_decay, nesterov):
-    """Compute a step by the algorithm of https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, with dampening 0."""
+    """Compute the step of https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, with dampening 0."""
     value = value.astype("float64")
     for t, (gradient, rate) in enumerate(zip(gradients, rates)):
         gradient = gradient.astype("float64") + weight_decay * value

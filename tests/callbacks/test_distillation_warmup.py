@@ -8,7 +8,7 @@ from keras import ops
 from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import DistillationWarmup, ExactBackupAndRestore
 from tests.callbacks import backup_child
-from tests.callbacks.test_backup import InterruptAfter, Interrupted
+from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import BACKEND, changed, log_softmax, logits
 
@@ -157,7 +157,7 @@ def test_distillation_warmup_resume_is_bitwise_equal(tmp_path, steps, monkeypatc
     backup_child.make_deterministic()
     weights, history, ramps = resumable(tmp_path / "whole")
     np.testing.assert_allclose(ramps, [0.25, 0.5, 0.75, 1])
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         resumable(tmp_path / "cut", [InterruptAfter(steps)])
     resumed, resumed_history, resumed_ramps = resumable(tmp_path / "cut")
     assert resumed_ramps == ramps[-len(resumed_ramps) :]
