@@ -52,7 +52,7 @@ def processes(monkeypatch):
         return 0, ""
 
     monkeypatch.setattr(jobs, "call", call)
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
     return started
 
 

@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
     """A folder with a run on labels, and one that it taught, on digits."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
         runner.run(SMALL, data.digits(), folder / "labels", verbose=0)
         taught = {"teacher": "tiny", "teacher_weights": str(folder / "labels" / "student.keras")}
         wanted = dataclasses.replace(

@@ -26,7 +26,7 @@ TRAIN = pathlib.Path(runner.__file__).parent
 @pytest.fixture
 def no_saved_model(monkeypatch):
     """Its export, tested elsewhere, is a third of the time of so small a run."""
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")

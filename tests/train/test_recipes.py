@@ -214,7 +214,7 @@ def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch)
             runner.run(wanted, _splits(), tmp_path / "stopped", resume=resume, verbose=0)
         assert (saves["backups"] > 0) is resume
     monkeypatch.undo()
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
     runner.run(wanted, _splits(), tmp_path / "stopped", resume=True, verbose=0)
     whole, stopped = (
         keras.saving.load_model(tmp_path / name / "student.keras", compile=False).get_weights()

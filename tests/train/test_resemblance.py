@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     models.save_weights(teacher, folder / "teacher.weights.h5")
     taught = {"teacher_weights": str(folder / "teacher.weights.h5"), "method": "kd", "temperature": 3.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
         wanted = dataclasses.replace(SMALL, max_train_examples=40, **taught)
         runner.run(wanted, bright_splits(60), folder / "kd", verbose=0)
         alone = dataclasses.replace(SMALL, teacher="", max_train_examples=0)
