@@ -8,8 +8,8 @@ PYTEST := $(RUN) -m pytest -n 2 --dist loadfile
 # What most changes break, in files that start no process and train little.
 FAST := $(addprefix tests/,test_architecture.py test_bad_inputs.py test_files.py test_inputs.py test_optimizers.py \
 	test_safe_loading.py test_several_teachers.py test_top_k.py test_untrusted.py test_weighting.py \
-	analysis/test_calibration.py analysis/test_fidelity.py analysis/test_regularization.py \
-	callbacks/test_finite.py callbacks/test_regularization_samples.py data/test_seeded.py losses/test_golden.py \
+	analysis/test_calibration.py analysis/test_fidelity.py analysis/test_regularization_sample_rates.py \
+	callbacks/test_raise_on_non_finite.py callbacks/test_regularization_samples.py data/test_seeded.py losses/test_golden.py \
 	losses/test_logit.py losses/test_misuse.py losses/test_precision.py soft_labels/test_store.py \
 	train/test_bad_inputs_of_scripts.py train/test_jobs.py train/test_record.py)
 

@@ -1,4 +1,4 @@
-"""A strategy from a flag, and which of several workers this process is."""
+"""Strategies by name, and the role of this process among several workers."""
 
 import contextlib
 import functools
@@ -11,81 +11,83 @@ NAMES = ("none", "mirrored", "multi_worker", "tpu")
 
 
 def scope(name="none"):
-    """The context in which networks, Distiller and optimizer are made and trained.
+    """Return the scope in which to create and train networks, Distiller and optimizer.
 
     Args:
-        name: Of `strategy`.
+        name: Same as for `get_strategy`.
 
     Returns:
         A context manager.
 
     Raises:
-        ValueError: As `strategy`.
+        ValueError: See `get_strategy`.
     """
-    chosen = strategy(name)
-    return contextlib.nullcontext() if chosen is None else chosen.scope()
+    strategy = get_strategy(name)
+    return contextlib.nullcontext() if strategy is None else strategy.scope()
 
 
-def strategy(name="none", *, worker_timeout=multi_worker.TIMEOUT):
-    """The strategy of that name, the same at every call; `None` for `"none"`.
+def get_strategy(name="none", *, worker_timeout=multi_worker.TIMEOUT):
+    """Return the strategy of that name, the same object for each call; `None` for `"none"`.
 
     With `"multi_worker"`, the first call waits until all workers have started, and prints which are missing.
 
     Args:
-        name: `"none"`; `"mirrored"`, all local GPUs, or logical CPU devices; `"multi_worker"`, the processes that
-            `TF_CONFIG` names, each of which runs the same program: ask for it before anything else of TensorFlow runs;
-            `"tpu"`, found as the environment says, which was not tried on hardware.
-        worker_timeout: Seconds that `"multi_worker"` waits for the other workers to start, a positive float.
+        name: `"none"`; `"mirrored"`, all local GPUs, or logical CPU devices; `"multi_worker"`, the processes in
+            `TF_CONFIG`, each of which runs the same program, which must be created before TensorFlow computes anything;
+            `"tpu"`, a TPU found by the environment, which has not been tested on hardware.
+        worker_timeout: Positive float, the number of seconds that `"multi_worker"` waits for the other workers.
 
     Returns:
         On TensorFlow a `tf.distribute.Strategy`, on JAX a `keras.distribution.DataParallel`.
 
     Raises:
-        ValueError: If there is no strategy of that name, or none on this backend; there is no TPU; or `TF_CONFIG` is
-            missing or does not name this process.
+        ValueError: If the name is unknown or not supported on this backend, there is no TPU, or `TF_CONFIG` is missing
+            or does not name this process.
         TimeoutError: If workers have not started within `worker_timeout`.
-        OSError: If the port of this worker is not free, or TensorFlow cannot connect the workers.
+        OSError: If the port of this worker is in use, or TensorFlow cannot connect the workers.
     """
     import keras
 
     if name not in NAMES:
-        raise ValueError(f"There is no strategy {name!r}. Expected one of {NAMES}.")
+        raise ValueError(f"The strategy must be one of {NAMES}. Received: {name!r}.")
     if name == "none":
         return None
-    makers = _MAKERS.get(keras.backend.backend(), {})
-    if name not in makers:
+    constructors = _STRATEGIES.get(keras.backend.backend(), {})
+    if name not in constructors:
         raise ValueError(
-            f"There is no strategy {name!r} on the {keras.backend.backend()} backend. Expected one of "
-            f"{('none', *makers)}, or another KERAS_BACKEND: tensorflow has {NAMES[1:]}."
+            f"The strategy must be one of {('none', *constructors)} on the {keras.backend.backend()} backend. "
+            f"Received: {name!r}. Use one of these, or KERAS_BACKEND=tensorflow, which supports {NAMES[1:]}."
         )
-    if name not in _made:
-        _made[name] = makers[name](worker_timeout) if name == "multi_worker" else makers[name]()
-    return _made[name]
+    if name not in _created:
+        _created[name] = constructors[name](worker_timeout) if name == "multi_worker" else constructors[name]()
+    return _created[name]
 
 
-_made = {}
+_created = {}
 
 
 def set_cpu_devices(number):
-    """Divide the processor into logical devices, with which a strategy can be tried without GPUs.
+    """Split the CPU into logical devices, to test strategies without GPUs.
 
     Args:
-        number: Of devices, a positive integer.
+        number: Positive integer, the number of devices.
 
     Raises:
-        ValueError: If the backend has computed something before, or it is Torch, which has no strategy.
+        ValueError: If the backend has already computed something, or is Torch, which has no strategies.
     """
     import keras
 
-    if keras.backend.backend() not in _MAKERS:
-        raise ValueError(f"There are no logical devices on the {keras.backend.backend()} backend.")
+    if keras.backend.backend() not in _STRATEGIES:
+        raise ValueError(
+            f"set_cpu_devices requires the TensorFlow or JAX backend. Received: {keras.backend.backend()}."
+        )
     try:
         if keras.backend.backend() == "tensorflow":
             import tensorflow as tf
 
-            [processor] = tf.config.list_physical_devices("CPU")
-            parts = [tf.config.LogicalDeviceConfiguration()] * number
-            tf.config.set_logical_device_configuration(processor, parts)
+            [cpu] = tf.config.list_physical_devices("CPU")
+            devices = [tf.config.LogicalDeviceConfiguration()] * number
+            tf.config.set_logical_device_configuration(cpu, devices)
         else:
             import jax
 
@@ -93,7 +95,7 @@ def set_cpu_devices(number):
     except RuntimeError as error:
         raise ValueError(
             f"The number of logical devices must be set before the backend computes anything. Received: {number}. Call "
-            f"distribution.set_cpu_devices first of all. The backend's error: {error}"
+            f"distribution.set_cpu_devices first. The backend's error: {error}"
         ) from error
 
 
@@ -118,8 +120,8 @@ def _multi_worker(timeout):
                 return tf.distribute.MultiWorkerMirroredStrategy()
     except RuntimeError as error:
         raise ValueError(
-            "MultiWorkerMirroredStrategy must be made before TensorFlow computes anything. Call "
-            f"distribution.strategy('multi_worker') first of all. TensorFlow says: {error}"
+            "MultiWorkerMirroredStrategy must be created before TensorFlow computes anything. Call "
+            f"distribution.get_strategy('multi_worker') first. TensorFlow's error: {error}"
         ) from error
     except tf.errors.OpError as error:
         raise ConnectionError(
@@ -140,7 +142,7 @@ def _tpu():
     return tf.distribute.TPUStrategy(resolver)
 
 
-_NO_TPU = "The strategy 'tpu' needs a TPU, and none was found here. Use 'mirrored' for GPUs, or 'none'. It was said: {}"
+_NO_TPU = "The strategy 'tpu' requires a TPU, but none was found. Use 'mirrored' for GPUs, or 'none'. Error: {}"
 
 
 def _data_parallel(kind=None):
@@ -154,71 +156,71 @@ def _data_parallel(kind=None):
         raise ValueError(_NO_TPU.format(error)) from error
 
 
-_MAKERS = {
+_STRATEGIES = {
     "tensorflow": {"mirrored": _mirrored, "multi_worker": _multi_worker, "tpu": _tpu},
     "jax": {"mirrored": _data_parallel, "tpu": functools.partial(_data_parallel, "tpu")},
 }
 
 
 def is_chief(name="none"):
-    """Whether this process writes what a run leaves behind: of several workers the chief, else worker 0; else any.
+    """Return whether this process writes the files of a run: the chief or else worker 0; True for a single process.
 
     Args:
-        name: Of `strategy`.
+        name: Same as for `get_strategy`.
     """
     if name != "multi_worker":
         return True
-    resolver = strategy(name).cluster_resolver
+    resolver = get_strategy(name).cluster_resolver
     return resolver.task_type == "chief" or (
         resolver.task_id == 0 and not resolver.cluster_spec().as_dict().get("chief")
     )
 
 
 def check_workers_agree(name, what, numbers):
-    """Raises `ValueError` on every worker unless all have the same numbers; a worker alone always agrees.
+    """Raise `ValueError` on all workers if their numbers differ; do nothing for a single process.
 
     Args:
-        name: Of `strategy`.
-        what: What the numbers are, for the error.
-        numbers: Integers, as many on every worker.
+        name: Same as for `get_strategy`.
+        what: String, what the numbers are, for the error.
+        numbers: Integers, the same number of them on each worker.
     """
     if name != "multi_worker":
         return
     import tensorflow as tf
 
     with multi_worker.ended_by_signals(), multi_worker.reminder(f"waiting for all workers to compare their {what}"):
-        everywhere = strategy(name).gather(tf.constant([list(numbers)], "int64"), axis=0).numpy().tolist()
-    if any(there != everywhere[0] for there in everywhere):
+        gathered = get_strategy(name).gather(tf.constant([list(numbers)], "int64"), axis=0).numpy().tolist()
+    if any(values != gathered[0] for values in gathered):
         raise ValueError(
-            f"The workers have different {what}: {everywhere}, from the first worker to the last. They need the same "
-            "flags and the same files; --output_dir must be a folder that all of them see."
+            f"The workers must have the same {what}. Received: {gathered}, from the first worker to the last. Use the "
+            "same flags and files, and an --output_dir that all workers can access."
         )
 
 
 class WorkerLostError(ConnectionError):
-    """Another worker has ended while this one was training with it."""
+    """Another worker ended during training."""
 
 
 @contextlib.contextmanager
 def reraise_worker_loss(name):
-    """Says of TensorFlow's errors that another worker is gone.
+    """Re-raise TensorFlow's errors that mean that another worker has ended.
 
     Args:
-        name: Of `strategy`.
+        name: Same as for `get_strategy`.
 
     Raises:
-        WorkerLostError: If one is.
+        WorkerLostError: Instead of such an error.
     """
     if name != "multi_worker":
         yield
         return
     import tensorflow as tf
 
-    lost = ("Unavailable", "Aborted", "Internal", "DeadlineExceeded", "Cancelled")
+    kinds = ("Unavailable", "Aborted", "Internal", "DeadlineExceeded", "Cancelled")
     try:
         yield
-    except tuple(getattr(tf.errors, f"{kind}Error") for kind in lost) as error:
+    except tuple(getattr(tf.errors, f"{kind}Error") for kind in kinds) as error:
         raise WorkerLostError(
-            "Another worker has ended, or cannot be reached, so that this one stopped too. Its own log says why; start "
-            f"all workers again to go on from the last backup. TensorFlow says: {str(error).splitlines()[0]}"
+            "Another worker has ended or cannot be reached, so this one stopped too. See the log of that worker. Start "
+            f"all workers again to resume from the last backup. TensorFlow's error: {str(error).splitlines()[0]}"
         ) from error

@@ -121,7 +121,7 @@ def _get_labels(y):
     if not hasattr(labels, "shape"):
         received = f"a dict of {sorted(y)}" if isinstance(y, dict) else type(y).__name__
         raise InputError(
-            "A batch must have labels: integers, distributions, or a dict that has them as 'labels'. Received: "
+            "A batch must have labels: integers, distributions, or a dict with the key 'labels'. Received: "
             f"{received}. Pass (inputs, labels)."
         )
     return labels
@@ -130,7 +130,7 @@ def _get_labels(y):
 def _flatten_weights(sample_weight):
     if len(sample_weight.shape) > 2 or (len(sample_weight.shape) == 2 and sample_weight.shape[-1] != 1):
         raise InputError(
-            f"`sample_weight` must be one number per example. Received shape: {tuple(sample_weight.shape)}. Pass the "
+            f"`sample_weight` must be one number per example. Received shape: {tuple(sample_weight.shape)}. Pass "
             "shape (examples,)."
         )
     return ops.cast(ops.reshape(sample_weight, (-1,)), "float32")

@@ -8,29 +8,29 @@ _NUMBERS = "iufb"  # NumPy's kinds of dtypes.
 
 
 def get_class_weights(class_weight, logits_shape):
-    """Return the weight of every class, 1 where `class_weight` has none: float32 NumPy array, shape `(classes,)`.
+    """Return the weight of each class, by default 1: float32 NumPy array, shape `(classes,)`.
 
     Args:
-        class_weight: Dict of class numbers to finite weights that are not negative.
+        class_weight: Dict of class indices to finite, non-negative weights.
         logits_shape: Shape of the student's logits.
 
     Raises:
-        ValueError: If `class_weight` is not such a dict, or the logits are those of sequences.
+        ValueError: If `class_weight` is not such a dict, or the logits are of sequences.
     """
     classes = logits_shape[-1]
     if not isinstance(class_weight, dict) or not all(map(is_number, class_weight.values())):
         raise ValueError(
-            f"`class_weight` must be a dict of classes to numbers. Received: {type(class_weight).__name__}. Give "
-            "such as {0: 1.0, 1: 2.5}."
+            f"`class_weight` must be a dict of classes to numbers. Received: {type(class_weight).__name__}. Pass, for "
+            "example, {0: 1.0, 1: 2.5}."
         )
     if wrong := [key for key in class_weight if not _is_class(key, classes)]:
         raise ValueError(
-            f"The keys of `class_weight` must be integers in [0, {classes}), the numbers of the classes. Received: "
+            f"The keys of `class_weight` must be class indices, integers in [0, {classes}). Received: "
             f"{wrong[0]!r}, a {type(wrong[0]).__name__}."
         )
     if len(logits_shape) > 2:
         raise ValueError(
-            "`class_weight` must be None for sequences, because a weight belongs to an example and not to its "
+            "`class_weight` must be None for sequences, because a weight applies to an example and not to its "
             f"positions. Received: class_weight={class_weight!r}. Pass `sample_weight` of shape (examples,)."
         )
     values = np.array(list(class_weight.values()), "float32")
@@ -48,15 +48,15 @@ def validate_fit_inputs(y, sample_weight=None, logits_shape=None):
     """Raise `ValueError` unless arrays can be labels and weights; what is no NumPy array or list is left alone.
 
     Args:
-        y: Labels, or a dict that has them.
-        sample_weight: `None`, or weights of the examples.
-        logits_shape: `None`, or the shape of the student's logits, `(None, ..., classes)`, which distinguishes
-            distributions from integers.
+        y: Labels, or a dict with the key `"labels"`.
+        sample_weight: `None`, or one weight per example.
+        logits_shape: `None`, or the shape of the student's logits, `(None, ..., classes)`, by which distributions are
+            distinguished from integers.
     """
     labels = y.get("labels") if isinstance(y, dict) else y
     if isinstance(labels, (list, tuple)):
         raise ValueError(
-            f"Labels must be one array. Received: a {type(labels).__name__} of {len(labels)}. Give np.asarray(labels)."
+            f"Labels must be one array. Received: a {type(labels).__name__} of {len(labels)}. Pass np.asarray(labels)."
         )
     if isinstance(labels, np.ndarray):
         _check_labels(labels, logits_shape)
@@ -66,13 +66,13 @@ def validate_fit_inputs(y, sample_weight=None, logits_shape=None):
         if not sample_weight.ndim:
             raise ValueError(
                 f"`sample_weight` must be one number per example. Received: {sample_weight!r}, without an axis of "
-                "examples. Give shape (examples,)."
+                "examples. Pass shape (examples,)."
             )
         _check_weights("sample_weight", sample_weight)
 
 
 def _check_int32(name, values):
-    """Refuse numbers beyond int32, to which JAX casts all integers before a step sees them."""
+    """Raise `ValueError` for numbers that exceed int32, to which JAX casts all integers."""
     wrong = (values >= 2**31) | (values < -(2**31)) if values.dtype.kind in "iuf" else np.zeros(values.shape, bool)
     if wrong.any():
         raise ValueError(
@@ -83,18 +83,20 @@ def _check_int32(name, values):
 
 def _check_labels(labels, logits_shape):
     if not len(np.atleast_1d(labels)) or not labels.ndim:
-        raise ValueError(f"Expected one label an example. Received: labels of shape {labels.shape}. Give some data.")
+        raise ValueError(
+            f"Labels must be one per example. Received: labels of shape {labels.shape}. Pass at least one example."
+        )
     if labels.dtype.kind not in _NUMBERS:
         raise ValueError(
-            f"Labels must be the classes' numbers, or distributions. Received: {labels.dtype} such as "
-            f"{labels.flat[0]!r}. Number the classes: np.unique(labels, return_inverse=True)[1]."
+            f"Labels must be class indices or distributions. Received: {labels.dtype} such as "
+            f"{labels.flat[0]!r}. Convert them: np.unique(labels, return_inverse=True)[1]."
         )
     wrong, broken = ~np.isfinite(labels), labels != np.floor(labels)
     if labels.ndim == 1:
         wrong, expected = wrong | broken, "whole numbers"
-    else:  # Where all are whole they may be a sequence's, of which -1 is in the padding.
+    else:  # If all are integers, they may be of sequences, whose padding has the label -1.
         probabilities = broken.any() or _are_rows_of_classes(labels.shape, logits_shape)
-        wrong, expected = wrong | ((labels < 0) & probabilities), "finite, and not negative as probabilities"
+        wrong, expected = wrong | ((labels < 0) & probabilities), "finite, and non-negative if they are probabilities"
     if wrong.any():
         raise ValueError(
             f"Labels must be {expected}. Received: {labels[wrong][0]} in row {int(np.argwhere(wrong)[0, 0])}; "
@@ -113,8 +115,8 @@ def _check_weights(name, weights):
         wrong = ~(np.isfinite(weights) & (weights >= 0))
     if wrong.any():
         raise ValueError(
-            f"`{name}` must be finite numbers that are not negative. Received: {weights[wrong][0].item()!r} among "
-            f"{weights.size}. Give 0 to what is not to count."
+            f"`{name}` must be finite, non-negative numbers. Received: {weights[wrong][0].item()!r} among "
+            f"{weights.size}. Use 0 for what must not count."
         )
 
 

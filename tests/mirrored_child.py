@@ -85,8 +85,8 @@ def _afterwards(distiller, dataset):
     x = np.concatenate([batch.numpy() for batch in inputs])
     with tempfile.TemporaryDirectory() as folder:
         saved, exported = pathlib.Path(folder, "student.keras"), pathlib.Path(folder, "served")
-        export.keras_file(distiller.student, saved)
-        export.saved_model(distiller.student, exported)
+        export.save_keras(distiller.student, saved)
+        export.export_saved_model(distiller.student, exported)
         served = tf.saved_model.load(exported)  # Its variables go with its name.
         return {
             "evaluated": distiller.evaluate(dataset, verbose=0, return_dict=True),

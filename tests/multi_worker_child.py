@@ -23,7 +23,7 @@ def _caught_signals():
 
 def main(path, kind):
     """Trains a kind of `mirrored_child`, and disagrees once with the other workers."""
-    strategy = distribution.strategy("multi_worker")
+    strategy = distribution.get_strategy("multi_worker")
     distribution.check_workers_agree("multi_worker", "numbers", [1, 2])
     result = {"chief": distribution.is_chief("multi_worker"), "caught": _caught_signals()}
     result |= mirrored_child.train(strategy, kind, afterwards=True)

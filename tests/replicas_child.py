@@ -115,9 +115,9 @@ def memories():
     distiller = made(lambda: [losses.CRD(labels, negatives=6, dimensions=4)], 0.0)
     history = fit(distiller, *SIZES, epochs=1)
     (crd,) = distiller.distillation_losses
-    values = [crd.student_memory.rows.value]
+    values = [crd.student_memory.features.value]
     if PARTS and STRATEGY != "none":
-        values = distribution.strategy(STRATEGY).experimental_local_results(values[0])
+        values = distribution.get_strategy(STRATEGY).experimental_local_results(values[0])
     return {"memories": [np.asarray(value).tolist() for value in values], "history": history}
 
 

@@ -290,7 +290,7 @@ history = distiller.fit(
 ).history
 assert "tensorflow" not in sys.modules and np.isfinite(history["loss"]).all(), history
 try:
-    keras_wsl.export.saved_model(distiller.student, sys.argv[1] + "/saved")
+    keras_wsl.export.export_saved_model(distiller.student, sys.argv[1] + "/saved")
 except ImportError as error:
     print("said:", error)
 """

@@ -1,6 +1,6 @@
-"""What a careless user gives to the library: one row an input, each with its own error.
+"""Invalid arguments of the whole library: one row per input, each with its own error.
 
-An error says what came, what was expected and what to do: the three patterns of a row, in whatever order. Inputs whose
+An error has the received value, the expectation and the remedy: the three patterns of a row, in any order. Inputs whose
 errors are tested where they belong, such as those of the losses in `losses/test_misuse.py`, are not repeated here.
 """
 
@@ -32,14 +32,14 @@ from tests.common import bright_splits, examples, hard_loss, image_network, netw
 
 
 class Row(NamedTuple):
-    """`do` is a function of a folder of files with which something is wrong, and has to raise `error`."""
+    """`do` takes a directory of files and must raise `error` with a message that matches the three patterns."""
 
     do: Any
-    came: str
+    received: str
     expected: str
-    advice: str
+    remedy: str
     error: type = ValueError
-    tensorflow: bool = False  # Whether it is of TensorFlow alone.
+    tensorflow: bool = False  # Whether it requires TensorFlow.
 
 
 X, Y = examples(8)
@@ -56,41 +56,41 @@ unbuilt = functools.cache(lambda: keras.Sequential([keras.layers.Dense(5)], name
 
 
 def fit(y=Y, x=X, loss="kd", compiled=None, optimizer="sgd", eagerly=True, fitting=None, **settings):
-    """One epoch of a Distiller with something wrong."""
+    """Fit a Distiller for one epoch with an invalid argument."""
     distiller = Distiller(teacher(), student(), loss, **settings)
     distiller.compile(optimizer, compiled or hard_loss(), run_eagerly=eagerly)
     distiller.fit(x, y, verbose=0, **(fitting or {}))
 
 
-def watched(callback):
-    """The same with a callback; it is asked before the first step."""
+def fit_with_callback(callback):
+    """Fit with a callback that checks its arguments before the first step."""
     fit(fitting={"callbacks": [callback], "epochs": 1})
 
 
 def batches(part=None, **settings):
-    """Batches that are asked for, and not read."""
+    """Create batches without reading them."""
     return data.train_batches(splits().train if part is None else part, **{"seed": 0, "batch_size": 4, **settings})
 
 
 def pixels(**changes):
-    """A data set with something wrong."""
+    """Create a data set with an invalid argument."""
     fields = {"images": PIXELS, "labels": np.zeros(4, int), "classes": CLASSES, "mean": HALF, "std": FIFTH}
     return data.ImageArrays(**{**fields, **changes})
 
 
 def build(**settings):
-    """A small network with something wrong."""
+    """Build a small network with an invalid argument."""
     return models.build(**{"name": "resnet8", "classes": 3, "input_shape": (8, 8, 3), **settings})
 
 
 def write(here, **settings):
-    """Soft labels with something wrong."""
+    """Write soft labels with an invalid argument."""
     given = {"teacher": images(), "examples": splits().train, "folder": here / "new", "verbose": 0, **settings}
     return soft_labels.write(given.pop("teacher"), given.pop("examples"), given.pop("folder"), **given)
 
 
 def npz(here, **changes):
-    """A file whose arrays are others."""
+    """Load a file with changed arrays."""
     with np.load(here / "images.npz") as arrays:
         fields = {**arrays, **changes}
     np.savez(here / "changed.npz", **{name: array for name, array in fields.items() if array is not None})
@@ -98,10 +98,10 @@ def npz(here, **changes):
 
 
 def with_config(text):
-    """What a worker reads from its environment."""
+    """Create the strategy of a worker with this `TF_CONFIG`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TF_CONFIG", text)
-        distribution.strategy("multi_worker")
+        distribution.get_strategy("multi_worker")
 
 
 class Scalar(losses.DistillationLoss):
@@ -114,9 +114,9 @@ class Nothing(losses.DistillationLoss):
         pass
 
 
-def probed(probe, **settings):
-    """The callback that judges a probe."""
-    return lambda here: watched(callbacks.RegularizationSamples(here / "log", probe, **settings))
+def fit_with_clean_data(clean_data, **settings):
+    """Return a function that fits with RegularizationSamples and invalid clean data."""
+    return lambda here: fit_with_callback(callbacks.RegularizationSamples(here / "log", clean_data, **settings))
 
 
 ROWS = {
@@ -301,11 +301,11 @@ ROWS = {
     "labels are text": Row(
         lambda here: fit(np.array(["cat", "dog"] * 4)),
         "Received: <U3 such as .*cat",
-        "must be the classes' numbers, or distributions",
-        "Number the classes: np.unique",
+        "must be class indices or distributions",
+        "Convert them: np.unique",
     ),
     "labels are a list": Row(
-        lambda here: fit(list(Y)), "Received: a list of 8", "must be one array", "Give np.asarray"
+        lambda here: fit(list(Y)), "Received: a list of 8", "must be one array", "Pass np.asarray"
     ),
     "labels are halves": Row(
         lambda here: fit(Y + 0.5), "Received: .*.5 in row 0; 8 of 8", "must be whole numbers", "Correct the data"
@@ -319,13 +319,13 @@ ROWS = {
     "distributions are not all there": Row(
         lambda here: fit(np.where(ONE_HOT, np.nan, 0.1)),
         "Received: nan in row 0; 8 of 40",
-        "must be finite, and not negative",
+        "must be finite, and non-negative",
         "Correct the data",
     ),
     "distributions are negative": Row(
         lambda here: fit({"labels": ONE_HOT - 0.1}),
         "Received: -0.1.* in row 0; 32 of 40",
-        "must be finite, and not negative",
+        "must be finite, and non-negative",
         "Correct the data",
     ),
     "labels of other classes": Row(
@@ -335,7 +335,7 @@ ROWS = {
         "one probability for each of the 5 classes",
     ),
     "no labels": Row(
-        lambda here: fit(None), "Received: NoneType", "must have labels: integers, distributions", "Give .inputs, lab"
+        lambda here: fit(None), "Received: NoneType", "must have labels: integers, distributions", "Pass .inputs, lab"
     ),
     "dict without labels": Row(
         lambda here: fit({"label": Y}),
@@ -344,7 +344,10 @@ ROWS = {
         "Pass .inputs, labels",
     ),
     "no data": Row(
-        lambda here: fit(Y[:0], X[:0]), r"labels of shape \(0,\)", "Expected one label an example", "Give some data"
+        lambda here: fit(Y[:0], X[:0]),
+        r"labels of shape \(0,\)",
+        "Labels must be one per example",
+        "Pass at least one example",
     ),
     "validation without labels": Row(
         lambda here: Targets.parse((Y, Y)),
@@ -392,37 +395,37 @@ ROWS = {
         lambda here: fit(fitting={"sample_weight": np.ones((8, 5), "float32")}),
         r"Received shape: \(8, 5\)",
         "must be one number per example",
-        "Pass the shape",
+        "Pass shape",
     ),
     "sample_weight is a scalar": Row(
         lambda here: fit(fitting={"sample_weight": np.array(1.0)}),
         r"Received: array\(1\.\)",
         "`sample_weight` must be one number per example",
-        "Give shape",
+        "Pass shape",
     ),
     "sample_weight is negative": Row(
         lambda here: fit(fitting={"sample_weight": np.where(np.arange(8) == 3, -1.0, 1.0)}),
         "Received: -1.0 among 8",
-        "`sample_weight` must be finite numbers that are not negative",
-        "Give 0 to what is not to count",
+        "`sample_weight` must be finite, non-negative numbers",
+        "Use 0 for what must not count",
     ),
     "sample_weight is text": Row(
         lambda here: fit(fitting={"sample_weight": np.array(["a"] * 8)}),
         "Received: 'a' among 8",
-        "`sample_weight` must be finite numbers",
-        "Give 0 to what is not to count",
+        "`sample_weight` must be finite, non-negative numbers",
+        "Use 0 for what must not count",
     ),
     "class_weight is a list": Row(
         lambda here: fit(fitting={"class_weight": [1.0] * 5}),
         "Received: list",
         "`class_weight` must be a dict of classes to numbers",
-        r"Give such as \{0: 1.0",
+        r"Pass, for example, \{0: 1.0",
     ),
     "class_weight is not a number": Row(
         lambda here: fit(fitting={"class_weight": {0: 1.0, 1: float("nan")}}),
         "Received: nan among 2",
-        "`class_weight` must be finite numbers",
-        "Give 0 to what is not to count",
+        "`class_weight` must be finite, non-negative numbers",
+        "Use 0 for what must not count",
     ),
     # Data sets and their batches.
     "batches of an array": Row(
@@ -596,28 +599,34 @@ ROWS = {
     ),
     # Callbacks.
     "backup every 0 steps": Row(
-        lambda here: callbacks.Backup(here / "new", 2, every=0),
-        "every=0 came",
-        "a positive integer was expected",
-        "Give at least 1",
+        lambda here: callbacks.ExactBackupAndRestore(here / "new", 2, save_freq=0),
+        "Received: save_freq=0",
+        "`save_freq` must be a positive integer",
+        "Pass at least 1",
     ),
     "backups in a file": Row(
-        lambda here: watched(callbacks.Backup(here / "file", 1)),
-        "file cannot be written to",
-        "Backup: ",
-        "Pass a directory that can",
+        lambda here: fit_with_callback(callbacks.ExactBackupAndRestore(here / "file", 1)),
+        "Received: .*file ",
+        "backup directory must be writable",
+        "Pass another directory",
     ),
-    "probe has no labels": Row(
-        lambda here: probed(X)(here), "Received: ndarray", r"must be \(inputs, labels\)", "Give both, in a tuple"
+    "clean data without labels": Row(
+        lambda here: fit_with_clean_data(X)(here),
+        "Received: ndarray",
+        r"must be \(inputs, labels\)",
+        "Pass both in a tuple",
     ),
-    "probe is empty": Row(
-        probed((X[:0], Y[:0])), "probe of RegularizationSamples is empty", "at least one batch", "or clean_data=None"
+    "clean data are empty": Row(
+        fit_with_clean_data((X[:0], Y[:0])), "Received: no batch", "at least one batch", "or clean_data=None"
     ),
-    "probe is judged at temperature -1": Row(
-        probed((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"
+    "clean data at temperature -1": Row(
+        fit_with_clean_data((X, Y), temperature=-1), "temperature=-1", "must be a positive number", "Give 1.0"
     ),
-    "probe in batches of 0": Row(
-        probed((X, Y), batch_size=0), "Received: 0", "`batch_size` must be an integer of at least 1", "Give 1"
+    "clean data in batches of 0": Row(
+        fit_with_clean_data((X, Y), batch_size=0),
+        "Received: 0",
+        "`batch_size` must be an integer of at least 1",
+        "Give 1",
     ),
     "log below a file": Row(
         lambda here: callbacks.RegularizationSamples(here / "fifth file" / "log"),
@@ -627,13 +636,13 @@ ROWS = {
         NotADirectoryError,
     ),
     "checkpoints every 0 epochs": Row(
-        lambda here: callbacks.Checkpoints(here / "new", every=0),
+        lambda here: callbacks.PeriodicCheckpoint(here / "new", save_freq=0),
         "Received: 0",
-        "`every` must be an integer of at least 1",
+        "`save_freq` must be an integer of at least 1",
         "Give 1",
     ),
     "checkpoints in a file": Row(
-        lambda here: watched(callbacks.Checkpoints(here / "other file")),
+        lambda here: fit_with_callback(callbacks.PeriodicCheckpoint(here / "other file")),
         "other file is a file",
         "a folder was expected there",
         "Choose another path",
@@ -641,22 +650,22 @@ ROWS = {
     ),
     "checkpoints of days": Row(
         lambda here: teacher_checkpoints.Checkpoints(here / "empty", unit="days"),
-        "unit='days' is unknown",
-        "Expected one of",
+        "Received: unit='days'",
+        "`unit` must be one of",
         "'epochs', 'steps'",
     ),
     "no checkpoints": Row(
         lambda here: callbacks.TeacherSchedule(here / "empty"),
         "empty has no checkpoints",
         "such as epoch-000001.weights.h5",
-        "Train the teacher with callbacks.Checkpoints",
+        "Train the teacher with callbacks.PeriodicCheckpoint",
         FileNotFoundError,
     ),
     "complexity of an array": Row(
         lambda here: callbacks.SupervisionComplexity(here / "log", X, SIGNS),
         "Received: ndarray",
-        "needs targets by name",
-        r"Give such as \{'teacher': targets\}",
+        "`targets` must be a dict of names to targets",
+        r"Pass, for example, \{'teacher': targets\}",
     ),
     # Soft labels.
     "soft labels of an array": Row(
@@ -699,11 +708,11 @@ ROWS = {
         lambda here: optimizers.LinearWarmupDecay(0.1, warmup_steps=10, steps=10),
         "Received: 10",
         r"`warmup_steps` must be in \[0, 10\)",
-        "Warm up for less",
+        "Pass a smaller number",
     ),
     # Devices.
     "strategy is misspelt": Row(
-        lambda here: distribution.scope("miror"), "no strategy 'miror'", "Expected one of", "'none', 'mirrored'"
+        lambda here: distribution.scope("miror"), "Received: 'miror'", "strategy must be one of", "'none', 'mirrored'"
     ),
     "worker is not in its cluster": Row(
         lambda here: with_config('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 3}}'),
@@ -715,44 +724,44 @@ ROWS = {
     "worker is a parameter server": Row(
         lambda here: with_config('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}'),
         "the 'ps' 'a:1'",
-        "Expected: the type chief or worker",
-        "an index from 0 on",
+        "must have the type chief or worker",
+        "an index of at least 0",
         tensorflow=True,
     ),
     # Exports.
     "export to another suffix": Row(
-        lambda here: export.keras_file(images(), here / "student.h5"),
+        lambda here: export.save_keras(images(), here / "student.h5"),
         "Received: '.*student.h5'",
         "must end in '.keras'",
         "Rename it",
     ),
     "export of a distiller": Row(
-        lambda here: export.keras_file(Distiller(teacher(), student(), "kd"), here / "student.keras"),
+        lambda here: export.save_keras(Distiller(teacher(), student(), "kd"), here / "student.keras"),
         "Received: a Distiller",
-        "Expected the student alone",
+        "`student` must not include a teacher",
         "Pass `distiller.student`",
     ),
     "export of what is not built": Row(
-        lambda here: export.saved_model(unbuilt(), here / "new"),
-        "unbuilt is not built",
-        "no weights",
-        "Call it on a ba",
+        lambda here: export.export_saved_model(unbuilt(), here / "new"),
+        "Received: unbuilt",
+        "`student` must be built",
+        "Call it on a batch once",
     ),
     "export of a name": Row(
-        lambda here: export.keras_file("resnet8", here / "student.keras"),
+        lambda here: export.save_keras("resnet8", here / "student.keras"),
         "Received: 'resnet8'",
-        "Expected a `keras.Model`",
+        "`student` must be a `keras.Model`",
         "Build or load one",
     ),
     "export over other things": Row(
-        lambda here: export.saved_model(images(), here / "full", overwrite=True),
-        "full' holds no SavedModel",
-        "replaces nothing else",
+        lambda here: export.export_saved_model(images(), here / "full", overwrite=True),
+        "Received: .*full'",
+        "replaces only a SavedModel",
         "Choose another path",
         FileExistsError,
     ),
     "export below a file": Row(
-        lambda here: export.keras_file(images(), here / "fourth file" / "student.keras"),
+        lambda here: export.save_keras(images(), here / "fourth file" / "student.keras"),
         "fourth file is a file",
         "a folder was expected there",
         "Choose another path",
@@ -773,9 +782,9 @@ ROWS = {
     ),
     "targets of too many axes": Row(
         lambda here: analysis.targets(LOGITS[None]),
-        r"Received: \(1, 8, 5\)",
-        r"Expected logits of shape \(n,\) or \(n, C\)",
-        "Flatten what is before C",
+        r"Received: shape \(1, 8, 5\)",
+        r"must have shape \(n,\) or \(n, C\)",
+        "Flatten the axes before C",
     ),
     "targets at temperature of text": Row(
         lambda here: analysis.targets(LOGITS, temperature="4"),
@@ -784,10 +793,10 @@ ROWS = {
         "Give 1.0",
     ),
     "predictions of other examples": Row(
-        lambda here: analysis.margin_bound(KERNEL, SIGNS, [1.0, 2.0]),
-        r"Received: \(2,\)",
-        r"Expected predictions of the targets' shape \(4, 1\)",
-        "Give one each",
+        lambda here: analysis.margin_bound(KERNEL, SIGNS, predictions=[1.0, 2.0]),
+        r"Received: shape \(2,\)",
+        r"must have the shape of the targets, \(4, 1\)",
+        "Pass one prediction per target",
     ),
     "kernel in no memory": Row(
         lambda here: analysis.empirical_ntk(student(), X, memory="1G"),
@@ -797,22 +806,22 @@ ROWS = {
     ),
     "confidence is of probabilities": Row(
         lambda here: analysis.calibration([0, 1, 1], [[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]]),
-        "rows that are not negative and add up to 1",
+        "rows that are non-negative and sum to 1",
         "`logits` must be logits",
         "Pass the network's outputs before the softmax",
     ),
     "ensemble of one": Row(
-        lambda here: analysis.bias_variance(np.log(np.full((1, 8, 5), 0.2)), Y),
-        "Received 1 run",
-        "needs at least 2",
-        "train others on other draws",
+        lambda here: analysis.bias_variance(Y, np.log(np.full((1, 8, 5), 0.2))),
+        "Received: 1",
+        "must have at least 2 runs",
+        "Train more networks on other training sets",
     ),
 }
 
 
 @pytest.fixture(scope="module")
-def said(tmp_path_factory):
-    """A function of a row's name: the error that it raises, once for all tests."""
+def raised(tmp_path_factory):
+    """Return a function that returns the error of a row, which is raised once for all tests."""
     here = tmp_path_factory.mktemp("bad")
     for name in ("file", "other file", "third file", "fourth file", "fifth file"):
         (here / name).write_text("text")
@@ -836,33 +845,33 @@ NAMES = [pytest.param(name, marks=pytest.mark.tensorflow if row.tensorflow else 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_error_says_what_came_what_was_expected_and_what_to_do(name, said):
-    _, message, _ = said(name)
-    for part in ("came", "expected", "advice"):
+def test_error_has_received_value_expectation_and_remedy(name, raised):
+    _, message, _ = raised(name)
+    for part in ("received", "expected", "remedy"):
         assert re.search(getattr(ROWS[name], part), message), f"{part}: {message}"
     assert "\n" not in message and "\x1b" not in message and len(message) < 600
     assert not re.search(r"Traceback|_wrapped__|KerasTensor|Tensor\(", message)
 
 
-def test_each_has_its_own_error(said):
+def test_errors_are_distinct(raised):
     kinds = {}
     for name, row in ROWS.items():
         if row.tensorflow and keras.backend.backend() != "tensorflow":
             continue
-        kind, message, here = said(name)
+        kind, message, here = raised(name)
         kinds.setdefault((kind, message.replace(str(here), "")), []).append(name)
     assert [names for names in kinds.values() if len(names) > 1] == []
     assert len(ROWS) >= 80
 
 
 @pytest.mark.parametrize("number", [np.float32(4), np.int64(4), np.float64(4)])
-def test_numbers_of_numpy_are_numbers(number):
-    """`for temperature in np.arange(1, 5)`."""
+def test_numpy_numbers_are_accepted(number):
+    """NumPy numbers are valid, as in `for temperature in np.arange(1, 5)`."""
     assert losses.KD(temperature=number, weight=number).temperature == 4.0
 
 
-def test_padding_of_float_labels_is_no_error():
-    """Of sequences, in which no label is broken, -1 may stand where there is none."""
+def test_validate_fit_inputs_accepts_padding_of_float_labels():
+    """Labels of sequences may be -1 at padding positions, if all are integers."""
     from keras_wsl.validation import validate_fit_inputs
 
     validate_fit_inputs(np.array([[0.0, -1.0], [2.0, 1.0]]))

@@ -128,7 +128,9 @@ def test_class_weight_by_position_is_checked():
     """`fit` has it as its tenth argument."""
     distiller = Distiller(None, network("student"))
     distiller.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match=r"keys of `class_weight` must be integers in \[0, 5\).*Received: '0', a str"):
+    with pytest.raises(
+        ValueError, match=r"keys of `class_weight` must be class indices, integers in \[0, 5\).*Received: '0', a str"
+    ):
         distiller.fit(X, Y, 4, 1, 0, None, 0.0, None, True, {"0": 100.0})
 
 
@@ -139,8 +141,8 @@ def test_class_weight_by_position_is_checked():
         ({-1: 1.0}, r"\[0, 5\).*Received: -1"),
         ({True: 1.0}, r"\[0, 5\).*Received: True, a bool"),
         ({1.0: 1.0}, r"\[0, 5\).*Received: 1.0, a float"),
-        ({0: -1.0}, "`class_weight` must be finite numbers that are not negative"),
-        ({0: float("inf")}, "`class_weight` must be finite numbers that are not negative"),
+        ({0: -1.0}, "`class_weight` must be finite, non-negative numbers"),
+        ({0: float("inf")}, "`class_weight` must be finite, non-negative numbers"),
         ({0: "1"}, "`class_weight` must be a dict of classes to numbers"),
         (np.ones(5), "`class_weight` must be a dict of classes to numbers. Received: ndarray"),
     ],

@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup
+from keras_wsl.callbacks import ExactBackupAndRestore
 from tests.callbacks import backup_child
-from tests.callbacks.test_backup import InterruptAfter, Interrupted
+from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import BACKEND, changed
 
@@ -39,7 +39,7 @@ def fit(distiller, epochs=1):
 
 
 def memories(crd):
-    return [np.array(ops.convert_to_numpy(bank.rows)) for bank in (crd.student_memory, crd.teacher_memory)]
+    return [np.array(ops.convert_to_numpy(bank.features)) for bank in (crd.student_memory, crd.teacher_memory)]
 
 
 def test_negatives_are_of_other_classes_and_never_twice():
@@ -166,11 +166,11 @@ def batches(start):
 
 def resumable(directory, cut=()):
     """What two equal runs share."""
-    backup = Backup(directory, STEPS, every=1)
+    backup = ExactBackupAndRestore(directory, STEPS, save_freq=1)
     distiller, _ = made(data()[1]["labels"])
     distiller.fit(
-        batches(backup.position),
-        initial_epoch=backup.position[0],
+        batches(backup.initial_position),
+        initial_epoch=backup.initial_position[0],
         steps_per_epoch=STEPS,
         epochs=3,
         verbose=0,
@@ -184,7 +184,7 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
     backup_child.make_deterministic()
     weights, history = resumable(tmp_path / "whole")
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         resumable(tmp_path / "cut", [InterruptAfter(STEPS + 2)])
     resumed, resumed_history = resumable(tmp_path / "cut")
     assert resumed_history == history

@@ -45,8 +45,8 @@ def _run(code):
 def test_batches_that_cannot_be_shared_out():
     """By `fit`, `evaluate`, `predict` and of single batches; and outside of the scope, Keras is as it was."""
     ran = _run("""
-strategy = distribution.strategy("mirrored")
-assert strategy is distribution.strategy("mirrored") and strategy.num_model_replicas == 2
+strategy = distribution.get_strategy("mirrored")
+assert strategy is distribution.get_strategy("mirrored") and strategy.num_model_replicas == 2
 with distribution.scope("mirrored"):
     distiller = made()
     distiller.fit(x, y, batch_size=3, verbose=0)
@@ -75,12 +75,12 @@ with distribution.scope("mirrored"):
 
 def test_names_of_other_backends_are_refused():
     backend = keras.backend.backend()
-    with pytest.raises(ValueError, match=f"no strategy 'multi_worker' on the {backend} backend. Expected one of"):
-        distribution.strategy("multi_worker")
-    assert distribution.strategy("none") is None
+    with pytest.raises(ValueError, match=f"must be one of .* on the {backend} backend. Received: 'multi_worker'"):
+        distribution.get_strategy("multi_worker")
+    assert distribution.get_strategy("none") is None
 
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="JAX's")
 def test_without_a_tpu():
-    with pytest.raises(ValueError, match="needs a TPU, and none was found here"):
-        distribution.strategy("tpu")
+    with pytest.raises(ValueError, match="requires a TPU, but none was found"):
+        distribution.get_strategy("tpu")

@@ -181,7 +181,7 @@ def test_an_export_takes_what_the_mapping_gives(tmp_path):
     x, y = images()
     distiller = made("function", 0.1)
     distiller.fit(x, y, verbose=0)
-    export.saved_model(distiller.student, tmp_path / "exported")
+    export.export_saved_model(distiller.student, tmp_path / "exported")
     loaded = tf.saved_model.load(str(tmp_path / "exported"))
     np.testing.assert_allclose(loaded.serve(every_second(x)), distiller.predict(x, verbose=0), atol=1e-5)
 

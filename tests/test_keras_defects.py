@@ -304,7 +304,7 @@ def test_k06_no_teacher_in_an_export(tmp_path):
     teacher, student = network("teacher", width=13), network("student")
     distiller = compiled(Distiller(teacher, student, [losses.WSL(), Hint()]), 0.1)
     distiller.fit(x, y, verbose=0)
-    export.saved_model(distiller.student, tmp_path / "exported")
+    export.export_saved_model(distiller.student, tmp_path / "exported")
     shapes = [tuple(shape) for name, shape in tf.train.list_variables(str(tmp_path / "exported/variables/variables"))]
     assert not [shape for shape in shapes if 13 in shape]
     served = tf.saved_model.load(str(tmp_path / "exported"))

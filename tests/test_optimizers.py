@@ -1,4 +1,4 @@
-"""SGD with coupled weight decay, against PyTorch's published rule in float64; AdamW and its schedule, by hand."""
+"""SGD with coupled weight decay against PyTorch's published rule in float64; AdamW and its schedule by hand."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ STEPS, DROP = 30, 15
 
 
 def torch_rule(value, gradients, rates, *, momentum, weight_decay, nesterov):
-    """The algorithm of https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, with dampening 0."""
+    """Compute the step of https://pytorch.org/docs/stable/generated/torch.optim.SGD.html, with dampening 0."""
     value = value.astype("float64")
     for t, (gradient, rate) in enumerate(zip(gradients, rates)):
         gradient = gradient.astype("float64") + weight_decay * value
@@ -30,7 +30,7 @@ def problem(seed=0):
 
 
 def run(optimizer, values, gradients, rates, start=0, variables=None):
-    """Applies the gradients; gives the variables."""
+    """Apply the gradients, and return the variables."""
     variables = variables or [keras.Variable(value, name=name) for value, name in zip(values, ("kernel", "bias"))]
     for t in range(start, start + len(rates)):
         optimizer.learning_rate = rates[t - start]
@@ -45,15 +45,15 @@ def check(variables, expected):
 
 @pytest.mark.parametrize("weight_decay", [0.0, 5e-2])
 @pytest.mark.parametrize("momentum, nesterov", [(0.0, False), (0.9, False), (0.9, True)])
-def test_steps_are_torchs(momentum, nesterov, weight_decay):
+def test_sgd_matches_torch(momentum, nesterov, weight_decay):
     settings = {"momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
     values, gradients, rates = problem()
     variables = run(SGD(0.1, **settings), values, gradients, rates)
     check(variables, [torch_rule(value, column, rates, **settings) for value, column in zip(values, gradients)])
 
 
-def test_keras_differs():
-    """So the comparison can fail: Keras's own decay is decoupled."""
+def test_sgd_differs_from_keras():
+    """The comparison above can fail: Keras's own decay is decoupled."""
     settings = {"momentum": 0.9, "nesterov": False, "weight_decay": 5e-2}
     values, gradients, rates = problem()
     variables = run(keras.optimizers.SGD(0.1, **settings), values, gradients, rates)
@@ -61,14 +61,14 @@ def test_keras_differs():
     assert np.abs(keras.ops.convert_to_numpy(variables[0]) - expected).max() > 0.1
 
 
-def test_no_weight_decay_is_the_default():
+def test_sgd_has_no_weight_decay_by_default():
     values, gradients, rates = problem()
     variables = run(SGD(0.1, momentum=0.9), values, gradients, rates)
     settings = {"momentum": 0.9, "nesterov": False, "weight_decay": 0.0}
     check(variables, [torch_rule(value, column, rates, **settings) for value, column in zip(values, gradients)])
 
 
-def test_excluded_variables_do_not_decay():
+def test_sgd_does_not_decay_excluded_variables():
     settings = {"momentum": 0.9, "nesterov": False}
     values, gradients, rates = problem()
     optimizer = SGD(0.1, weight_decay=5e-2, **settings)
@@ -81,7 +81,7 @@ def test_excluded_variables_do_not_decay():
     check(variables, expected)
 
 
-def test_serialization_in_the_middle_changes_nothing():
+def test_sgd_serialization_keeps_state():
     settings = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-2}
     values, gradients, rates = problem()
     first = SGD(0.1, **settings)
@@ -99,8 +99,8 @@ def test_serialization_in_the_middle_changes_nothing():
     check(variables, [torch_rule(value, column, rates, **settings) for value, column in zip(values, gradients)])
 
 
-def test_a_model_trains_by_the_same_rule():
-    """`fit` hands it the same gradients: one linear neuron, whose gradient is known."""
+def test_sgd_in_fit_matches_closed_form():
+    """`fit` passes the same gradients: one linear neuron with a known gradient."""
     generator = np.random.default_rng(1)
     x, y = generator.normal(size=(2, 8, 1)).astype("float32")
     model = keras.Sequential([keras.Input((1,)), keras.layers.Dense(1, use_bias=False, kernel_initializer="ones")])
@@ -117,8 +117,8 @@ def schedule_value(schedule, step):
     return float(keras.ops.convert_to_numpy(schedule(step)))
 
 
-def test_linear_decay_rises_and_falls():
-    """Of 10 steps, 4 of them warm-up: the formula by hand."""
+def test_linear_warmup_decay_matches_formula():
+    """10 steps, 4 of them warmup: the formula by hand."""
     schedule = LinearWarmupDecay(0.8, warmup_steps=4, steps=10)
     expected = [0.2, 0.4, 0.6, 0.8, 0.8, 0.8 * 5 / 6, 0.8 * 4 / 6, 0.8 * 3 / 6, 0.8 * 2 / 6, 0.8 / 6, 0, 0]
     np.testing.assert_allclose([schedule_value(schedule, t) for t in range(12)], expected, rtol=1e-6, atol=1e-9)
@@ -127,7 +127,7 @@ def test_linear_decay_rises_and_falls():
     np.testing.assert_allclose([schedule_value(flat, t) for t in range(5)], [0.8, 0.6, 0.4, 0.2, 0], atol=1e-7)
 
 
-def test_linear_decay_is_kept_in_a_config():
+def test_linear_warmup_decay_config_round_trip():
     schedule = LinearWarmupDecay(0.8, warmup_steps=4, steps=10)
     config = keras.saving.serialize_keras_object(schedule)
     assert config["registered_name"] == "keras_wsl>LinearWarmupDecay"
@@ -137,7 +137,7 @@ def test_linear_decay_is_kept_in_a_config():
 
 
 @pytest.mark.parametrize("warmup_steps, steps", [(10, 10), (-1, 10), (0, 0)])
-def test_linear_decay_needs_a_fall(warmup_steps, steps):
+def test_linear_warmup_decay_refuses_invalid_steps(warmup_steps, steps):
     with pytest.raises(ValueError, match=rf"must be in \[0, {steps}\).*Received: {warmup_steps}"):
         LinearWarmupDecay(0.1, warmup_steps=warmup_steps, steps=steps)
 
@@ -153,7 +153,7 @@ def adamw_rule(value, gradients, rates, *, weight_decay):
     return value
 
 
-def test_adamw_decays_kernels_alone():
+def test_bert_adamw_decays_only_kernels():
     values, gradients, _ = problem()
     values, gradients = values + values[1:] * 2, gradients + gradients[1:] * 2
     names = ("kernel", "bias", "gamma", "beta")
@@ -164,12 +164,12 @@ def test_adamw_decays_kernels_alone():
     rates = [0.05, 0.1, 0.1, 0.1 * 5 / 6, 0.1 * 4 / 6, 0.1 * 3 / 6]
     for variable, value, column, decay in zip(variables, values, gradients, (0.3, 0.0, 0.0, 0.0)):
         expected = adamw_rule(value, column, rates, weight_decay=decay)
-        # Keras corrects the bias of the moments beside epsilon, which then counts more in the first steps.
+        # Keras corrects the bias of the moments outside epsilon, which then has more effect in the first steps.
         np.testing.assert_allclose(keras.ops.convert_to_numpy(variable), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_adamw_knows_the_variables_of_a_bert():
-    """What the exclusion goes by: no kernel or embedding is named like what does not decay."""
+def test_bert_adamw_excludes_biases_and_normalization_of_bert():
+    """Exclusion is by name: no kernel or embedding has a name that is excluded."""
     from keras_nlp.models import BertBackbone
 
     encoder = BertBackbone(20, num_layers=1, num_heads=2, hidden_dim=4, intermediate_dim=8, max_sequence_length=8)
@@ -180,7 +180,7 @@ def test_adamw_knows_the_variables_of_a_bert():
 
 
 @pytest.mark.parametrize("weight_decay", [None, 0.0])
-def test_adamw_may_not_decay(weight_decay):
+def test_bert_adamw_without_weight_decay(weight_decay):
     values, gradients, rates = problem()
     optimizer = bert_adamw(0.1, weight_decay=weight_decay, global_clipnorm=1e6)
     assert optimizer.epsilon == 1e-6 and optimizer.global_clipnorm == 1e6

@@ -260,9 +260,9 @@ def test_backups_are_not_unpickled(tmp_path, marker):
         path = tmp_path / "backups" / "epoch-00000.backup"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(backup_file.MAGIC + b"\n" + digest + b"\n" + buffer.getvalue())
-        with pytest.warns(UserWarning, match="is damaged .it holds something else than a backup"):
-            found = callbacks.Backup(path.parent, 4)
-        assert found.position == [0, 0] and found.history == []
+        with pytest.warns(UserWarning, match="is damaged .its content is not a backup"):
+            found = callbacks.ExactBackupAndRestore(path.parent, 4)
+        assert found.initial_position == [0, 0] and found.history == []
 
 
 def test_harmful_objects_are_harmful(tmp_path, marker):

@@ -355,7 +355,7 @@ def test_labels_out_of_range(label):
         BACKEND
     ]
     with pytest.raises(error, match=message):
-        distiller.fit(x, y, verbose=0, callbacks=[RaiseOnNonFinite(every=1)])
+        distiller.fit(x, y, verbose=0, callbacks=[RaiseOnNonFinite(every_steps=1)])
 
 
 @pytest.mark.tensorflow
@@ -380,7 +380,7 @@ def test_inputs_that_are_not_numbers():
     x, y = examples(24)
     x[9, 2] = np.nan
     with pytest.raises(NonFiniteLossError) as caught:
-        made().fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[RaiseOnNonFinite(every=1)])
+        made().fit(x, y, batch_size=8, shuffle=False, verbose=0, callbacks=[RaiseOnNonFinite(every_steps=1)])
     assert {"student_loss", "wsl", "hint"} <= set(caught.value.terms)
     assert (caught.value.epoch, caught.value.step) == (1, 2)
 

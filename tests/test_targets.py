@@ -176,5 +176,5 @@ def test_fit_refuses_negative_one_hot_labels(dtype):
     distiller = Distiller(network("teacher"), network("student"), losses.WSL())
     distiller.compile("sgd", keras.losses.CategoricalCrossentropy(from_logits=True))
     x, y = examples(8)
-    with pytest.raises(ValueError, match="not negative as probabilities. Received: -1"):
+    with pytest.raises(ValueError, match="non-negative if they are probabilities. Received: -1"):
         distiller.fit(x, -np.eye(5, dtype=dtype)[y], verbose=0)

@@ -1,4 +1,4 @@
-"""The wait of several workers for each other, in threads and without TensorFlow; `test_workers.py` has processes."""
+"""The wait of workers for each other, in threads and without TensorFlow; see `test_workers.py` for processes."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ from keras_wsl.backend.tensorflow import multi_worker
 
 
 def free_addresses(count):
-    """Addresses of this machine at different free ports."""
+    """Return addresses of this machine with different free ports."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     addresses = [f"localhost:{server.getsockname()[1]}" for server in sockets]
     for server in sockets:
@@ -20,7 +20,7 @@ def free_addresses(count):
 
 
 class Worker(threading.Thread):
-    """A worker that waits; `error` is what it raised, `seconds` how long it took."""
+    """A worker that waits. `error` is the exception that it raised, `seconds` the time that it took."""
 
     def __init__(self, addresses, index, timeout=30.0):
         super().__init__(daemon=True)
@@ -65,8 +65,8 @@ def test_wait_for_missing_workers_times_out(capfd):
     assert capfd.readouterr().err.count(f"waiting for workers {addresses[1]}, at most") == 2
 
 
-def test_wait_for_a_worker_that_leaves_goes_on(capfd):
-    """Two workers that wait, one of which ends before the third one starts, are not enough."""
+def test_wait_continues_if_a_worker_leaves(capfd):
+    """Waiting continues if one of two workers ends before the third one starts."""
     addresses = free_addresses(3)
     leader, leaver = Worker(addresses, 0), Worker(addresses, 1, 1.0)
     _join([leaver])
@@ -77,7 +77,7 @@ def test_wait_for_a_worker_that_leaves_goes_on(capfd):
     assert leader.error is None and third.error is None
 
 
-def test_wait_is_not_misled_by_other_clusters_and_servers():
+def test_wait_ignores_other_clusters_and_servers():
     addresses, other = free_addresses(2), free_addresses(1)
     threads = [Worker(addresses, 0, 2.0), Worker((addresses[0], other[0]), 1, 2.0)]
     with socket.create_connection(("localhost", int(addresses[0].split(":")[1])), 5) as stranger:
@@ -91,7 +91,7 @@ def test_wait_is_not_misled_by_other_clusters_and_servers():
     assert f"cannot listen at its address {addresses[0]}" in str(taken.error)
 
 
-def test_wait_of_one_worker_alone_returns_at_once():
+def test_wait_returns_immediately_for_one_worker():
     multi_worker.wait(multi_worker.Cluster(("localhost:1",), 0))
 
 
@@ -103,7 +103,7 @@ def test_read_cluster_puts_the_chief_first():
 
 
 @pytest.mark.parametrize("addresses", [["a:1", "a:1"], ["a:1", "b:0"], ["a:1", "b:65536"]])
-def test_read_cluster_refuses_addresses_that_cannot_be_used(addresses):
+def test_read_cluster_refuses_invalid_addresses(addresses):
     config = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": 0}}
     with pytest.raises(ValueError, match="must have different addresses with ports. Received: "):
         multi_worker.read_cluster(json.dumps(config))

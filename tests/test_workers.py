@@ -1,4 +1,4 @@
-"""Two workers of MultiWorkerMirroredStrategy, in processes of their own, against one device."""
+"""Two workers of MultiWorkerMirroredStrategy in separate processes, against one device."""
 
 import json
 import os
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.usefixtures("default_signals")
     params=[pytest.param(kind, marks=[pytest.mark.slow] if kind != "vectors" else []) for kind in mirrored_child.KINDS],
 )
 def results(request, tmp_path_factory):
-    """What each worker wrote, after the kind that it trained."""
+    """Return what each worker wrote, by the kind that it trained."""
     folder = tmp_path_factory.mktemp("workers")
     paths = [folder / f"{index}.json" for index in range(WORKERS)]
     processes = start(
@@ -44,7 +44,7 @@ def results(request, tmp_path_factory):
     return request.param, [json.loads(path.read_text()) for path in paths]
 
 
-def test_two_workers_are_one(results):
+def test_two_workers_match_one_device(results):
     kind, workers = results
     one = mirrored_child.train(tf.distribute.get_strategy(), kind, afterwards=True)
     for two in workers:
@@ -59,22 +59,22 @@ def test_two_workers_are_one(results):
             np.testing.assert_allclose(two[name], one[name], atol=1e-4, err_msg=name)
 
 
-def test_one_worker_is_the_chief(results):
+def test_is_chief_is_true_for_one_worker(results):
     assert [result["chief"] for result in results[1]] == [True, False]
     assert distribution.is_chief("none") and distribution.is_chief("mirrored")
 
 
-def test_strategy_leaves_sigterm_to_python(results):
-    """TensorFlow catches SIGTERM when it connects the workers, and does nothing then."""
+def test_strategy_keeps_sigterm_handler(results):
+    """TensorFlow replaces the handler of SIGTERM when it connects the workers, and then ignores the signal."""
     for result in results[1]:
         assert signal.SIGTERM not in result["caught"]
         # A shell starts background processes with SIGINT ignored.
         assert signal.SIGINT in result["caught"] or signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_workers_that_disagree_are_refused(results):
+def test_check_workers_agree_refuses_different_numbers(results):
     for result in results[1]:
-        assert "have different places: [[0], [1]]" in result["disagreement"]
+        assert "must have the same places. Received: [[0], [1]]" in result["disagreement"]
 
 
 @pytest.mark.parametrize(
@@ -84,28 +84,28 @@ def test_workers_that_disagree_are_refused(results):
         ("{", "must name all workers"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}', "IndexError"),
         ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "chief", "index": 0}}', "KeyError"),
-        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "makes this process the 'ps' 'a:1'"),
+        ('{"cluster": {"ps": ["a:1"]}, "task": {"type": "ps", "index": 0}}', "Received: the 'ps' 'a:1'"),
     ],
 )
-def test_bad_clusters_are_refused(config, message, monkeypatch):
+def test_strategy_refuses_invalid_clusters(config, message, monkeypatch):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     if config is not None:
         monkeypatch.setenv("TF_CONFIG", config)
     with pytest.raises(ValueError, match=message):
-        distribution.strategy("multi_worker")
+        distribution.get_strategy("multi_worker")
 
 
-def test_it_must_come_first(monkeypatch):
+def test_strategy_must_be_created_first(monkeypatch):
     keras.ops.zeros(())
     config = {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(config))
     with pytest.raises(ValueError, match="before TensorFlow computes anything"):
-        distribution.strategy("multi_worker")
+        distribution.get_strategy("multi_worker")
 
 
 @pytest.fixture
 def start_worker(tmp_path):
-    """A function that starts the worker at a place of a cluster of two: `(process, the path of what it prints)`."""
+    """Return a function that starts a worker of a cluster of two: `(process, path of its output)`."""
     addresses, started = free_addresses(2), []
 
     def start_one(index, *command):
@@ -164,7 +164,7 @@ from keras_wsl import distribution
 from keras_wsl.backend.tensorflow import multi_worker
 if sys.argv[1] == "alone":
     multi_worker.wait = lambda *args: None
-distribution.strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
+distribution.get_strategy("multi_worker", worker_timeout=5 if sys.argv[1] == "alone" else 600)
 if sys.argv[1] == "late":
     time.sleep(1200)
 distribution.check_workers_agree("multi_worker", "numbers", [1])
@@ -173,7 +173,7 @@ distribution.check_workers_agree("multi_worker", "numbers", [1])
 
 @pytest.mark.slow
 def test_timeout_ends_a_worker_inside_tensorflow(start_worker):
-    """The other worker has ended after both had found each other."""
+    """The other worker ends after both are connected."""
     process, _ = start_worker(0, "-c", IN_TENSORFLOW, "alone")
     assert process.wait(CHILD_SECONDS) == 1
 

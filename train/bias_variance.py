@@ -91,7 +91,7 @@ def log_probs(path, test, batch_size):
 
 def row_of(name, ensemble, labels, results):
     """The decomposition of an ensemble, and its row of `bias_variance.csv`: totals with intervals, and accuracies."""
-    found = bias_variance(ensemble, labels)
+    found = bias_variance(labels, ensemble)
     terms = np.stack([getattr(found, term) for term in TERMS], axis=-1)
     row = {"method": name, "n": found.runs}
     for term, interval in zip(TERMS, intervals(terms)):
@@ -125,8 +125,8 @@ def compared(found, said, labels):
     """
     rows = []
     for one, other in PAIRS:
-        over_draws = standard_errors(said[one], said[other], labels) if len(said[one]) > 2 else {}
-        for term, interval in compare(found[one], found[other]).items():
+        over_draws = standard_errors(labels, labels_only=said[one], distilled=said[other]) if len(said[one]) > 2 else {}
+        for term, interval in compare(labels_only=found[one], distilled=found[other]).items():
             if term == "noise":  # The labels' own: the same for all.
                 continue
             row = {"term": term, "of": other, "minus": one, **interval._asdict(), "is": _side(interval)}

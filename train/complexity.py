@@ -131,7 +131,7 @@ def curve(task, network, checkpoints, said, temperature):
     Args:
         task: `Task`.
         network: The student's, whose weights are set.
-        checkpoints: `online.Checkpoints` of the student.
+        checkpoints: `teacher_checkpoints.Checkpoints` of the student.
         said: Dict of the teacher's epochs to its logits.
         temperature: Float.
     """
@@ -216,7 +216,7 @@ def run(values):
     task = Task(examples, values.seed)
     shape = {"classes": task.classes, "input_shape": examples.input_shape}
     found = teacher_checkpoints.Checkpoints(values.checkpoints)
-    chosen = {epoch: path for epoch, path in found.paths.items() if epoch % values.every == 0 or path == found.last}
+    chosen = {epoch: path for epoch, path in found.paths.items() if epoch % values.every == 0 or path == found.latest}
     teacher = models.build(values.teacher, **shape)
     said = {}
     for epoch, path in chosen.items():

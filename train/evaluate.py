@@ -101,8 +101,8 @@ class Judge:
                 ("logits", self._reads(student), student.teacher, split, part),
                 functools.partial(logits_of, teacher, examples, wanted.eval_batch_size),
             )
-            row |= fidelity(heard, logits, self.values.temperature, labels=labels)
-            row |= regularization_sample_rates(heard, logits, labels, self.values.temperature)
+            pair = {"student_logits": logits, "teacher_logits": heard, "temperature": self.values.temperature}
+            row |= fidelity(labels, **pair) | regularization_sample_rates(labels, **pair)
         return row, calibrated
 
     def _load(self, student, network):

@@ -112,9 +112,9 @@ def train(runs, data_dir, *, jobs=1, after=None):
         try:
             done = [one.result() for one in started]
         except BaseException:  # Such as a second Ctrl-C.
-            termination.asked = True  # What has not started does not start any more.
+            termination.requested = True  # What has not started does not start any more.
             raise
-    if termination.asked:
+    if termination.requested:
         raise PreemptedError(
             f"{termination.name} was received. The runs that were training have saved their states.", termination.number
         )
@@ -135,7 +135,7 @@ def train_all(runs, data_dir, *, jobs=1):
 
 def _train_one(out, wanted, data_dir, jobs, termination, shares):
     """Runs one unless it is finished; returns whether it was trained to its end."""
-    if termination.asked or (out / "result.json").exists():
+    if termination.requested or (out / "result.json").exists():
         return False
     arguments = command(out, wanted, data_dir)
     make_directory(out.parent)
@@ -145,7 +145,7 @@ def _train_one(out, wanted, data_dir, jobs, termination, shares):
     finally:
         shares.put(cores)
     if status:
-        if not termination.asked:
+        if not termination.requested:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
         return False
     result = artifacts.read_result(out, "test_accuracy", "seconds")
@@ -173,7 +173,7 @@ def call(arguments, environment, termination, cores=None, directory=None):
                 with contextlib.suppress(ProcessLookupError):  # It has ended already.
                     os.sched_setaffinity(process.pid, cores)
             while process.poll() is None and not termination.repeated:
-                if termination.asked:
+                if termination.requested:
                     process.terminate()  # Again, as it may not have been ready for the first one.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1.0)

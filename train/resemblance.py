@@ -19,8 +19,7 @@ from absl import flags
 import jobs
 import report
 from keras_wsl.analysis import semantics
-from keras_wsl.analysis.class_affinity import agreement, group_means
-from keras_wsl.analysis.class_affinity import resemblance as matrix_of
+from keras_wsl.analysis.class_affinity import class_affinity, group_means, rank_correlation
 from keras_wsl.files import make_directory
 from keras_wsl.training import artifacts, cli, plots, recipes
 
@@ -66,7 +65,7 @@ def comparisons(matrix, classes, groups):
             missing.append(f"WordNet, {measure.upper()}, was not compared. {error}")
     rows = []
     for name, similarity in similarities.items():
-        found = agreement(matrix, similarity)
+        found = rank_correlation(matrix, similarity)
         rows.append({"similarity": name, "Spearman": f"{found.spearman:+.3f}", "pairs": found.pairs})
     return rows, missing
 
@@ -132,7 +131,12 @@ def run(folder, values):
         raise ValueError("--output_dir is missing: name a folder for the files, such as --output_dir=runs/resemblance.")
     pair = jobs.pair(folder, jobs.splits_of(values.data_dir), values.split)
     temperature = temperature_of(pair, folder, values.temperature)
-    matrix = matrix_of(pair.examples.labels, pair.student_logits, pair.teacher_logits, temperature)
+    matrix = class_affinity(
+        pair.examples.labels,
+        student_logits=pair.student_logits,
+        teacher_logits=pair.teacher_logits,
+        temperature=temperature,
+    )
     classes, out = pair.examples.classes, pathlib.Path(values.output_dir)
     order, groups = order_of(classes)
     rows, missing = comparisons(matrix, classes, groups)

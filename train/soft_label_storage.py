@@ -83,11 +83,14 @@ def compare(runs, stores, train, test, wanted):
     for name, (folder, _) in runs.items():
         row = {"soft labels": name, **report.read(folder)[0]}
         if name != LIVE:
-            heard = fidelity(exact, stored_logits(stores[name], 0, train, wanted.temperature), wanted.temperature)
+            stored = stored_logits(stores[name], 0, train, wanted.temperature)
+            heard = fidelity(student_logits=stored, teacher_logits=exact, temperature=wanted.temperature)
             row["bytes_a_label"] = stores[name].manifest.row_type.itemsize
             row["teacher_total_variation"] = heard["mean_total_variation"]
             row["weight_distance"] = distance(networks[LIVE], networks[name])
-            row["agreement_with_live"] = fidelity(said[LIVE], said[name])["top1_agreement"]
+            row["agreement_with_live"] = fidelity(student_logits=said[name], teacher_logits=said[LIVE])[
+                "top1_agreement"
+            ]
         rows.append(row)
     return rows
 

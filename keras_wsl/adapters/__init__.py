@@ -1,4 +1,4 @@
-"""Adapters that train with the student, which losses own, and memories of what it gave: none is exported."""
+"""Layers that losses own and that train with the student, and memory banks of its outputs. None is exported."""
 
 from keras_wsl.adapters.factors import Paraphraser, Translator
 from keras_wsl.adapters.fusion import AttentionFusion

@@ -1,4 +1,4 @@
-"""What compresses maps to factors: Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977."""
+"""Factor transfer, which compresses feature maps to factors: Kim et al., NeurIPS 2018, https://arxiv.org/abs/1802.04977."""
 
 import itertools
 
@@ -6,11 +6,11 @@ import keras
 
 from keras_wsl.adapters.layers import convolution, normalization
 
-SLOPE = 0.1  # Of the leaky ReLUs.
+NEGATIVE_SLOPE = 0.1  # Of the leaky ReLUs.
 
 
-def _chain(channels, *, transposed=False, name):
-    """Three 3 x 3 convolutions that go through `channels`, four numbers."""
+def _make_convolutions(channels, *, transposed=False, name):
+    """Return three 3 x 3 convolutions between the four numbers of `channels`."""
     return [
         convolution(filters, 3, in_filters, transposed=transposed, name=f"{name}{i}")
         for i, (in_filters, filters) in enumerate(itertools.pairwise(channels))
@@ -19,7 +19,7 @@ def _chain(channels, *, transposed=False, name):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class Paraphraser(keras.layers.Layer):
-    """An auto-encoder of the teacher's maps, whose code, the factor, has half as many channels; no normalization.
+    """An autoencoder of the teacher's maps, without normalization. Its code, the factor, has half the channels.
 
     Args:
         name: The layer's name.
@@ -29,38 +29,38 @@ class Paraphraser(keras.layers.Layer):
         super().__init__(name=name, dtype="float32")
 
     def build(self, input_shape):
-        """Makes the layers."""
+        """Create the layers."""
         channels = input_shape[-1]
         code = channels // 2
-        self.encoder = _chain((channels, channels, code, code), name="encoder")
-        self.decoder = _chain((code, code, channels, channels), transposed=True, name="decoder")
+        self.encoder = _make_convolutions((channels, channels, code, code), name="encoder")
+        self.decoder = _make_convolutions((code, code, channels, channels), transposed=True, name="decoder")
         for layer in self.encoder + self.decoder:
             layer.build(input_shape)
             input_shape = (*input_shape[:-1], layer.filters)
 
     def call(self, maps):
-        """The factor: `(batch, height, width, channels)` to `(batch, height, width, channels // 2)`."""
+        """Return the factor: `(batch, height, width, channels)` to `(batch, height, width, channels // 2)`."""
         for layer in self.encoder:
-            maps = keras.ops.leaky_relu(layer(maps), SLOPE)
+            maps = keras.ops.leaky_relu(layer(maps), NEGATIVE_SLOPE)
         return maps
 
     def decode(self, factor):
-        """The maps as the factor keeps them."""
+        """Return the maps reconstructed from the factor."""
         for layer in self.decoder:
-            factor = keras.ops.leaky_relu(layer(factor), SLOPE)
+            factor = keras.ops.leaky_relu(layer(factor), NEGATIVE_SLOPE)
         return factor
 
     def get_config(self):
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {"name": self.name}
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class Translator(keras.layers.Layer):
-    """From a student's map to a factor: three convolutions, each with batch normalization and a leaky ReLU.
+    """Three convolutions from a student's map to a factor, each with batch normalization and a leaky ReLU.
 
     Args:
-        filters: Integer, the channels of the factor.
+        filters: Integer, the number of channels of the factor.
         name: The layer's name.
     """
 
@@ -69,9 +69,9 @@ class Translator(keras.layers.Layer):
         self.filters = filters
 
     def build(self, input_shape):
-        """Makes the layers."""
+        """Create the layers."""
         channels = input_shape[-1]
-        self.convolutions = _chain((channels, channels, self.filters, self.filters), name="convolution")
+        self.convolutions = _make_convolutions((channels, channels, self.filters, self.filters), name="convolution")
         self.normalizations = [normalization(name=f"normalization{i}") for i in range(3)]
         for layer, norm in zip(self.convolutions, self.normalizations):
             layer.build(input_shape)
@@ -79,11 +79,11 @@ class Translator(keras.layers.Layer):
             norm.build(input_shape)
 
     def call(self, maps):
-        """The factor: `(batch, height, width, channels)` to `(batch, height, width, filters)`."""
+        """Return the factor: `(batch, height, width, channels)` to `(batch, height, width, filters)`."""
         for layer, norm in zip(self.convolutions, self.normalizations):
-            maps = keras.ops.leaky_relu(norm(layer(maps)), SLOPE)
+            maps = keras.ops.leaky_relu(norm(layer(maps)), NEGATIVE_SLOPE)
         return maps
 
     def get_config(self):
-        """The constructor's arguments."""
+        """Return the constructor's arguments."""
         return {"filters": self.filters, "name": self.name}

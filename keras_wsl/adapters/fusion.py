@@ -8,38 +8,38 @@ from keras_wsl.adapters.layers import convolution, normalization
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class AttentionFusion(keras.layers.Layer):
-    """Joins a student's map with what comes from the deeper ones, and brings both to a teacher's map.
+    """Fusion of a student's map with the output for the deeper maps, projected to the shape of a teacher's map.
 
     Args:
-        filters: Integer, the channels of what is handed on.
-        shape: `(batch, height, width, channels)` of the teacher's map; the batch does not matter.
-        fuse: Whether something comes from a deeper map.
+        filters: Integer, the number of channels of the fused map.
+        shape: `(batch, height, width, channels)` of the teacher's map. The batch is ignored.
+        has_deeper_input: Whether there is a fused map of a deeper layer.
         name: The layer's name.
     """
 
-    def __init__(self, filters, shape, *, fuse, name="fusion"):
+    def __init__(self, filters, shape, *, has_deeper_input, name="fusion"):
         super().__init__(name=name, dtype="float32")
-        self.filters, self.shape, self.fuse = filters, tuple(shape), bool(fuse)
+        self.filters, self.shape, self.has_deeper_input = filters, tuple(shape), bool(has_deeper_input)
 
     def build(self, input_shape):
-        """Makes the layers; they start as He's uniform initialization with slope 1 has it."""
+        """Create the layers. Kernels are initialized by He's uniform initialization with slope 1."""
         uniform = keras.initializers.VarianceScaling(1.0, "fan_in", "uniform")
         options = {"use_bias": False, "initializer": uniform}
-        self.entry = convolution(self.filters, 1, input_shape[-1], name="entry", **options)
-        self.entry_norm = normalization(name="entry_norm")
-        self.exit = convolution(self.shape[-1], 3, self.filters, name="exit", **options)
-        self.exit_norm = normalization(name="exit_norm")
-        inner = (*input_shape[:-1], self.filters)
-        self.entry.build(input_shape)
-        self.entry_norm.build(inner)
-        if self.fuse:
+        self.input_projection = convolution(self.filters, 1, input_shape[-1], name="input_projection", **options)
+        self.input_normalization = normalization(name="input_normalization")
+        self.output_projection = convolution(self.shape[-1], 3, self.filters, name="output_projection", **options)
+        self.output_normalization = normalization(name="output_normalization")
+        projected_shape = (*input_shape[:-1], self.filters)
+        self.input_projection.build(input_shape)
+        self.input_normalization.build(projected_shape)
+        if self.has_deeper_input:
             self.attention = convolution(2, 1, 2 * self.filters, name="attention")
-            self.attention.build((*inner[:-1], 2 * self.filters))
-        self.exit.build((*self.shape[:-1], self.filters))
-        self.exit_norm.build(self.shape)
+            self.attention.build((*projected_shape[:-1], 2 * self.filters))
+        self.output_projection.build((*self.shape[:-1], self.filters))
+        self.output_normalization.build(self.shape)
 
     def call(self, maps, deeper=None):
-        """What is compared with the teacher's map, and what is handed on to the next shallower one.
+        """Return the map to compare with the teacher's, and the fused map for the next shallower layer.
 
         Args:
             maps: Floats, shape `(batch, height, width, channels)`.
@@ -48,21 +48,26 @@ class AttentionFusion(keras.layers.Layer):
         Returns:
             Floats of shape `(batch, *shape[1:])`, and of shape `(batch, *shape[1:3], filters)`.
         """
-        maps = self.entry_norm(self.entry(maps))
-        if self.fuse:
-            deeper = nearest(deeper, maps.shape[1:3])
-            share = ops.sigmoid(self.attention(ops.concatenate([maps, deeper], axis=-1)))
-            maps = maps * share[..., :1] + deeper * share[..., 1:]
-        maps = nearest(maps, self.shape[1:3])
-        return self.exit_norm(self.exit(maps)), maps
+        maps = self.input_normalization(self.input_projection(maps))
+        if self.has_deeper_input:
+            deeper = resize_nearest(deeper, maps.shape[1:3])
+            weights = ops.sigmoid(self.attention(ops.concatenate([maps, deeper], axis=-1)))
+            maps = maps * weights[..., :1] + deeper * weights[..., 1:]
+        maps = resize_nearest(maps, self.shape[1:3])
+        return self.output_normalization(self.output_projection(maps)), maps
 
     def get_config(self):
-        """The constructor's arguments."""
-        return {"filters": self.filters, "shape": self.shape, "fuse": self.fuse, "name": self.name}
+        """Return the constructor's arguments."""
+        return {
+            "filters": self.filters,
+            "shape": self.shape,
+            "has_deeper_input": self.has_deeper_input,
+            "name": self.name,
+        }
 
 
-def nearest(maps, size):
-    """`maps` resized to `size` by their nearest neighbours, the one at $\\lfloor i H / h \\rfloor$."""
+def resize_nearest(maps, size):
+    r"""Resize `maps` to `size` by nearest-neighbor interpolation with the index $\lfloor i H / h \rfloor$."""
     for axis, (old, new) in enumerate(zip(maps.shape[1:3], size), start=1):
         if old != new:
             maps = ops.take(maps, [i * old // new for i in range(new)], axis=axis)

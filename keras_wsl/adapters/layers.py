@@ -1,22 +1,22 @@
-"""Layers with the reference code's settings: PyTorch's, where that code sets none."""
+"""Layers with the settings of the reference code, which are PyTorch's defaults unless it sets others."""
 
 import keras
 from keras import layers
 
-_FLOAT32 = {"dtype": "float32"}  # Adapters compute as the losses do, whatever the policy of the networks.
+_FLOAT32 = {"dtype": "float32"}  # Same as the losses, independent of the networks' dtype policy.
 
 
 def convolution(filters, kernel_size, in_filters, *, use_bias=True, initializer=None, transposed=False, **kwargs):
-    r"""A convolution whose kernel and bias start as $U(\pm 1 / \sqrt{k^2 c_{in}})$.
+    r"""Create a convolution with kernel and bias initialized by $U(\pm 1 / \sqrt{k^2 c_{in}})$.
 
     Args:
-        filters: Integer, the channels of the result.
+        filters: Integer, the number of output channels.
         kernel_size: Integer.
-        in_filters: Integer, the channels that it is given.
+        in_filters: Integer, the number of input channels.
         use_bias: Whether it has a bias.
-        initializer: The kernel's, in place of the uniform one.
+        initializer: Initializer of the kernel, instead of the uniform one.
         transposed: Whether it is a transposed convolution.
-        **kwargs: As of `keras.layers.Conv2D`: `strides`, `padding`, `name`.
+        **kwargs: Arguments of `keras.layers.Conv2D`, such as `strides`, `padding` and `name`.
     """
     layer = layers.Conv2DTranspose if transposed else layers.Conv2D
     bound = (kernel_size**2 * (filters if transposed else in_filters)) ** -0.5
@@ -32,20 +32,20 @@ def convolution(filters, kernel_size, in_filters, *, use_bias=True, initializer=
 
 
 def dense(units, in_units, **kwargs):
-    r"""A linear layer whose kernel and bias start as $U(\pm 1 / \sqrt{c_{in}})$."""
-    bound = keras.initializers.RandomUniform(-(in_units**-0.5), in_units**-0.5)
-    return layers.Dense(units, kernel_initializer=bound, bias_initializer=bound, **kwargs, **_FLOAT32)
+    r"""Create a dense layer with kernel and bias initialized by $U(\pm 1 / \sqrt{c_{in}})$."""
+    initializer = keras.initializers.RandomUniform(-(in_units**-0.5), in_units**-0.5)
+    return layers.Dense(units, kernel_initializer=initializer, bias_initializer=initializer, **kwargs, **_FLOAT32)
 
 
-def embeddings(dimensions, student_shape, teacher_shape):
-    """Linear layers from a student's and a teacher's vectors of these shapes to `dimensions`, built."""
-    pair = []
+def embeddings(embedding_dim, student_shape, teacher_shape):
+    """Create and build two dense layers from a student's and a teacher's vectors to `embedding_dim`."""
+    layer_pair = []
     for role, shape in (("student", student_shape), ("teacher", teacher_shape)):
-        pair.append(dense(dimensions, shape[-1], name=f"{role}_embedding"))
-        pair[-1].build(shape)
-    return pair
+        layer_pair.append(dense(embedding_dim, shape[-1], name=f"{role}_embedding"))
+        layer_pair[-1].build(shape)
+    return layer_pair
 
 
 def normalization(**kwargs):
-    """Batch normalization with epsilon 1e-5 and momentum 0.9."""
+    """Create batch normalization with epsilon 1e-5 and momentum 0.9."""
     return layers.BatchNormalization(epsilon=1e-5, momentum=0.9, **kwargs, **_FLOAT32)

@@ -1,8 +1,8 @@
-"""What the papers found, as tools for one's own models."""
+"""Analyses of the papers, as functions for any model."""
 
 from keras_wsl.analysis.bias_variance import Decomposition, Interval, bias_variance, compare, standard_errors
 from keras_wsl.analysis.calibration import calibration, fit_temperature
-from keras_wsl.analysis.class_affinity import agreement, group_means, logit_gradients, resemblance
+from keras_wsl.analysis.class_affinity import class_affinity, group_means, logit_gradients, rank_correlation
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.analysis.ntk import empirical_ntk
 from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
@@ -23,9 +23,9 @@ __all__ = [
     "Complexity",
     "Decomposition",
     "Interval",
-    "agreement",
     "bias_variance",
     "calibration",
+    "class_affinity",
     "compare",
     "empirical_ntk",
     "fidelity",
@@ -36,8 +36,8 @@ __all__ = [
     "margin_bound",
     "ntk_similarity",
     "random_labels",
+    "rank_correlation",
     "regularization_sample_rates",
-    "resemblance",
     "standard_errors",
     "superclass_similarity",
     "superclasses",

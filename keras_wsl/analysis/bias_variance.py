@@ -8,23 +8,23 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wsl.analysis.checks import checked_labels
+from keras_wsl.analysis.checks import validate_labels
 from keras_wsl.ops import labels_are_categorical
 
 TERMS = ("error", "noise", "bias", "variance")
-_TOLERANCE = 1e-4  # Of a sum of probabilities: what float32 leaves, and half precision does not.
+_TOLERANCE = 1e-4  # Of a sum of probabilities. Rounding in float32 is below it, in half precision above.
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Decomposition:
-    """The error of an ensemble and its parts: nats, each float64 of shape `(examples,)`.
+    """The error of an ensemble and its terms in nats, each float64 of shape `(examples,)`.
 
     Args:
-        error: The mean cross-entropy of the runs with the label.
-        noise: Entropy of the label.
-        bias: Divergence of the label from the mean distribution.
-        variance: Mean divergence of the mean distribution from the runs.
-        runs: Integer, how many runs.
+        error: Mean cross-entropy of the runs with the label.
+        noise: Entropy of the label distribution.
+        bias: KL divergence from the mean distribution to the label distribution.
+        variance: Mean KL divergence from the runs to the mean distribution.
+        runs: Integer, the number of runs.
     """
 
     error: np.ndarray
@@ -40,187 +40,190 @@ class Decomposition:
 
 
 class Interval(NamedTuple):
-    """A mean over examples and its bootstrap interval."""
+    """A mean over examples and its bootstrap confidence interval."""
 
     mean: float
     low: float
     high: float
 
 
-def bias_variance(log_probs, labels):
-    r"""Error = noise + bias + variance of an ensemble whose runs differ in the training set $D$ that they drew.
+def bias_variance(labels, log_probs):
+    r"""Decompose the error of an ensemble whose runs differ in their training set $D$ into noise, bias and variance.
 
     $$\underbrace{-\mathbb{E}_D \sum_c y_c \log p_{D,c}}_{error}
       = \underbrace{-\sum_c y_c \log y_c}_{noise} + \underbrace{\mathrm{KL}(y \Vert \bar p)}_{bias}
       + \underbrace{\mathbb{E}_D \mathrm{KL}(\bar p \Vert p_D)}_{variance}, \qquad
       \bar p = \frac{\exp(\mathbb{E}_D \log p_D)}{\sum_c \exp(\mathbb{E}_D \log p_{D,c})}$$
 
-    $y$ is the label's distribution. The mean over $D$ is that over the runs given, so of few runs the variance comes
-    out too small, and the bias too large by as much: compare ensembles of the same size.
+    $y$ is the label distribution. The mean over $D$ is computed over the given runs. With few runs, the variance is
+    therefore underestimated and the bias overestimated by the same amount: compare ensembles of the same size.
 
     Args:
-        log_probs: Floats $\log p_D$, finite, shape `(runs, examples, classes)`, or as many arrays `(examples, classes)`
-            as there are runs. Rows are normalised anew in float64.
         labels: Integers, shape `(examples,)`, or distributions $y$, shape `(examples, classes)`.
+        log_probs: Finite floats $\log p_D$, shape `(runs, examples, classes)`, or one array `(examples, classes)` per
+            run. Rows are normalized again in float64.
 
     Returns:
-        `Decomposition`, whose terms add up in float64, for each example and in total.
+        `Decomposition`. The error is the sum of the other terms in float64, per example and in total.
 
     Raises:
-        ValueError: Fewer than two runs, runs of different shapes, values that are not finite or not logarithms of
-            distributions, or labels that are out of range, no distributions, or of another shape.
+        ValueError: If there are fewer than two runs, runs have different shapes, values are not finite or not
+            logarithms of distributions, or labels are out of range, not distributions, or of another shape.
     """
-    log_probs = _checked_log_probs(log_probs)
+    log_probs = _validate_log_probs(log_probs)
     mean_log = log_probs.mean(axis=0)
     log_mean = mean_log - np.logaddexp.reduce(mean_log, axis=-1, keepdims=True)
     labels = np.asarray(labels)
     if labels_are_categorical(labels, mean_log):
-        y = _checked_distributions(labels)
+        y = _validate_distributions(labels)
         noise = -_sum_x_log(y, y)
         error, bias = -(y * mean_log).sum(-1), -(y * log_mean).sum(-1) - noise
     else:
-        rows, y = np.arange(len(mean_log)), checked_labels(labels, mean_log.shape)
+        rows, y = np.arange(len(mean_log)), validate_labels(labels, mean_log.shape)
         noise = np.zeros(len(mean_log))
         error, bias = -mean_log[rows, y], -log_mean[rows, y]
     variance = (np.exp(log_mean) * (log_mean - log_probs)).sum(-1).mean(0)
     return Decomposition(error, noise, bias, variance, len(log_probs))
 
 
-def compare(direct, distilled, *, resamples=10_000, confidence=0.95, seed=0):
-    r"""What distillation changes: each term of `distilled` minus that of `direct`, with a bootstrap over examples.
+def compare(*, labels_only, distilled, num_resamples=10_000, confidence=0.95, seed=0):
+    r"""Compute each term of `distilled` minus that of `labels_only`, with a bootstrap over examples.
 
     Assumption 1 of Zhou et al. is that distillation lowers the variance,
-    $\mathbb{E}_D \mathrm{KL}(\bar p_{kd} \Vert p_{kd}) \le \mathbb{E}_D \mathrm{KL}(\bar p_{ce} \Vert p_{ce})$: so the
+    $\mathbb{E}_D \mathrm{KL}(\bar p_{kd} \Vert p_{kd}) \le \mathbb{E}_D \mathrm{KL}(\bar p_{ce} \Vert p_{ce})$, so the
     difference of variances is at most 0. They expect it to raise the bias.
 
-    Examples are drawn with replacement, the same ones for both; the runs stay as they are, so the interval says how far
-    the difference depends on the test examples, and not how far on the draw of the training sets.
+    Examples are drawn with replacement, the same ones for both. The runs are not resampled, so the interval reflects
+    the variation due to the test examples, and not that due to the training sets.
 
     Args:
-        direct: `Decomposition` of students trained on labels alone.
-        distilled: `Decomposition` of students with a teacher, over the same examples in the same order.
-        resamples: Integer, bootstrap samples.
-        confidence: Float in (0, 1), the part of the samples between the interval's ends.
+        labels_only: `Decomposition` of students trained on labels only.
+        distilled: `Decomposition` of students trained with a teacher, for the same examples in the same order.
+        num_resamples: Integer, the number of bootstrap samples.
+        confidence: Float in (0, 1), the fraction of the samples inside the interval.
         seed: Integer.
 
     Returns:
         Dict of each of `TERMS` to an `Interval`, in nats.
 
     Raises:
-        ValueError: The two have different numbers of examples, or `resamples` or `confidence` are out of range.
+        ValueError: If the numbers of examples differ, or `num_resamples` or `confidence` is out of range.
     """
-    if direct.error.shape != distilled.error.shape:
+    if labels_only.error.shape != distilled.error.shape:
         raise ValueError(
-            f"The decompositions are of {len(direct.error)} and {len(distilled.error)} examples. Expected the same "
-            "examples in the same order: judge both ensembles on one test set."
+            "The decompositions must be of the same examples in the same order. Received: decompositions of "
+            f"{len(labels_only.error)} and {len(distilled.error)} examples. Evaluate both ensembles on one test set."
         )
-    differences = np.stack([getattr(distilled, name) - getattr(direct, name) for name in TERMS], axis=-1)
-    return dict(zip(TERMS, intervals(differences, resamples=resamples, confidence=confidence, seed=seed)))
+    differences = np.stack([getattr(distilled, name) - getattr(labels_only, name) for name in TERMS], axis=-1)
+    return dict(zip(TERMS, intervals(differences, num_resamples=num_resamples, confidence=confidence, seed=seed)))
 
 
-def standard_errors(direct, distilled, labels):
-    r"""How far the differences of `compare` depend on the draws of the training set: the jackknife over the runs.
+def standard_errors(labels, *, labels_only, distilled):
+    r"""Compute the standard errors of the differences of `compare` due to the training sets: a jackknife over runs.
 
     $$\mathrm{se}^2 = \frac{n - 1}{n} \sum_i (\theta_{(i)} - \bar\theta)^2$$
 
-    $\theta_{(i)}$ is the difference without run $i$ of both. So run $i$ of the one is paired with run $i$ of the other:
-    let them draw the same training set.
+    $\theta_{(i)}$ is the difference without run $i$ of both. Runs are paired: run $i$ of both ensembles should have the
+    same training set.
 
     Args:
-        direct: Log-probabilities of students trained on labels alone, as of `bias_variance`, of three runs or more.
-        distilled: Likewise of students with a teacher, as many.
-        labels: As of `bias_variance`.
+        labels: Same as for `bias_variance`.
+        labels_only: Log-probabilities of at least three students trained on labels only, same as for `bias_variance`.
+        distilled: Log-probabilities of the same number of students trained with a teacher.
 
     Returns:
         Dict of each of `TERMS` to a standard error, in nats.
 
     Raises:
-        ValueError: The ensembles have different numbers of runs, or fewer than three; and as `bias_variance`.
+        ValueError: If the numbers of runs differ, or there are fewer than three; see also `bias_variance`.
     """
-    n = len(direct)
+    n = len(labels_only)
     if len(distilled) != n or n < 3:
         raise ValueError(
-            f"Received ensembles of {n} and {len(distilled)} runs. Expected as many in both, and at least 3: each is "
-            "left out once."
+            "The ensembles must have the same number of runs, at least 3, because each is left out once. Received: "
+            f"ensembles of {n} and {len(distilled)} runs."
         )
-    found = []
+    differences = []
     for i in range(n):
-        parts = ([run for j, run in enumerate(runs) if j != i] for runs in (direct, distilled))
-        one, other = (bias_variance(part, labels).totals for part in parts)
-        found.append([other[name] - one[name] for name in TERMS])
-    return dict(zip(TERMS, map(float, np.sqrt((n - 1) * np.var(found, axis=0)))))
+        without_i = ([run for j, run in enumerate(runs) if j != i] for runs in (labels_only, distilled))
+        before, after = (bias_variance(labels, runs).totals for runs in without_i)
+        differences.append([after[name] - before[name] for name in TERMS])
+    return dict(zip(TERMS, map(float, np.sqrt((n - 1) * np.var(differences, axis=0)))))
 
 
-def intervals(values, *, resamples=10_000, confidence=0.95, seed=0):
-    """The mean of each column, with its percentile bootstrap interval over the rows.
+def intervals(values, *, num_resamples=10_000, confidence=0.95, seed=0):
+    """Compute the mean of each column, with its percentile bootstrap interval over the rows.
 
     Args:
         values: Floats, shape `(examples, columns)`.
-        resamples: Integer, bootstrap samples.
+        num_resamples: Integer, the number of bootstrap samples.
         confidence: Float in (0, 1).
         seed: Integer.
 
     Returns:
-        A list of `Interval`, one a column.
+        List of `Interval`, one per column.
 
     Raises:
-        ValueError: `resamples` or `confidence` are out of range.
+        ValueError: If `num_resamples` or `confidence` is out of range.
     """
-    if resamples < 1 or not 0 < confidence < 1:
+    if num_resamples < 1 or not 0 < confidence < 1:
         raise ValueError(
-            f"Received resamples={resamples!r} and confidence={confidence!r}. Expected at least 1, and a float in "
-            "(0, 1)."
+            "`num_resamples` must be at least 1 and `confidence` in (0, 1). Received: "
+            f"num_resamples={num_resamples!r} and confidence={confidence!r}."
         )
     generator, count = np.random.default_rng(seed), len(values)
-    # How often each row is drawn, one sample at a time: all at once would take resamples * examples integers.
-    samples = [np.bincount(generator.integers(count, size=count), minlength=count) @ values for _ in range(resamples)]
+    # Count how often each row is drawn, per sample: all at once would take num_resamples * examples integers.
+    samples = [
+        np.bincount(generator.integers(count, size=count), minlength=count) @ values for _ in range(num_resamples)
+    ]
     ends = np.quantile(np.array(samples) / count, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)
     return [Interval(*map(float, column)) for column in zip(values.mean(0), *ends)]
 
 
-def _checked_log_probs(log_probs):
+def _validate_log_probs(log_probs):
     runs = [np.asarray(run, "float64") for run in log_probs]
     if len(runs) < 2:
         raise ValueError(
-            f"Received {len(runs)} run. A variance over training sets needs at least 2: train others on other draws."
+            f"`log_probs` must have at least 2 runs. Received: {len(runs)}. Train more networks on other training sets."
         )
     for i, run in enumerate(runs):
         if run.ndim != 2 or run.shape != runs[0].shape or 0 in run.shape:
             raise ValueError(
-                f"Run {i} has log-probabilities of shape {run.shape}, run 0 of shape {runs[0].shape}. Expected "
-                "(examples, classes), the same for all: judge all runs on one test set."
+                "`log_probs` must have shape (examples, classes) for each run, the same for all. Received: shape "
+                f"{run.shape} for run {i}, {runs[0].shape} for run 0. Evaluate all runs on one test set."
             )
     log_probs = np.stack(runs)
     if not np.isfinite(log_probs).all():
         run, example, c = np.argwhere(~np.isfinite(log_probs))[0]
         raise ValueError(
-            f"Run {run} gives class {c} of example {example} the log-probability {log_probs[run, example, c]}. "
-            "Expected finite ones: with a probability of 0 the error is infinite and the mean distribution may not "
-            "exist. Take log_softmax of logits, not the logarithm of probabilities."
+            "`log_probs` must be finite, because with a probability of 0 the error is infinite and the mean "
+            f"distribution may not exist. Received: {log_probs[run, example, c]} for class {c} of example {example} in "
+            f"run {run}. Use log_softmax of logits, not the logarithm of probabilities."
         )
     log_sums = np.logaddexp.reduce(log_probs, axis=-1, keepdims=True)
-    if (off := np.abs(log_sums[..., 0])).max() > _TOLERANCE:
-        run, example = np.unravel_index(off.argmax(), off.shape)
+    if (deviations := np.abs(log_sums[..., 0])).max() > _TOLERANCE:
+        run, example = np.unravel_index(deviations.argmax(), deviations.shape)
         raise ValueError(
-            f"Run {run}'s probabilities of example {example} add up to exp({log_sums[run, example, 0]:.4g}). Expected "
-            "1: pass log_softmax of logits at temperature 1, not logits or probabilities, and in float32 at least."
+            "`log_probs` must be logarithms of distributions. Received: probabilities that sum to "
+            f"exp({log_sums[run, example, 0]:.4g}) for example {example} in run {run}. Pass log_softmax of logits at "
+            "temperature 1, not logits or probabilities, and at least in float32."
         )
     return log_probs - log_sums
 
 
-def _checked_distributions(labels):
+def _validate_distributions(labels):
     y = labels.astype("float64")
     sums = y.sum(-1, keepdims=True)
     wrong = ~np.isfinite(y).all(-1) | (y < 0).any(-1) | ~(np.abs(sums[:, 0] - 1) <= _TOLERANCE)
     if wrong.any():
         example = int(wrong.argmax())
         raise ValueError(
-            f"The label of example {example} adds up to {sums[example, 0]:.6g}, with {y[example].min():.6g} as its "
-            "least value. Expected a distribution: finite, not negative, and 1 in sum."
+            "`labels` must be distributions: finite, non-negative and with a sum of 1. Received: a sum of "
+            f"{sums[example, 0]:.6g} and a minimum of {y[example].min():.6g} for example {example}."
         )
     return y / sums
 
 
 def _sum_x_log(x, values):
-    r"""$\sum_c x_c \log v_c$ with $0 \log 0 = 0$: shape `(examples,)`."""
+    r"""Return $\sum_c x_c \log v_c$ with $0 \log 0 = 0$: shape `(examples,)`."""
     return (x * np.log(np.where(x > 0, values, 1.0))).sum(-1)

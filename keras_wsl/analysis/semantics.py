@@ -1,4 +1,4 @@
-"""How near classes are in meaning: CIFAR-100's superclasses, and WordNet by way of nltk."""
+"""Semantic similarity of classes: CIFAR-100's superclasses, and WordNet through nltk."""
 
 import itertools
 
@@ -27,8 +27,8 @@ SUPERCLASSES = {
     "vehicles_1": "bicycle bus motorcycle pickup_truck train",
     "vehicles_2": "lawn_mower rocket streetcar tank tractor",
 }
-# Where the first noun of a class's name in WordNet 3.0 is not what CIFAR-100 shows, such as the fur of a beaver.
-SENSES = {
+# Classes for which the first noun of that name in WordNet 3.0 is not what CIFAR-100 shows, such as a beaver's fur.
+WORDNET_SYNSETS = {
     "aquarium_fish": "goldfish.n.01",
     "beaver": "beaver.n.07",
     "castle": "castle.n.02",
@@ -60,64 +60,71 @@ SENSES = {
 
 
 def superclasses(classes):
-    """The superclass of each class of CIFAR-100, counted in the order of `SUPERCLASSES`.
+    """Return the index of each class's superclass in `SUPERCLASSES`, for classes of CIFAR-100.
 
     Args:
-        classes: Names, strings, such as `ImageArrays.classes`.
+        classes: Strings, the names of the classes, such as `ImageArrays.classes`.
 
     Returns:
         Integers, shape `(classes,)`.
 
     Raises:
-        ValueError: A class is not one of CIFAR-100's.
+        ValueError: If a class is not one of CIFAR-100's.
     """
-    numbers = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
-    if unknown := [name for name in classes if name not in numbers]:
-        raise ValueError(f"{unknown[0]!r} is no class of CIFAR-100, as {len(unknown)} of {len(classes)} are not.")
-    return np.array([numbers[name] for name in classes])
+    index = {name: i for i, names in enumerate(SUPERCLASSES.values()) for name in names.split()}
+    if unknown := [name for name in classes if name not in index]:
+        raise ValueError(
+            f"`classes` must be of CIFAR-100. Received: {unknown[0]!r}; {len(unknown)} of {len(classes)} are not."
+        )
+    return np.array([index[name] for name in classes])
 
 
 def superclass_similarity(classes):
-    """1 for two classes of one superclass of CIFAR-100, else 0: float64, shape `(classes, classes)`."""
+    """Return 1 for two classes of the same superclass of CIFAR-100, else 0: float64, shape `(classes, classes)`."""
     groups = superclasses(classes)
     return (groups[:, None] == groups).astype("float64")
 
 
-def wordnet_similarity(classes, measure="wup", senses=SENSES):
-    r"""How near the classes' nouns are in WordNet.
+def wordnet_similarity(classes, measure="wup", synsets=WORDNET_SYNSETS):
+    r"""Compute the similarity of the classes' nouns in WordNet.
 
     $$\mathrm{WUP} = \frac{2 \, \mathrm{depth}(c)}{\mathrm{depth}(a) + \mathrm{depth}(b)}, \qquad
       \mathrm{LCH} = -\log \frac{d(a, b) + 1}{2 D}$$
 
-    $c$ is the deepest noun that $a$ and $b$ are both kinds of, $d$ the length of the shortest path between them, $D$
-    the depth of all nouns. Wu & Palmer, ACL 1994; Leacock & Chodorow, 1998.
+    $c$ is the deepest noun of which $a$ and $b$ are both kinds, $d$ the length of the shortest path between them, and
+    $D$ the depth of the taxonomy of nouns. Wu & Palmer, ACL 1994; Leacock & Chodorow, 1998.
 
     Args:
-        classes: Names, strings; words joined by `_`.
+        classes: Strings, the names of the classes, with words joined by `_`.
         measure: `"wup"`, in (0, 1], or `"lch"`, in nats.
-        senses: Dict of a class to its synset, such as `"beaver.n.07"`; the first noun of the name by default.
+        synsets: Dict of a class to its synset, such as `"beaver.n.07"`. For other classes, the first noun of that name
+        is
+            used.
 
     Returns:
         float64, symmetric, shape `(classes, classes)`.
 
     Raises:
-        ImportError: nltk is not installed.
-        LookupError: nltk's copy of WordNet is not installed.
-        OSError: It lacks files.
-        ValueError: The measure is unknown, or WordNet has no such noun.
+        ImportError: If nltk is not installed.
+        LookupError: If nltk's copy of WordNet is not installed.
+        OSError: If it lacks files.
+        ValueError: If the measure is unknown, or WordNet has no such noun.
     """
     if measure not in ("wup", "lch"):
-        raise ValueError(f"There is no measure {measure!r}. Expected 'wup' or 'lch'.")
+        raise ValueError(f"`measure` must be 'wup' or 'lch'. Received: measure={measure!r}.")
     wordnet = _wordnet()
-    synsets = []
+    nouns = []
     for name in classes:
-        found = [wordnet.synset(senses[name])] if name in senses else wordnet.synsets(name, "n")
-        if not found:
-            raise ValueError(f"WordNet has no noun {name!r}. Give its synset: senses={{{name!r}: 'goldfish.n.01'}}.")
-        synsets.append(found[0])
-    similarity = np.empty((len(synsets), len(synsets)))
-    for i, j in itertools.combinations_with_replacement(range(len(synsets)), 2):
-        similarity[i, j] = similarity[j, i] = getattr(synsets[i], f"{measure}_similarity")(synsets[j])
+        candidates = [wordnet.synset(synsets[name])] if name in synsets else wordnet.synsets(name, "n")
+        if not candidates:
+            raise ValueError(
+                f"`classes` must be nouns in WordNet. Received: {name!r}. Pass its synset, such as "
+                f"synsets={{{name!r}: 'goldfish.n.01'}}."
+            )
+        nouns.append(candidates[0])
+    similarity = np.empty((len(nouns), len(nouns)))
+    for i, j in itertools.combinations_with_replacement(range(len(nouns)), 2):
+        similarity[i, j] = similarity[j, i] = getattr(nouns[i], f"{measure}_similarity")(nouns[j])
     return similarity
 
 
@@ -125,9 +132,9 @@ def _wordnet():
     try:
         from nltk.corpus import wordnet
     except ImportError as error:
-        raise ImportError("Similarities in WordNet need nltk: pip install nltk.") from error
+        raise ImportError("Similarities in WordNet require nltk. Run `pip install nltk`.") from error
     try:
         wordnet.ensure_loaded()
     except LookupError as error:
-        raise LookupError("nltk has no WordNet here: python -m nltk.downloader wordnet.") from error
+        raise LookupError("nltk has no WordNet here. Run `python -m nltk.downloader wordnet`.") from error
     return wordnet

@@ -1,76 +1,83 @@
-"""Exact resume: a run that is killed and started again ends in the same bits as one that was not."""
+"""Exact resume: a run that is killed and started again ends in the same bits as an uninterrupted run."""
 
-import inspect
 import json
 import pathlib
-import re
 import warnings
 
 import keras
 import numpy as np
 
 from keras_wsl import files
-from keras_wsl.callbacks.backup_file import Damaged, decode, encode, pack, unpack
+from keras_wsl.callbacks.backup_file import CorruptBackupError, decode, pack, unpack
+from keras_wsl.callbacks.backup_state import (
+    describe_variables,
+    get_callback_state,
+    list_differences,
+    to_array,
+    variables_match,
+)
 from keras_wsl.callbacks.preemption import PreemptedError
 from keras_wsl.callbacks.raise_on_non_finite import NonFiniteLossError
 
 
-class _CutShort:
-    """The value of `stop_training` that ends a resumed epoch; any other callback's stop is plain True."""
+class _EndEpochEarly:
+    """The value of `stop_training` that ends a resumed epoch. Other callbacks set it to True to stop the run."""
 
 
-class Backup(keras.callbacks.Callback):
-    """Saves all that a run depends on, and goes on from there: weights, optimizer, random states, logs, callbacks.
+class ExactBackupAndRestore(keras.callbacks.Callback):
+    """Save and restore all state of a run: weights, optimizer, random states, logs and callbacks.
 
-    It is the first of the callbacks, and the data are endless and can start anywhere::
+    Put it first in the list of callbacks. The data must be endless and must be able to start at any step::
 
-        backup = Backup("backup", steps_per_epoch=n, every=100, watch=[early_stopping])
+        backup = ExactBackupAndRestore("backup", steps_per_epoch=n, save_freq=100, stateful_callbacks=[early_stopping])
         model.fit(
-            batches(start=backup.position),
-            initial_epoch=backup.position[0], steps_per_epoch=n, epochs=m,
+            batches(start=backup.initial_position),
+            initial_epoch=backup.initial_position[0], steps_per_epoch=n, epochs=m,
             callbacks=[backup, early_stopping, ...],
         )
 
-    The same lines start a run and resume it. `batches(start=(epoch, step))` yields the batches from that step on,
-    for ever, as a `tf.data.Dataset` or a generator; not a `PyDataset`, which cannot be left in the middle of an epoch.
+    The same lines start a run and resume it. `batches(start=(epoch, step))` must return an endless `tf.data.Dataset` or
+    generator that begins with that step. A `PyDataset` does not work, because it cannot start inside an epoch.
 
-    A state is saved as each epoch ends (when all callbacks are done with it) and after every `every` steps. It is
-    one file with a SHA-256 over all of it, which takes its name once it is wholly on the disk. A damaged file is
-    warned about, and the one before it is used.
+    The state is saved at the end of each epoch, after all callbacks have run, and every `save_freq` steps. A backup is
+    one file with a SHA-256 of its content. It is renamed to its final name after it has been written to the disk. If a
+    file is damaged, a warning is issued and the previous backup is used.
 
-    For a resumed run that is equal bit for bit: `keras.utils.set_random_seed`;
-    `tf.config.experimental.enable_op_determinism` on TensorFlow; on Torch, where an unseeded `Dropout` draws from a
-    global generator, `Dropout(rate, seed=...)`. Under a multi-worker strategy each worker has its own directory.
+    For bitwise equality, call `keras.utils.set_random_seed`, on TensorFlow also
+    `tf.config.experimental.enable_op_determinism`, and on Torch use `Dropout(rate, seed=...)`, because an unseeded
+    `Dropout` uses a global generator there. With a multi-worker strategy, each worker needs its own directory.
 
     Args:
-        directory: Path of a folder for this run's backups alone. It is made when training starts.
-        steps_per_epoch: Positive integer, as given to `fit`.
-        every: Positive integer, steps between two backups inside an epoch, or None for none. A multiple of the
-            model's `steps_per_execution`.
-        watch: Callbacks whose state belongs to the run, such as `EarlyStopping` or `ReduceLROnPlateau`: their
-            attributes that are numbers, text, None, NumPy arrays, or lists, tuples and dicts of these. The
-            constructor's arguments of Keras's own callbacks are settings, not state, and stay as given.
-        keep: Positive integer, files kept. With 2 or more a damaged file costs only the steps since the one before.
-        identity: Dict that JSON can hold, of what makes this run this run: flags, the teacher's SHA-256. A backup
-            with another identity is refused.
-        defaults: Dict: the value of an entry of `identity` in backups that were written before there was such an entry.
-        conditions: Dict that JSON can hold, of what may change the last bits of the result, such as the number of
-            threads. Other conditions than the backup's are warned about.
-        termination: A `PreemptionHandler`, or `None`: whether to save and raise `PreemptedError` before the next step.
+        directory: Path of a directory that holds only this run's backups. It is created when training starts.
+        steps_per_epoch: Positive integer, the same as for `fit`.
+        save_freq: Positive integer, the number of steps between two backups within an epoch, or `None` to save at the
+            end of epochs only. Must be a multiple of the model's `steps_per_execution`.
+        stateful_callbacks: Callbacks whose state is part of the run, such as `EarlyStopping` or `ReduceLROnPlateau`.
+            Attributes are saved if they are numbers, strings, `None`, NumPy arrays, or lists, tuples and dicts of
+            these. Constructor arguments of Keras's own callbacks are configuration and are not saved.
+        max_to_keep: Positive integer, the number of files to keep. With at least 2, a damaged file loses only the
+            steps since the previous backup.
+        run_fingerprint: JSON-serializable dict that identifies the run, such as its flags and the teacher's SHA-256. A
+            backup with another fingerprint is refused.
+        defaults: Dict of the values to assume for entries of `run_fingerprint` that an older backup does not have.
+        conditions: JSON-serializable dict of what may change the last bits of the result, such as the number of
+            threads. A warning is issued if it differs from the backup's.
+        preemption_handler: A `PreemptionHandler`, or `None`. After it has received a signal, the state is saved and
+            `PreemptedError` is raised before the next step.
 
     Attributes:
-        position: List `[epoch, step]`, both counted from 0: where training goes on. Every save moves it.
-        history: List of dicts, one for each finished epoch: `"epoch"` (from 0) and its logs as floats. CSV files and
-            plots are made from it, anew each time, so that no row comes twice.
-        finished: Whether a callback asked to stop (`model.stop_training`) at an epoch's end. `fit` then restores the
-            last state and trains no more.
+        initial_position: List `[epoch, step]`, both counted from 0: where training continues. Updated by each backup.
+        history: List of dicts, one per finished epoch: `"epoch"` (from 0) and the logs as floats. CSV files and plots
+            are rewritten from it, so that no row is duplicated.
+        finished: Whether a callback set `model.stop_training` at the end of an epoch. `fit` then restores the last
+            state and does not train.
 
     Raises:
-        ValueError: In the constructor, before anything is written: arguments out of range, or the directory holds a
-            backup of another run. In `fit`: the model, `initial_epoch` or `steps_per_epoch` is not the backup's, the
-            directory cannot be written to, or the data end.
-        NonFiniteLossError: In `fit`: a trainable weight is NaN or infinite. Such a state is not saved.
-        PreemptedError: In `fit`, if `termination` says so.
+        ValueError: In the constructor, before anything is written: if an argument is out of range, or if the directory
+            holds a backup of another run. In `fit`: if the model, `initial_epoch` or `steps_per_epoch` does not match
+            the backup, the directory is not writable, or the data end.
+        NonFiniteLossError: In `fit`: if a trainable weight is NaN or infinite. Such a state is not saved.
+        PreemptedError: In `fit`: if `preemption_handler` has received a signal.
     """
 
     # Keras may then call on_train_batch_end from its own threads and need not wait for each step's logs.
@@ -81,260 +88,273 @@ class Backup(keras.callbacks.Callback):
         directory,
         steps_per_epoch,
         *,
-        every=None,
-        watch=(),
-        keep=2,
-        identity=None,
+        save_freq=None,
+        stateful_callbacks=(),
+        max_to_keep=2,
+        run_fingerprint=None,
         defaults=None,
         conditions=None,
-        termination=None,
+        preemption_handler=None,
     ):
         super().__init__()
-        for name, value in {"steps_per_epoch": steps_per_epoch, "every": every, "keep": keep}.items():
-            if not (name == "every" and value is None) and (not isinstance(value, int) or value < 1):
-                raise ValueError(f"Backup: {name}={value!r} came, a positive integer was expected. Give at least 1.")
+        numbers = {"steps_per_epoch": steps_per_epoch, "save_freq": save_freq, "max_to_keep": max_to_keep}
+        for name, value in numbers.items():
+            if not (name == "save_freq" and value is None) and (not isinstance(value, int) or value < 1):
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}. Pass at least 1.")
+        dicts = [run_fingerprint or {}, defaults or {}, conditions or {}]
         try:
-            identity, defaults, conditions = json.loads(json.dumps([identity or {}, defaults or {}, conditions or {}]))
+            self.run_fingerprint, self.defaults, self.conditions = json.loads(json.dumps(dicts))
         except TypeError as error:
             raise ValueError(
-                f"Backup: identity={identity!r} is not JSON ({error}). Pass text, numbers and lists."
+                "`run_fingerprint`, `defaults` and `conditions` must be JSON-serializable. Received: "
+                f"run_fingerprint={run_fingerprint!r} ({error}). Use strings, numbers and lists."
             ) from error
         self.directory = pathlib.Path(directory)
-        self.steps_per_epoch, self.every, self.watch, self.keep = steps_per_epoch, every, tuple(watch), keep
-        self.identity, self.termination = identity, termination
-        self.defaults, self.conditions = defaults, conditions
+        self.steps_per_epoch, self.save_freq, self.max_to_keep = steps_per_epoch, save_freq, max_to_keep
+        self.stateful_callbacks, self.preemption_handler = tuple(stateful_callbacks), preemption_handler
         self._used = False
-        self._begin()
+        self._load()
 
-    def _begin(self):
-        """Reads what there is; writes nothing."""
+    def _load(self):
+        """Read the newest backup. Writes nothing."""
         self._damaged = set()
-        self._found = self._newest()
-        run = self._found or {"position": [0, 0], "history": [], "finished": False}
-        self.position, self.history, self.finished = run["position"], run["history"], run["finished"]
-        self._logs, self._epoch, self._first_step, self._ended = None, None, 0, []
-        different = differences(run.get("conditions", self.conditions), self.conditions)
-        if different and self.position != [0, 0] and not self.finished:
+        self._backup = self._read_newest()
+        run = self._backup or {"position": [0, 0], "history": [], "finished": False}
+        self.initial_position, self.history, self.finished = run["position"], run["history"], run["finished"]
+        self._logs, self._epoch, self._first_step, self._finished_batches = None, None, 0, []
+        different = list_differences(run.get("conditions", self.conditions), self.conditions)
+        if different and self.initial_position != [0, 0] and not self.finished:
             warnings.warn(
-                f"Backup: {'; '.join(different)}. The run may not end in the same bits as without an interruption.",
+                f"{'; '.join(different)}. The run may not end in the same bits as without an interruption.",
                 stacklevel=3,
             )
 
     def on_train_begin(self, logs=None):
-        """Refuses, before the first step, what could not be resumed."""
-        if self._used:  # A second fit goes on from the files, as a new process would.
-            self._begin()
+        """Raise an error before the first step if the run could not be resumed."""
+        if self._used:  # A second fit continues from the files, as a new process would.
+            self._load()
         self._used = True
         if self.params.get("steps") != self.steps_per_epoch:
             raise ValueError(
-                f"Backup: fit takes steps_per_epoch={self.params.get('steps')}, Backup has {self.steps_per_epoch}. "
-                "Pass the same number to both."
+                "`steps_per_epoch` must be the same in `fit` and in the callback. Received: "
+                f"{self.params.get('steps')} in `fit`, {self.steps_per_epoch} in the callback."
             )
         files.remove_orphans(self.directory)
-        together = self._together = self.model.steps_per_execution
-        for name, value in {"steps_per_epoch": self.steps_per_epoch, "every": self.every}.items():
-            if value is not None and value % together:
+        steps_per_execution = self._steps_per_execution = self.model.steps_per_execution
+        for name, value in {"steps_per_epoch": self.steps_per_epoch, "save_freq": self.save_freq}.items():
+            if value is not None and value % steps_per_execution:
                 raise ValueError(
-                    f"Backup: {name}={value} came, a multiple of the model's steps_per_execution={together} was "
-                    "expected. Change one of them."
+                    f"`{name}` must be a multiple of the model's steps_per_execution={steps_per_execution}. Received: "
+                    f"{name}={value}. Change one of them."
                 )
         if self.finished:
-            # As keras.callbacks.BackupAndRestore does: fit reads it after this hook, and finds no epoch to train.
+            # Same as keras.callbacks.BackupAndRestore: fit reads it after this hook and finds no epoch to train.
             self.model._initial_epoch = self.params["epochs"]
         else:
             self._check_writable()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Restores or saves: every callback is done with the epoch before, and fit has reset the metrics."""
-        self._epoch, self._first_step, self._ended = epoch, 0, []
-        if not self._found:
+        """Restore or save: all callbacks have finished the previous epoch, and fit has reset the metrics."""
+        self._epoch, self._first_step, self._finished_batches = epoch, 0, []
+        if not self._backup:
             self._save(epoch, 0)
             return
-        if self.finished or epoch != self.position[0]:
+        if self.finished or epoch != self.initial_position[0]:
+            stopped = ", of a run that a callback stopped" if self.finished else ""
             raise ValueError(
-                f"Backup: fit begins with epoch {epoch}, {self.directory} is at {self.position}"
-                f"{' of a run that a callback stopped' if self.finished else ''}. "
-                "Call fit(batches(start=backup.position), initial_epoch=backup.position[0], ...)."
+                f"`fit` must start where the backup ends. Received: initial_epoch={epoch}, but the backup in "
+                f"{self.directory} is at {self.initial_position}{stopped}. Call "
+                "fit(batches(start=backup.initial_position), initial_epoch=backup.initial_position[0], ...)."
             )
-        self._first_step = self.position[1]
+        self._first_step = self.initial_position[1]
         self._restore(metrics=False)
         if not self._first_step:
-            self._found = None
+            self._backup = None
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Saves before every `every`-th step, and before the run ends because it was asked to."""
-        step, ending = self._first_step + batch, self.termination is not None and self.termination.asked
-        if self._found:
-            # Again, where this state was saved: a schedule may have moved the learning rate as the epoch began.
+        """Save every `save_freq` steps, and before the run ends because of a signal."""
+        step, handler = self._first_step + batch, self.preemption_handler
+        preempted = handler is not None and handler.requested
+        if self._backup:
+            # Restore again inside the epoch: a schedule may have changed the learning rate as the epoch began.
             self._restore_inside_epoch()
-        elif (self.every and batch and step % self.every == 0) or (batch and ending):
+        elif (self.save_freq and batch and step % self.save_freq == 0) or (batch and preempted):
             self._save(self._epoch, step)
-        if ending:
-            epoch, done = self.position
+        if preempted:
+            epoch, saved_step = self.initial_position
             raise PreemptedError(
-                f"Backup: {self.termination.name} was received in epoch {epoch + 1}. The state after step {done} of "
+                f"{handler.name} was received in epoch {epoch + 1}. The state after step {saved_step} of "
                 f"{self.steps_per_epoch} of the epoch is saved in {self.directory}.",
-                self.termination.number,
+                handler.number,
             )
-        # Reading self.model brings a JAX model up to date, which costs time: only in the last step.
-        if self._first_step and step + self._together >= self.steps_per_epoch:
-            # fit would take steps_per_epoch steps here too. This ends its loop over them; on_epoch_end lets it go on.
-            self.model.stop_training = _CutShort
+        # Reading self.model brings a JAX model up to date, which takes time: only in the last step.
+        if self._first_step and step + self._steps_per_execution >= self.steps_per_epoch:
+            # fit would run steps_per_epoch steps here too. This ends its loop; on_epoch_end lets training continue.
+            self.model.stop_training = _EndEpochEarly
 
     def on_train_batch_end(self, batch, logs=None):
-        """Counts the steps that were really taken."""
-        # Keras's threads call this out of order, and two at a time; an append is atomic.
-        self._ended.append(batch)
+        """Record the steps that were run."""
+        # Keras's threads may call this out of order and concurrently; append is atomic.
+        self._finished_batches.append(batch)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Keeps the logs, which the other callbacks still add to; they are read when all are done."""
-        if self.model.stop_training is _CutShort:
+        """Keep a reference to the logs. They are read after the other callbacks have added theirs."""
+        if self.model.stop_training is _EndEpochEarly:
             self.model.stop_training = False
-        if self._done() >= self.steps_per_epoch:
+        if self._steps_done() >= self.steps_per_epoch:
             self._logs = logs
         elif not self.model.stop_training:
             raise ValueError(
-                f"Backup: epoch {epoch} ended after step {self._done()} of {self.steps_per_epoch}: the data ended. "
-                "Endless data were expected, such as dataset.repeat()."
+                f"The data must be endless. Received: epoch {epoch} ended after step {self._steps_done()} of "
+                f"{self.steps_per_epoch}. Use, for example, dataset.repeat()."
             )
 
     def on_train_end(self, logs=None):
-        """Saves the last epoch, or restores where none was left to train."""
+        """Save the last epoch, or restore if there was no epoch to train."""
         self.model._initial_epoch = None
-        if self._found:
+        if self._backup:
             self._restore(metrics=False)
-            self._found = None
-        elif self._done() >= self.steps_per_epoch:  # A stop inside an epoch is an interruption: the last backup stays.
+            self._backup = None
+        elif self._steps_done() >= self.steps_per_epoch:  # A stop inside an epoch keeps the last backup.
             self._save(self._epoch + 1, 0, finished=bool(self.model.stop_training))
 
     def _save(self, epoch, step, *, finished=False):
         history = list(self.history)
         if self._logs is not None:
-            history.append({"epoch": epoch - 1, **_floats(self._logs)})
+            floats = {name: np.asarray(value, dtype=float).tolist() for name, value in self._logs.items()}
+            history.append({"epoch": epoch - 1, **floats})
         variables, metrics = self._variables(), self.model.metrics_variables if step else []
-        arrays = [_array(variable) for variable in variables + metrics]
+        arrays = [to_array(variable) for variable in variables + metrics]
         self._check_finite(variables, arrays, epoch, step)
         run = {
             "position": [epoch, step],
             "finished": finished,
             "history": history,
-            "identity": self.identity,
+            "identity": self.run_fingerprint,
             "conditions": self.conditions,
-            "setting": self._setting(),
-            "variables": _describe(variables),
-            "metrics": _describe(metrics),
-            "watched": [[type(callback).__name__, _state(callback, arrays)] for callback in self.watch],
+            "setting": self._environment(),
+            "variables": describe_variables(variables),
+            "metrics": describe_variables(metrics),
+            "watched": [
+                [type(callback).__name__, get_callback_state(callback, arrays)] for callback in self.stateful_callbacks
+            ],
         }
         path = self.directory / f"{epoch:06d}-{step:08d}.backup"
         content = pack(run, arrays)
         files.atomic_write(path, lambda file: file.writelines(content), size=sum(len(part) for part in content))
         self._damaged.discard(path)
-        whole = sorted(set(self._files()) - self._damaged)
-        for old in [*whole[: -self.keep], *self._damaged]:
+        intact = sorted(set(self._files()) - self._damaged)
+        for old in [*intact[: -self.max_to_keep], *self._damaged]:
             old.unlink(missing_ok=True)
         self._damaged.clear()
         self._logs = None
-        self.position, self.history, self.finished = [epoch, step], history, finished
+        self.initial_position, self.history, self.finished = [epoch, step], history, finished
 
     def _files(self):
         return [path for path in self.directory.glob("*.backup") if path.is_file()]
 
-    def _newest(self):
-        """The newest whole backup, or None; refuses one of another run."""
+    def _read_newest(self):
+        """Return the newest intact backup, or `None`.
+
+        Raises:
+            ValueError: If it is a backup of another run.
+        """
         for path in sorted(self._files(), reverse=True):
             try:
                 run = unpack(path.read_bytes())
-            except Damaged as damage:
+            except CorruptBackupError as error:
                 self._damaged.add(path)
                 warnings.warn(
-                    f"Backup: {path} is damaged ({damage}). The one before it is used, where there is one; the file "
-                    "will be removed with the next backup.",
+                    f"{path} is damaged ({error}). The previous backup is used, if there is one. The next backup "
+                    "removes the file.",
                     stacklevel=4,
                 )
                 continue
-            known = {name: value for name, value in self.defaults.items() if name in self.identity}
-            different = differences(run["setting"], self._setting())
-            different += differences({**known, **run["identity"]}, self.identity)
+            known = {name: value for name, value in self.defaults.items() if name in self.run_fingerprint}
+            different = list_differences(run["setting"], self._environment())
+            different += list_differences({**known, **run["identity"]}, self.run_fingerprint)
             if different:
                 raise ValueError(
-                    f"Backup: {path} is of another run. {'; '.join(different)}. Use the settings of the backup to "
-                    "go on with it, or another directory for a new run."
+                    f"{path} is a backup of another run. {'; '.join(different)}. Use the settings of the backup to "
+                    "resume that run, or another directory for a new run."
                 )
             return run
         return None
 
-    def _setting(self):
-        # A position means nothing in epochs of another length, and backends draw different random numbers.
+    def _environment(self):
+        # A position has no meaning for epochs of another length, and backends draw different random numbers.
         return {"backend": keras.backend.backend(), "steps_per_epoch": self.steps_per_epoch}
 
     def _variables(self):
-        """Weights, BatchNorm statistics, dropout's generators, optimizer; not a Distiller's teacher."""
+        """Return weights, BatchNorm statistics, dropout generators and optimizer variables; no Distiller's teacher."""
         model = self.model  # On JAX this getter also brings the model up to date with the step.
         if not model.optimizer.built:
             model.optimizer.build(model.trainable_variables)
-        # Not non_trainable_variables: there a Distiller has its teacher, so that JAX does not compile it in.
+        # Not non_trainable_variables: a Distiller has its teacher there, so that JAX does not compile it as constants.
         return [*model.variables, *model.optimizer.variables]
 
     def _restore(self, *, metrics):
-        variables, found = self._variables(), self._found
-        expected = found["variables"] + (found["metrics"] if metrics else [])
+        variables, backup = self._variables(), self._backup
+        expected = backup["variables"] + (backup["metrics"] if metrics else [])
         variables += self.model.metrics_variables if metrics else []
-        self._check_same(_describe(variables), expected)
-        names = [type(callback).__name__ for callback in self.watch]
-        if names != [name for name, _ in found["watched"]]:
+        self._check_variables(describe_variables(variables), expected)
+        names = [type(callback).__name__ for callback in self.stateful_callbacks]
+        saved_names = [name for name, _ in backup["watched"]]
+        if names != saved_names:
             raise ValueError(
-                f"Backup: watch={names} came, the backup in {self.directory} has "
-                f"{[name for name, _ in found['watched']]}. Watch the same callbacks in the same order."
+                f"`stateful_callbacks` must be those of the backup in {self.directory}, {saved_names}, in this order. "
+                f"Received: stateful_callbacks={names}."
             )
-        for variable, array in zip(variables, found["arrays"]):
+        for variable, array in zip(variables, backup["arrays"]):
             variable.assign(array)
-        for callback, (_, state) in zip(self.watch, found["watched"]):
-            vars(callback).update({name: decode(value, found["arrays"]) for name, value in state.items()})
+        for callback, (_, state) in zip(self.stateful_callbacks, backup["watched"]):
+            vars(callback).update({name: decode(value, backup["arrays"]) for name, value in state.items()})
 
     def _restore_inside_epoch(self):
         model = self.model
-        if len(model.metrics_variables) == len(self._found["metrics"]):
+        if len(model.metrics_variables) == len(self._backup["metrics"]):
             self._restore(metrics=True)
-            self._found = None
+            self._backup = None
             return
-        # TensorFlow makes the variables of compiled metrics as it traces the first step, from a batch's shapes.
-        # fit reads train_function at every step, so this one replaces it once, and sees where the batches come from.
-        step = model.train_function
+        # TensorFlow creates the variables of compiled metrics when it traces the first step, from a batch's shapes.
+        # fit reads train_function at each step, so this function replaces it once and receives the iterator.
+        train_function = model.train_function
 
-        def build_then_step(iterator):
-            model.train_function = step
+        def build_then_train(iterator):
+            model.train_function = train_function
             if hasattr(iterator, "element_spec"):
                 model._symbolic_build(data_batch=iterator.element_spec)
             self._restore(metrics=True)
-            self._found = None
-            return step(iterator)
+            self._backup = None
+            return train_function(iterator)
 
-        model.train_function = build_then_step
+        model.train_function = build_then_train
 
-    def _done(self):
-        """Steps of this epoch that are done, those before a resume too."""
-        return self._first_step + max(self._ended, default=-1) + 1
+    def _steps_done(self):
+        """Return the number of finished steps of this epoch, including those before a resume."""
+        return self._first_step + max(self._finished_batches, default=-1) + 1
 
-    def _check_same(self, ours, theirs):
-        pairs = [(a, b) for a, b in zip(theirs, ours) if not _same(a, b)]
-        if not pairs and len(ours) == len(theirs):
+    def _check_variables(self, current, saved):
+        pairs = [(a, b) for a, b in zip(saved, current) if not variables_match(a, b)]
+        if not pairs and len(current) == len(saved):
             return
-        shown = "; ".join(f"{_show(a)} in the backup, {_show(b)} now" for a, b in pairs[:3])
+        shown = [f"{_format(a)} in the backup, {_format(b)} now" for a, b in pairs[:3]]
+        counts = f"{len(saved)} in the backup, {len(current)} now"
         raise ValueError(
-            f"Backup: {self.directory} is of a model with other variables: {len(theirs)} in the backup, {len(ours)} now"
-            f"{'; ' if shown else ''}{shown}{', ...' if len(pairs) > 3 else ''}. Build the same model with the same "
-            "optimizer and metrics, or use another directory. If only metrics are missing, which TensorFlow makes in "
-            "the first step, call model.test_on_batch(x, y) on two rows before fit."
+            f"{self.directory} holds a backup of a model with other variables: {'; '.join([counts, *shown])}"
+            f"{', ...' if len(pairs) > 3 else ''}. Build the same model with the same optimizer and metrics, or use "
+            "another directory. If only metrics are missing, which TensorFlow creates in the first step, call "
+            "model.test_on_batch(x, y) with two examples before fit."
         )
 
     def _check_finite(self, variables, arrays, epoch, step):
         broken = [v.path for v, array in zip(variables, arrays) if v.trainable and not np.isfinite(array).all()]
         if broken:
             raise NonFiniteLossError(
-                f"Backup: NaN or infinite values in {len(broken)} trainable variables, first {broken[0]}, in epoch "
-                f"{epoch + 1}, after step {step}. Finite weights were expected; this state was not saved. Lower the "
-                f"learning rate or clip gradients, and go on from {self.position} in {self.directory}; FiniteLoss "
-                "names the term that caused it.",
+                f"Weights must be finite. Received: NaN or infinite values in {len(broken)} trainable variables, first "
+                f"{broken[0]}, in epoch {epoch + 1}, after step {step}. This state was not saved. Lower the learning "
+                f"rate or clip gradients, and resume from {self.initial_position} in {self.directory}. "
+                "RaiseOnNonFinite names the term that caused it.",
                 terms=broken,
                 epoch=epoch + 1,
                 step=step,
@@ -346,77 +366,10 @@ class Backup(keras.callbacks.Callback):
             files.check_writable(self.directory)
         except OSError as error:
             raise ValueError(
-                f"Backup: {self.directory} cannot be written to ({error}). Pass a directory that can."
+                f"The backup directory must be writable. Received: {self.directory} ({error}). Pass another directory."
             ) from error
 
 
-def _array(variable):
-    array = keras.ops.convert_to_numpy(variable)
-    # NumPy's files know no bfloat16; float32 holds all its values, and assign turns them back.
-    return array.astype("float32") if array.dtype.kind == "V" else array
-
-
-def _describe(variables):
-    return [[variable.path, list(variable.shape), variable.dtype] for variable in variables]
-
-
-def _same(theirs, ours):
-    # Keras counts names up within a process (dense, dense_1), and those of dropout's generators nobody can choose.
-    paths = [re.sub(r"_\d+(?=/|$)", "", described[0]) for described in (theirs, ours)]
-    return paths[0] == paths[1] and theirs[1:] == ours[1:]
-
-
-def _show(described):
-    path, shape, dtype = described
+def _format(description):
+    path, shape, dtype = description
     return f"{path} {tuple(shape)} {dtype}"
-
-
-def differences(theirs, ours, where="the backup"):
-    """List the entries in which two dicts differ, as text with both values.
-
-    Args:
-        theirs: Dict of what was saved.
-        ours: Dict of what is asked for now.
-        where: What `theirs` is from.
-
-    Returns:
-        List of strings, sorted by the entries' names.
-    """
-    return [
-        f"{name if name.isprintable() else repr(name)}: {_value(theirs, name)} in {where}, {_value(ours, name)} now"
-        for name in sorted(theirs.keys() | ours.keys())
-        if _value(theirs, name) != _value(ours, name)
-    ]
-
-
-def _value(values, name):
-    return repr(values[name]) if name in values else "absent"
-
-
-def _floats(logs):
-    return {name: np.asarray(value, dtype=float).tolist() for name, value in logs.items()}
-
-
-def _state(callback, arrays):
-    """What JSON can hold of a callback's attributes; their arrays are appended to `arrays`."""
-    # EarlyStopping turns its min_delta round in its first epoch: given back as state, it would be turned twice.
-    settings = {"params"}
-    for kind in type(callback).__mro__:
-        if kind.__module__.split(".")[0] == "keras" and "__init__" in vars(kind):
-            settings.update(inspect.signature(kind.__init__).parameters)
-    state = {}
-    for name, value in vars(callback).items():
-        if name not in settings and _is_plain(value):
-            state[name] = encode(value, arrays)
-    return state
-
-
-def _is_plain(value):
-    """Whether a value consists of what a backup can hold: no functions, models or open files."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.dtype.kind in "biufcSU"
-    if type(value) in (list, tuple):
-        return all(_is_plain(item) for item in value)
-    if type(value) is dict:
-        return all(type(name) is str and _is_plain(item) for name, item in value.items())
-    return value is None or type(value) in (bool, int, float, str)

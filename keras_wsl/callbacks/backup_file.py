@@ -1,4 +1,4 @@
-"""The format of backups: a header with a SHA-256, then JSON and arrays, which are checked as they are read."""
+"""The file format of backups: a header with a SHA-256, then JSON and arrays, which are validated when read."""
 
 import hashlib
 import io
@@ -13,12 +13,12 @@ from keras_wsl import untrusted
 MAGIC = b"keras_wsl backup 1"
 
 
-class Damaged(Exception):
-    """A file's bytes are not those that were written."""
+class CorruptBackupError(Exception):
+    """The content of a file is not what was written."""
 
 
 def pack(run, arrays):
-    """Return `[header, NumPy's zip file]`; the header's digest covers every byte of the rest."""
+    """Return `[header, NumPy's zip file]`. The digest in the header covers all following bytes."""
     buffer = io.BytesIO()
     run = np.frombuffer(json.dumps(run).encode(), dtype="uint8")
     np.savez(buffer, run=run, **{str(i): array for i, array in enumerate(arrays)})
@@ -27,46 +27,50 @@ def pack(run, arrays):
 
 
 def unpack(content):
-    """Return the `run` dict of `pack`, with its arrays in `"arrays"`.
+    """Return the `run` dict given to `pack`, with its arrays in `"arrays"`.
 
     Raises:
-        Damaged: If the bytes are not those of a backup.
+        CorruptBackupError: If the content is not a valid backup.
     """
     size = len(MAGIC) + 66
     if content[: len(MAGIC) + 1] != MAGIC + b"\n" or content[size - 1 : size] != b"\n":
-        raise Damaged(f"{len(content)} bytes without a backup's header")
+        raise CorruptBackupError(f"{len(content)} bytes without the header of a backup")
     payload = memoryview(content)[size:]
     if hashlib.sha256(payload).hexdigest().encode() != content[len(MAGIC) + 1 : size - 1]:
-        raise Damaged("its SHA-256 is not the recorded one")
+        raise CorruptBackupError("its SHA-256 is not the recorded value")
     try:
         arrays = _read_arrays(io.BytesIO(payload), len(payload))
         run = untrusted.parse_json(arrays.pop("run").tobytes())
         untrusted.check_fields(run, _RUN)
         run["arrays"] = [arrays[str(i)] for i in range(len(arrays))]
         _check_arrays(run)
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Somebody else's, digest and all.
-        raise Damaged(f"it holds something else than a backup: {error}") from error
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:  # Valid digest, other content.
+        raise CorruptBackupError(f"its content is not a backup: {error}") from error
     return run
 
 
 def _read_arrays(file, size):
-    """Return the arrays of NumPy's zip file by name, if they take no more memory than the file has bytes."""
+    """Return the arrays of NumPy's zip file by name.
+
+    Raises:
+        ValueError: If they would take more memory than the file has bytes.
+    """
     with zipfile.ZipFile(file) as archive:
         members = archive.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
-            raise ValueError("its parts are compressed or encrypted")
+            raise ValueError("its members are compressed or encrypted")
         if sum(member.file_size for member in members) > size:
-            raise ValueError("its parts are larger than the whole")
+            raise ValueError("its members are larger than the file")
         for member in members:
-            with archive.open(member) as part:
-                untrusted.read_array_header(part, member.file_size)
+            with archive.open(member) as array_file:
+                untrusted.read_array_header(array_file, member.file_size)
     file.seek(0)
     with np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}
 
 
 def _check_arrays(run):
-    """Raise `ValueError` unless the arrays are those of the variables and of the callbacks' states."""
+    """Raise `ValueError` if the arrays do not match the variables and the callbacks' states."""
     described = run["variables"] + run["metrics"]
     arrays = run["arrays"]
     if len(arrays) < len(described):
@@ -82,7 +86,7 @@ def _check_arrays(run):
 
 
 def _has_types(value, *types):
-    """Return whether a value is a list of items of these types, in this order."""
+    """Return whether a value is a list whose items have these types, in this order."""
     return isinstance(value, list) and [type(item) for item in value] == [*types]
 
 
@@ -95,25 +99,25 @@ def _is_history(value):
     )
 
 
-def _rows_of(*types):
+def _is_list_of(*types):
     return lambda value: isinstance(value, list) and all(_has_types(item, *types) for item in value)
 
 
 _RUN = {
-    "position": (lambda value: _has_types(value, int, int) and 0 <= min(value), "an epoch and a step, from 0 on"),
+    "position": (lambda value: _has_types(value, int, int) and 0 <= min(value), "an epoch and a step of at least 0"),
     "finished": untrusted.BOOLEAN,
     "history": (_is_history, "a list of epochs' logs"),
     "identity": untrusted.OBJECT,
     "conditions": untrusted.OBJECT,
     "setting": untrusted.OBJECT,
-    "variables": (_rows_of(str, list, str), "a list of variables"),
-    "metrics": (_rows_of(str, list, str), "a list of variables"),
-    "watched": (_rows_of(str, dict), "a list of callbacks and their states"),
+    "variables": (_is_list_of(str, list, str), "a list of variables"),
+    "metrics": (_is_list_of(str, list, str), "a list of variables"),
+    "watched": (_is_list_of(str, dict), "a list of callbacks and their states"),
 }
 
 
 def encode(value, arrays):
-    """Return a plain value as JSON can hold it, and append its arrays to `arrays`."""
+    """Return a value in JSON-serializable form, and append its arrays to `arrays`."""
     if isinstance(value, (np.ndarray, np.generic)):
         arrays.append(np.asarray(value))
         return {"array": len(arrays) - 1}
@@ -125,12 +129,12 @@ def encode(value, arrays):
 
 
 def decode(value, arrays):
-    """Return the plain value of which `encode` returned `value`."""
+    """Return the value that `encode` encoded."""
     if not isinstance(value, dict):
         return value
     ((kind, content),) = value.items()
     if kind == "array":
-        return arrays[content][()]  # A NumPy scalar where the shape is ().
+        return arrays[content][()]  # A NumPy scalar if the shape is ().
     if kind == "dict":
         return {name: decode(item, arrays) for name, item in content.items()}
     return {"list": list, "tuple": tuple}[kind](decode(item, arrays) for item in content)

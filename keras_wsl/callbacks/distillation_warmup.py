@@ -1,15 +1,15 @@
-"""The weight of distillation, ramped up: Zhao et al., CVPR 2022 (DKD), https://arxiv.org/abs/2203.08679."""
+"""Linear warmup of the distillation losses: Zhao et al., CVPR 2022 (DKD), https://arxiv.org/abs/2203.08679."""
 
 import keras
 
 
 class DistillationWarmup(keras.callbacks.Callback):
-    r"""Lets the distillation losses of a `Distiller` count for $r = \min(e / E, 1)$ in epoch $e$, the first one is 1.
+    r"""Scale the distillation losses of a `Distiller` by $\min(e / E, 1)$ in epoch $e$, counted from 1.
 
-    A function of the epoch alone: a resumed run goes on where it was.
+    Depends only on the epoch, so that a resumed run continues with the same scale.
 
     Args:
-        epochs: Positive integer $E$; 20 in the code of DKD, RLD and ReviewKD.
+        epochs: Positive number $E$; 20 in the code of DKD, RLD and ReviewKD.
 
     Raises:
         ValueError: If `epochs` is not a positive number, or the model has no `distillation_scale`.
@@ -22,10 +22,13 @@ class DistillationWarmup(keras.callbacks.Callback):
         self.epochs = epochs
 
     def on_train_begin(self, logs=None):
-        """Checks what it is to ramp up."""
+        """Check that the model is a `Distiller`."""
         if not hasattr(self.model, "distillation_scale"):
-            raise ValueError(f"WarmUp is for a Distiller. Received: {self.model.name}, a {type(self.model).__name__}.")
+            raise ValueError(
+                "DistillationWarmup must be used with a Distiller. Received: "
+                f"{self.model.name}, a {type(self.model).__name__}."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Sets the ramp of this epoch."""
+        """Set the scale for this epoch."""
         self.model.distillation_scale.assign(min((epoch + 1) / self.epochs, 1.0))

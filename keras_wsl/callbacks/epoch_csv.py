@@ -1,4 +1,4 @@
-"""A CSV file with a row for each epoch, whole after every one of them."""
+"""A CSV file with one row per epoch, rewritten atomically after each epoch."""
 
 import csv
 import io
@@ -10,10 +10,12 @@ from keras_wsl.files import atomic_write, check_regular, make_directory
 
 
 class EpochCSV:
-    """Rows by epoch. A resumed run goes on with those before it, and replaces those of the epochs it trains again.
+    """A table with one row per epoch.
+
+    A resumed run keeps the rows of the epochs before it, and replaces those of the epochs that it trains again.
 
     Args:
-        path: The file; its folder is made if it is missing.
+        path: Path of the file. Missing parent directories are created.
     """
 
     def __init__(self, path):
@@ -22,7 +24,7 @@ class EpochCSV:
         self.rows = []
 
     def read(self):
-        """Read the rows that are there; of a damaged file none, with a warning."""
+        """Read the existing rows. If the file is damaged, warn and start without rows."""
         if not os.path.lexists(self.path):
             return
         try:
@@ -30,18 +32,18 @@ class EpochCSV:
                 self.rows = [{**row, "epoch": int(row["epoch"])} for row in csv.DictReader(file)]
         except (ValueError, KeyError, TypeError, FileNotFoundError, csv.Error) as error:
             self.rows = []
-            warnings.warn(f"{self.path} is damaged ({error}) and is written again.", stacklevel=3)
+            warnings.warn(f"{self.path} is damaged ({error}). It will be overwritten.", stacklevel=3)
 
     def put(self, epoch, row):
-        """Set the row of an epoch, drop later ones, and write the file; columns are those of this row."""
+        """Set the row of an epoch, drop the rows of later epochs, and write the file with the columns of this row."""
         self.write([old for old in self.rows if old["epoch"] < epoch] + [{"epoch": epoch, **row}])
 
     def write(self, rows):
-        """Set all rows, and write the file."""
+        """Replace all rows, and write the file."""
         self.rows = rows
         text = io.StringIO()
         table = csv.DictWriter(text, fieldnames=list(self.rows[-1]), restval="", extrasaction="ignore")
         table.writeheader()
         table.writerows(self.rows)
-        self.path.parent.mkdir(parents=True, exist_ok=True)  # Somebody may have removed it meanwhile.
+        self.path.parent.mkdir(parents=True, exist_ok=True)  # It may have been removed since.
         atomic_write(self.path, lambda file: file.write(text.getvalue().encode()))

@@ -1,4 +1,4 @@
-"""The checkpoints of a teacher while it trains, for the online distillation of a student."""
+"""Checkpoints of a teacher during its training, for online distillation of a student."""
 
 import pathlib
 
@@ -10,74 +10,72 @@ from keras_wsl.models.weights import save_weights
 from keras_wsl.ops import check_positive_int
 
 
-class Checkpoints(keras.callbacks.Callback):
-    """Writes a network's weights after every so many epochs or steps, and before the first: see `online.Checkpoints`.
+class PeriodicCheckpoint(keras.callbacks.Callback):
+    """Save a network's weights before training and periodically during training, for `teacher_checkpoints.Checkpoints`.
 
-    Of a `Distiller` the student's weights are written: the network that is trained. Each file appears whole or not at
-    all. A resumed run writes those of its own epochs again.
+    For a `Distiller`, the student's weights are saved. Each file is written atomically. A resumed run overwrites the
+    checkpoints of the epochs that it trains.
 
     Args:
-        folder: Where to; made if it is missing.
-        every: Positive integer, epochs or steps between two files.
-        unit: `"epochs"` or `"steps"`.
-        dtype: `"float32"`, which gives back the teacher to the bit, or `"float16"`, in half the space.
+        directory: Path of the directory. It is created if it is missing.
+        save_freq: Positive integer, the number of epochs or steps between two checkpoints.
+        save_freq_unit: `"epochs"` or `"steps"`.
+        dtype: `"float32"`, which restores the teacher bit for bit, or `"float16"`, which takes half the space.
 
     Raises:
-        ValueError: If `every` is not a positive integer, the unit is unknown, or steps are counted and `fit` does not
-            know how many an epoch has.
+        ValueError: If `save_freq` is not a positive integer, the unit is unknown, or the unit is `"steps"` and `fit`
+            does not know the number of steps per epoch.
     """
 
-    def __init__(self, folder, every=1, unit="epochs", dtype="float32"):
+    def __init__(self, directory, save_freq=1, save_freq_unit="epochs", dtype="float32"):
         super().__init__()
-        teacher_checkpoints.check_unit(unit)
-        self.folder, self.every, self.unit, self.dtype = (
-            pathlib.Path(folder),
-            check_positive_int(every, "every"),
-            unit,
-            dtype,
-        )
+        teacher_checkpoints.check_unit(save_freq_unit, "save_freq_unit")
+        self.directory, self.save_freq = pathlib.Path(directory), check_positive_int(save_freq, "save_freq")
+        self.save_freq_unit, self.dtype = save_freq_unit, dtype
         self._epoch = 0
 
     def on_train_begin(self, logs=None):
-        """Make the folder, and remove what killed processes left in it."""
-        make_directory(self.folder)
-        remove_orphans(self.folder)
-        if self.unit == "steps":
-            steps_of(self)
+        """Create the directory, and remove the temporary files of killed processes."""
+        make_directory(self.directory)
+        remove_orphans(self.directory)
+        if self.save_freq_unit == "steps":
+            get_steps_per_epoch(self)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Writes the weights with which training starts."""
+        """Save the initial weights before the first epoch."""
         self._epoch = epoch
-        if epoch == 0 and not (self.folder / teacher_checkpoints.file_name(0, self.unit)).exists():
-            self._write(0)
+        if epoch == 0 and not self._path(0).exists():
+            self._save(0)
 
     def on_train_batch_end(self, batch, logs=None):
-        """Writes the weights after a step that is due."""
-        if self.unit == "steps":
-            done = self._epoch * self.params["steps"] + batch + 1
-            if done % self.every == 0:
-                self._write(done)
+        """Save the weights every `save_freq` steps."""
+        if self.save_freq_unit == "steps":
+            steps_done = self._epoch * self.params["steps"] + batch + 1
+            if steps_done % self.save_freq == 0:
+                self._save(steps_done)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes the weights after an epoch that is due."""
-        if self.unit == "epochs" and (epoch + 1) % self.every == 0:
-            self._write(epoch + 1)
+        """Save the weights every `save_freq` epochs."""
+        if self.save_freq_unit == "epochs" and (epoch + 1) % self.save_freq == 0:
+            self._save(epoch + 1)
 
-    def _write(self, count):
-        network = getattr(self.model, "student", self.model)
-        save_weights(network, self.folder / teacher_checkpoints.file_name(count, self.unit), self.dtype)
+    def _path(self, count):
+        return self.directory / teacher_checkpoints.file_name(count, self.save_freq_unit)
+
+    def _save(self, count):
+        save_weights(getattr(self.model, "student", self.model), self._path(count), self.dtype)
 
 
-def steps_of(callback):
-    """The steps of an epoch.
+def get_steps_per_epoch(callback):
+    """Return the number of steps per epoch.
 
     Raises:
-        ValueError: If `fit` does not know them.
+        ValueError: If `fit` does not know it.
     """
     steps = (callback.params or {}).get("steps")
     if not steps:
         raise ValueError(
-            f"{type(callback).__name__} counts steps, and fit does not know how many an epoch has. Pass "
-            "steps_per_epoch."
+            f"{type(callback).__name__} counts steps, so `fit` must know the number of steps per epoch. Received: "
+            f"{steps}. Pass steps_per_epoch to `fit`."
         )
     return steps

@@ -1,4 +1,4 @@
-"""Stops a run at the first loss that is not a number."""
+"""A callback that stops a run at the first NaN or infinite loss."""
 
 import math
 
@@ -7,15 +7,15 @@ import numpy as np
 
 
 class NonFiniteLossError(FloatingPointError):
-    """A logged value, or a weight that was to be saved, is NaN or infinite.
+    """A logged value, or a weight to be saved, is NaN or infinite.
 
     Args:
-        message: What is not finite, where, and what to do.
-        terms: Names of the log entries or variables concerned, the terms of a sum before the sum.
+        message: What is not finite, where, and the remedy.
+        terms: Names of the log entries or variables, the terms of a sum before the sum.
         epoch: Integer, counted from 1 as in Keras's progress bar.
-        step: Integer, steps done in this epoch; None at an epoch's end.
-        examples: `(first, last)`, integers: among which examples of the epoch it came up, in the order in which they
-            were trained on, counted from 1. None where that is unknown, or it came up in no training step.
+        step: Integer, the number of steps in this epoch; `None` at the end of an epoch.
+        examples: `(first, last)`, integers: the range of the epoch's examples in which the value occurred, in training
+            order, counted from 1. `None` if it is unknown, or if the value did not occur in a training step.
     """
 
     def __init__(self, message, *, terms, epoch, step, examples=None):
@@ -24,69 +24,70 @@ class NonFiniteLossError(FloatingPointError):
 
 
 class RaiseOnNonFinite(keras.callbacks.Callback):
-    """Raises `NonFiniteLossError` as soon as a logged value is NaN or infinite.
+    """Raise `NonFiniteLossError` as soon as a logged value is NaN or infinite.
 
-    Keras logs running means of the epoch, in which a NaN stays, so checking every n-th step misses nothing and only
-    reports it later. `Backup` saves at the beginning of the next step, which is not reached: the last good state
-    stays. With both, let `Backup`'s `every` be a multiple of this one's.
+    Keras logs running means of the epoch, in which a NaN persists. Checking only every n-th step therefore misses
+    nothing and only reports later. `ExactBackupAndRestore` saves at the beginning of the next step, which is not
+    reached, so the last finite state is kept. If both are used, its `save_freq` must be a multiple of `every_steps`.
 
-    The examples that it names are those since the check before: with `every=1` the batch, whatever its size. At the
-    first check after a run was resumed inside an epoch they are all since the epoch's beginning.
+    The error names the range of examples since the previous check: with `every_steps=1` the batch, whatever its size.
+    At the first check after a resume inside an epoch, the range starts at the beginning of the epoch.
 
     Args:
-        every: Positive integer, steps between two checks. The last step of an epoch is checked too, and all logs,
-            those of the validation too, at its end.
+        every_steps: Positive integer, the number of steps between two checks. The last step of an epoch is also
+            checked, and at the end of an epoch all logs including those of the validation.
 
     Raises:
-        NonFiniteLossError: A logged value is not finite. Its message names the terms before their sum `"loss"`, the
-        epoch
-            and step, and the examples, all counted from 1.
-        ValueError: `every` is not a positive integer.
+        NonFiniteLossError: If a logged value is not finite. The message names the terms before their sum `"loss"`, the
+            epoch, the step and the examples, all counted from 1.
+        ValueError: If `every_steps` is not a positive integer.
     """
 
-    def __init__(self, every=1):
+    def __init__(self, every_steps=1):
         super().__init__()
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"FiniteLoss: every={every!r} came, a positive integer was expected. Pass every=1.")
-        self.every = every
-        self._epoch, self._due, self._trained_on = 0, every, None
+        if not isinstance(every_steps, int) or every_steps < 1:
+            raise ValueError(
+                f"`every_steps` must be a positive integer. Received: every_steps={every_steps!r}. Pass at least 1."
+            )
+        self.every_steps = every_steps
+        self._epoch, self._next_check, self._examples_seen = 0, every_steps, None
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Counts steps and examples from here."""
-        self._epoch, self._due, self._trained_on = epoch, self.every, 0
+        """Reset the counts of steps and examples."""
+        self._epoch, self._next_check, self._examples_seen = epoch, self.every_steps, 0
 
     def on_train_batch_end(self, batch, logs=None):
-        """Checks the running logs, where a check is due."""
-        # Not a remainder: with steps_per_execution only some of the steps are seen.
-        if batch + 1 >= self._due or batch + 1 == (self.params or {}).get("steps"):
-            self._due = batch + 1 + self.every - (batch + 1) % self.every
-            before, self._trained_on = self._trained_on, _trained_on(self._model)
-            self._check(logs or {}, batch + 1, before)
+        """Check the running logs every `every_steps` steps."""
+        # Not a remainder: with steps_per_execution this is called for some of the steps only.
+        if batch + 1 >= self._next_check or batch + 1 == (self.params or {}).get("steps"):
+            self._next_check = batch + 1 + self.every_steps - (batch + 1) % self.every_steps
+            previously_seen, self._examples_seen = self._examples_seen, _count_examples(self._model)
+            self._check(logs or {}, batch + 1, previously_seen)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Checks the epoch's logs, those of the validation too."""
+        """Check the epoch's logs, including those of the validation."""
         self._check(logs or {}, None)
 
-    def _check(self, logs, step, before=None):
-        # On the way of every step: nothing is made unless something is wrong.
+    def _check(self, logs, step, previously_seen=None):
+        # Runs in every step, so it allocates nothing unless a value is not finite.
         for value in logs.values():
             if not _is_finite(value):
-                self._raise(logs, step, before)
+                self._raise(logs, step, previously_seen)
 
-    def _raise(self, logs, step, before):
+    def _raise(self, logs, step, previously_seen):
         terms = [name for name, value in logs.items() if not _is_finite(value)]
-        terms.sort(key=lambda name: name in ("loss", "val_loss"))  # Stable: the sum last, it only inherits.
+        terms.sort(key=lambda name: name in ("loss", "val_loss"))  # Stable: the sum last, because it inherits the NaN.
         values = ", ".join(f"{name}={logs[name]}" for name in terms)
         place, examples = "at the end" if step is None else f"step {step}", None
-        if before is not None and self._trained_on is not None:
-            examples = before + 1, self._trained_on
+        if previously_seen is not None and self._examples_seen is not None:
+            examples = previously_seen + 1, self._examples_seen
             place += f" among examples {examples[0]} to {examples[1]} of the epoch"
         updates = int(keras.ops.convert_to_numpy(self.model.optimizer.iterations))
         raise NonFiniteLossError(
-            f"FiniteLoss: {values}, epoch {self._epoch + 1}, {place} (all counted from 1, steps of a resumed epoch "
-            f"from where it was resumed; the optimizer has made {updates} updates in all). Finite values were "
-            "expected. Lower the learning rate or warm it up, clip gradients (clipnorm), lower the weight of the term "
-            "named first, or look for non-finite inputs; then go on from the last backup, which was saved before this.",
+            f"Logged values must be finite. Received: {values}, epoch {self._epoch + 1}, {place} (all counted from 1, "
+            f"steps of a resumed epoch from where it was resumed; after {updates} updates of the optimizer in total). "
+            "Lower the learning rate or warm it up, clip gradients (clipnorm), lower the weight of the term named "
+            "first, or look for non-finite inputs; then resume from the last backup, which was saved before this.",
             terms=terms,
             epoch=self._epoch + 1,
             step=step,
@@ -94,10 +95,10 @@ class RaiseOnNonFinite(keras.callbacks.Callback):
         )
 
 
-def _trained_on(model):
-    """Examples of this epoch so far, an integer: what Keras weighs the mean `"loss"` by.
+def _count_examples(model):
+    """Return the number of examples of this epoch so far, by which Keras weights the mean `"loss"`.
 
-    `None` where there is no such mean, and where to know it takes a message between workers.
+    Return `None` if there is no such mean, or if the count requires communication between workers.
     """
     mean = next((metric for metric in model.metrics if metric.name == "loss"), None)
     strategy = getattr(model, "distribute_strategy", None)
@@ -105,15 +106,15 @@ def _trained_on(model):
         return None
     count, state = mean.count, getattr(model, "_jax_state", None)
     if state and state.get("metrics_variables") is not None:
-        # On JAX variables lag behind in an epoch. Bringing all up to date, as `callback.model` does, would take time
-        # in every step; this one number is at hand.
-        place = next(i for i, variable in enumerate(model.metrics_variables) if variable is count)
-        count = state["metrics_variables"][place]
+        # On JAX, variables are stale during an epoch. `callback.model` updates all of them, which would take time in
+        # every step. This reads a single number.
+        index = next(i for i, variable in enumerate(model.metrics_variables) if variable is count)
+        count = state["metrics_variables"][index]
     return int(keras.ops.convert_to_numpy(count))
 
 
 def _is_finite(value):
-    """Whether a log entry is finite, all of it; what is no number (text) has nothing to check."""
+    """Return whether all values of a log entry are finite; True if it is not numeric, such as text."""
     if isinstance(value, float):
         return math.isfinite(value)
     try:

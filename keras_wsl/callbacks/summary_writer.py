@@ -1,4 +1,4 @@
-"""TensorBoard events without TensorFlow, so that runs on every backend write the same."""
+"""TensorBoard summaries without TensorFlow, so that runs on all backends write the same files."""
 
 import pathlib
 import time
@@ -9,11 +9,11 @@ import numpy as np
 from keras_wsl.files import explain_disk_full
 
 
-def event_files(log_dir):
-    """The module that writes events.
+def import_event_files(directory):
+    """Import and return tensorboard's module that writes event files.
 
     Args:
-        log_dir: Where to, for the error.
+        directory: Where the events are written, for the error.
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
@@ -22,36 +22,36 @@ def event_files(log_dir):
         import tensorboard.summary.writer.event_file_writer as event_files
     except ImportError as error:
         raise ImportError(
-            f"Writing TensorBoard events to {log_dir} needs the package tensorboard: `pip install tensorboard`."
+            f"Writing to {directory} requires the package tensorboard. Run `pip install tensorboard`."
         ) from error
     return event_files
 
 
 class SummaryWriter:
-    """Writes scalars and histograms that `tensorboard --logdir` shows.
+    """A writer of scalars and histograms for `tensorboard --logdir`.
 
-    A file that is removed meanwhile is warned about, and another one is begun.
+    If its file is removed, it issues a warning and starts another file.
 
     Args:
-        log_dir: Folder of the events file, made with the first value.
+        directory: Path of the directory of the event file. It is created with the first value.
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
         OSError: From any method, if the disk is full.
     """
 
-    def __init__(self, log_dir):
-        self._log_dir, self._files = pathlib.Path(log_dir), event_files(log_dir)
+    def __init__(self, directory):
+        self._directory, self._event_files = pathlib.Path(directory), import_event_files(directory)
         self._writer, self._path = None, None
 
     def scalar(self, name, value, step):
-        """One number, at a step."""
+        """Write a number for a step."""
         from tensorboard.plugins.scalar.summary_v2 import scalar_pb
 
         self._write(scalar_pb(name, float(value)), step)
 
     def histogram(self, name, values, step, buckets=30):
-        """The distribution of an array, at a step."""
+        """Write the distribution of an array for a step."""
         from tensorboard.plugins.histogram.summary_v2 import histogram_pb
 
         self._write(histogram_pb(name, np.asarray(values, "float64"), buckets=buckets), step)
@@ -59,33 +59,33 @@ class SummaryWriter:
     def _write(self, summary, step):
         from tensorboard.compat.proto.event_pb2 import Event
 
-        with explain_disk_full(self._log_dir):
+        with explain_disk_full(self._directory):
             if self._writer is None:
-                self._begin()
+                self._start_file()
             self._writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
 
-    def _begin(self):
-        before = set(self._log_dir.glob("events.*"))
-        self._writer = self._files.EventFileWriter(str(self._log_dir))
-        self._path = next(iter(set(self._log_dir.glob("events.*")) - before), None)
+    def _start_file(self):
+        existing = set(self._directory.glob("events.*"))
+        self._writer = self._event_files.EventFileWriter(str(self._directory))
+        self._path = next(iter(set(self._directory.glob("events.*")) - existing), None)
 
     def flush(self):
-        """Puts what was written on the disk."""
+        """Write buffered events to the disk."""
         if self._writer is None:
             return
-        with explain_disk_full(self._log_dir):
+        with explain_disk_full(self._directory):
             self._writer.flush()
         if self._path is not None and not self._path.exists():
             warnings.warn(
-                f"{self._path} was removed while it was being written: the events in it are lost. Training goes on, "
-                "and later ones go into another file.",
+                f"{self._path} was removed, and its events are lost. Training continues, and later events are written "
+                "to another file.",
                 stacklevel=3,
             )
             self.close()
 
     def close(self):
-        """Ends the file; a value written later begins another."""
+        """Close the file. A later value starts another file."""
         writer, self._writer = self._writer, None
         if writer is not None:
-            with explain_disk_full(self._log_dir):
+            with explain_disk_full(self._directory):
                 writer.close()

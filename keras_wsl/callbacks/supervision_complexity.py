@@ -1,4 +1,4 @@
-"""Supervision complexity while a student trains: Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245."""
+"""Supervision complexity during the training of a student: Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245."""
 
 import pathlib
 
@@ -13,70 +13,70 @@ from keras_wsl.ops import check_positive_int
 
 
 class SupervisionComplexity(keras.callbacks.Callback):
-    """How complex targets are for the student's tangent kernel, before training and after every so many epochs.
+    """Compute how complex targets are for the student's tangent kernel, before training and every `every_epochs`.
 
-    Adds `complexity_NAME`, the adjusted value, to the logs of those epochs. Writes into `log_dir`: TensorBoard scalars
-    of the same, and `supervision_complexity.csv`, a row an epoch, which also has the kernel's trace, its smallest
-    eigenvalue as a part of the diagonal's mean, its condition and the ridge. It changes nothing of the training.
+    Adds `complexity_NAME`, the adjusted value, to the logs of these epochs. Writes to `directory`: TensorBoard scalars
+    of the same, and `supervision_complexity.csv` with one row per epoch, which also has the kernel's trace, its
+    smallest eigenvalue relative to the mean of the diagonal, its condition number and the ridge. Does not affect
+    training.
 
     Args:
-        log_dir: Folder, made if it is missing.
-        inputs: Examples, an array or a structure of arrays; the kernel has a row for each.
-        targets: Dict of names to targets, `(examples,)` or `(examples, classes)`, as `analysis.targets` gives them; or
-            to functions of the model that give them, such as one that asks a teacher which changes.
-        every: Positive integer, epochs.
-        outputs: `"trace"` or `"sum"`, as of `analysis.empirical_ntk`.
+        directory: Path of the directory. It is created if it is missing.
+        inputs: Examples, an array or a structure of arrays. The kernel has one row per example.
+        targets: Dict of names to targets, shape `(examples,)` or `(examples, classes)`, such as `analysis.targets`
+            returns; or to functions that take the model and return targets, for a teacher that changes.
+        every_epochs: Positive integer, the number of epochs between two evaluations.
+        outputs: `"trace"` or `"sum"`, see `analysis.empirical_ntk`.
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
-        ValueError: If `every` is no positive integer, there are no targets, or a shape does not fit.
+        ValueError: If `every_epochs` is not a positive integer, there are no targets, or shapes do not match.
     """
 
-    def __init__(self, log_dir, inputs, targets, *, every=1, outputs="trace"):
+    def __init__(self, directory, inputs, targets, *, every_epochs=1, outputs="trace"):
         super().__init__()
         if not isinstance(targets, dict) or not targets:
-            came = "an empty dict" if isinstance(targets, dict) else type(targets).__name__
+            received = "an empty dict" if isinstance(targets, dict) else type(targets).__name__
             raise ValueError(
-                f"SupervisionComplexity needs targets by name. Received: {came}. Give such as {{'teacher': targets}}."
+                "`targets` must be a dict of names to targets. Received: "
+                f"{received}. Pass, for example, {{'teacher': targets}}."
             )
         if outputs not in ("trace", "sum"):
-            raise ValueError(f"outputs={outputs!r} is not a kernel of a row an example. Expected 'trace' or 'sum'.")
-        self.table = EpochCSV(pathlib.Path(log_dir) / "supervision_complexity.csv")
-        self.events = SummaryWriter(log_dir)
-        self.inputs, self.targets, self.every, self.outputs = (
-            inputs,
-            targets,
-            check_positive_int(every, "every"),
-            outputs,
-        )
+            raise ValueError(
+                f"`outputs` must be 'trace' or 'sum', with one row per example. Received: outputs={outputs!r}."
+            )
+        self.table = EpochCSV(pathlib.Path(directory) / "supervision_complexity.csv")
+        self.events = SummaryWriter(directory)
+        self.inputs, self.targets, self.outputs = inputs, targets, outputs
+        self.every_epochs = check_positive_int(every_epochs, "every_epochs")
 
     def on_train_begin(self, logs=None):
-        """Reads the rows of epochs before a resumed one."""
+        """Read the rows of previous epochs of a resumed run."""
         self.table.read()
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Judges the untrained student."""
+        """Evaluate the untrained student."""
         if epoch == 0:
-            self._judge(0)
+            self._evaluate(0)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Judges the student, adds to the logs, writes the row."""
-        if (epoch + 1) % self.every == 0:
-            found = self._judge(epoch + 1)
+        """Evaluate the student, add to the logs, and write the row."""
+        if (epoch + 1) % self.every_epochs == 0:
+            values = self._evaluate(epoch + 1)
             if logs is not None:
-                logs.update(found)
+                logs.update(values)
 
     def on_train_end(self, logs=None):
-        """Ends the events file."""
+        """Close the event file."""
         self.events.close()
 
-    def _judge(self, epoch):
+    def _evaluate(self, epoch):
         model = self.model
         kernel = empirical_ntk(getattr(model, "student", model), self.inputs, self.outputs)
-        wanted = {name: given(model) if callable(given) else given for name, given in self.targets.items()}
-        found = {name: supervision_complexity(kernel, np.asarray(given)) for name, given in wanted.items()}
-        first = next(iter(found.values()))
-        values = {f"complexity_{name}": complexity.adjusted for name, complexity in found.items()}
+        targets = {name: value(model) if callable(value) else value for name, value in self.targets.items()}
+        complexities = {name: supervision_complexity(kernel, np.asarray(value)) for name, value in targets.items()}
+        values = {f"complexity_{name}": complexity.adjusted for name, complexity in complexities.items()}
+        first = next(iter(complexities.values()))
         shared = {
             name: getattr(first, name) for name in ("examples", "trace", "smallest_relative", "condition", "ridge")
         }

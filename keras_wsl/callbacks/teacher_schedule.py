@@ -3,135 +3,92 @@
 import keras
 
 from keras_wsl import teacher_checkpoints
-from keras_wsl.callbacks.periodic_checkpoint import steps_of
+from keras_wsl.callbacks.periodic_checkpoint import get_steps_per_epoch
 from keras_wsl.models.weights import load_weights
 from keras_wsl.ops import check_positive_int
 
 
 class TeacherSchedule(keras.callbacks.Callback):
-    r"""Online distillation from stored checkpoints: the teacher has the weights of its own training at that time.
+    r"""Load the teacher's successive checkpoints during the student's training: online distillation.
 
-    In the student's epoch $e$ (the first is 0) the teacher is its checkpoint after $m (\lfloor e / m \rfloor + 1)$
-    epochs, likewise for steps; after the last checkpoint it stays the last. $m$ as long as all epochs is offline
-    distillation.
-    A function of the epoch alone: a resumed run goes on where it was. The teacher ends as its last checkpoint used.
+    In the student's epoch $e$ (counted from 0), the teacher has the weights of its checkpoint after
+    $m (\lfloor e / m \rfloor + 1)$ epochs; likewise for steps. After the last checkpoint, the teacher does not change
+    any more. If $m$ is the number of all epochs, this is offline distillation. The teacher depends only on the epoch,
+    so that a resumed run continues with the same teacher. After training, the teacher keeps the last loaded weights.
 
-    Works on every backend and inside an epoch too, since it finds the teacher through its model at each change.
+    Works on all backends and also inside an epoch, because it accesses the teacher through its model at each change.
 
     Args:
-        checkpoints: `online.Checkpoints`, or the folder of such; of steps, with `unit`.
-        every: Positive integer $m$.
-        unit: `"epochs"` or `"steps"`.
-        teacher: The name of the one that changes, of several.
+        checkpoints: `teacher_checkpoints.Checkpoints`, or the path of their directory.
+        update_freq: Positive integer $m$, the number of epochs or steps between two changes.
+        update_freq_unit: `"epochs"` or `"steps"`.
+        teacher: The name of the teacher that changes, if there are several.
 
     Raises:
         FileNotFoundError: If there are no checkpoints.
-        ValueError: If `every` or the unit is out of range, the model has no such teacher, a checkpoint is of another
-            network, or steps are counted and `fit` does not know how many an epoch has.
+        ValueError: If `update_freq` or the unit is out of range, the model has no such teacher, a checkpoint is of
+            another network, or the unit is `"steps"` and `fit` does not know the number of steps per epoch.
     """
 
-    def __init__(self, checkpoints, every=1, unit="epochs", teacher=None):
+    def __init__(self, checkpoints, update_freq=1, update_freq_unit="epochs", teacher=None):
         super().__init__()
-        every = check_positive_int(every, "every")
+        self.update_freq = check_positive_int(update_freq, "update_freq")
+        teacher_checkpoints.check_unit(update_freq_unit, "update_freq_unit")
         if not isinstance(checkpoints, teacher_checkpoints.Checkpoints):
-            checkpoints = teacher_checkpoints.Checkpoints(checkpoints, unit)
-        elif checkpoints.unit != unit:
-            raise ValueError(f"The checkpoints are of {checkpoints.unit}. Received: unit={unit!r}.")
-        self.checkpoints, self.every, self.unit, self.teacher = checkpoints, every, unit, teacher
-        self.teaching = None  # The path of the checkpoint that teaches now.
+            checkpoints = teacher_checkpoints.Checkpoints(checkpoints, update_freq_unit)
+        elif checkpoints.unit != update_freq_unit:
+            raise ValueError(
+                f"`update_freq_unit` must be the unit of the checkpoints, {checkpoints.unit!r}. Received: "
+                f"update_freq_unit={update_freq_unit!r}."
+            )
+        self.checkpoints, self.update_freq_unit, self.teacher = checkpoints, update_freq_unit, teacher
+        self.current_path = None  # Of the checkpoint whose weights the teacher has.
         self._epoch = 0
 
     def on_train_begin(self, logs=None):
-        """Checks whom it is to change."""
-        taught_by(self.model, self.teacher, type(self).__name__)
-        self.teaching = None  # Whatever the teacher was before, or is after another fit.
-        if self.unit == "steps":
-            steps_of(self)
+        """Check that the model has the teacher."""
+        self._resolve_teacher()
+        self.current_path = None  # The teacher's weights may have been changed before, or since another fit.
+        if self.update_freq_unit == "steps":
+            get_steps_per_epoch(self)
 
     def on_epoch_begin(self, epoch, logs=None):
-        """Lets the checkpoint of this epoch teach."""
+        """Load the checkpoint for this epoch."""
         self._epoch = epoch
-        if self.unit == "epochs":
-            self._teach(epoch)
+        if self.update_freq_unit == "epochs":
+            self._load_checkpoint(epoch)
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Lets the checkpoint of this step teach."""
-        if self.unit == "steps":
-            self._teach(self._epoch * self.params["steps"] + batch)
+        """Load the checkpoint for this step."""
+        if self.update_freq_unit == "steps":
+            self._load_checkpoint(self._epoch * self.params["steps"] + batch)
 
-    def _teach(self, done):
-        path = self.checkpoints.teaching(done, self.every)
-        if path != self.teaching:
-            # Only now through `self.model`: on JAX that brings the model up to date, and lets fit fetch it again.
-            load_weights(taught_by(self.model, self.teacher, type(self).__name__), path)
-            self.teaching = path
+    def _load_checkpoint(self, count):
+        path = self.checkpoints.checkpoint_at(count, self.update_freq)
+        if path != self.current_path:
+            # `self.model` is read only here: on JAX this brings the model up to date and lets fit fetch it again.
+            load_weights(self._resolve_teacher(), path)
+            self.current_path = path
 
-
-class Lockstep(keras.callbacks.Callback):
-    """Online distillation from a teacher that trains at the same time: its steps first, then as many of the student.
-
-    ```python
-    teacher.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-    distiller.fit(batches, callbacks=[callbacks.Lockstep(teacher, iter(the_same_batches), every=1)])
-    ```
-
-    The same as `TeacherSchedule` with a checkpoint after every so many steps, without files. A backup of the student
-    does not hold the teacher and its optimizer: to resume such a run, store checkpoints.
-
-    Args:
-        trainer: The compiled `keras.Model` whose training trains the distiller's teacher: that teacher itself, or a
-            `Distiller` that has it as its student.
-        batches: Iterator of batches for `trainer`, `(inputs, labels)`, at least as many as the student's.
-        every: Positive integer, the steps of each before it is the other's turn.
-        teacher: The name of the one that is trained, of several.
-
-    Raises:
-        ValueError: If `every` is out of range, the model has no such teacher, `trainer` does not train it or is not
-            compiled, or its batches end before the student's.
-    """
-
-    def __init__(self, trainer, batches, every=1, teacher=None):
-        super().__init__()
-        every = check_positive_int(every, "every")
-        self.trainer, self.batches, self.every, self.teacher = trainer, iter(batches), every, teacher
-        self._done = 0
-
-    def on_train_begin(self, logs=None):
-        """Checks whom it is to train."""
-        network = taught_by(self.model, self.teacher, type(self).__name__)
-        if {id(v) for v in network.trainable_variables} - {id(v) for v in self.trainer.trainable_variables}:
-            raise ValueError(f"{self.trainer.name} does not train the weights of the teacher {network.name}.")
-        if not self.trainer.compiled:
-            raise ValueError(f"{self.trainer.name} is not compiled. Give it an optimizer and a loss, then fit.")
-        self._done = 0
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Trains the teacher where it is its turn."""
-        if self._done % self.every == 0:
-            # On JAX this brings the model up to date, before the teacher changes, and lets fit fetch it again.
-            taught_by(self.model, self.teacher, type(self).__name__)
-            for _ in range(self.every):
-                batch = next(self.batches, None)
-                if batch is None:
-                    raise ValueError(f"The teacher's batches have ended after {self._done} steps of the student.")
-                self.trainer.train_on_batch(*batch)
-        self._done += 1
-
-
-def taught_by(model, name, callback):
-    """A distiller's teacher, or the one of a name.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    teacher = getattr(model, "teacher", None)
-    if isinstance(teacher, dict):
-        if name not in teacher:
-            raise ValueError(f"{callback}: choose one of the teachers {sorted(teacher)}. Received: teacher={name!r}.")
-        teacher, name = teacher[name], None
-    if isinstance(teacher, str):
-        raise ValueError(f"{callback} changes a teacher that runs, and that of {model.name} is given by its logits.")
-    if teacher is None or name is not None:
-        said = "no teacher" if teacher is None else f"one teacher, and none named {name!r}"
-        raise ValueError(f"{callback} changes the teacher of a Distiller, and {model.name} has {said}.")
-    return teacher
+    def _resolve_teacher(self):
+        """Return the distiller's teacher, or the one named `self.teacher` if there are several."""
+        model, name = self.model, self.teacher
+        teacher = getattr(model, "teacher", None)
+        if isinstance(teacher, dict):
+            if name not in teacher:
+                raise ValueError(
+                    f"`teacher` must be the name of one of the teachers {sorted(teacher)}. Received: teacher={name!r}."
+                )
+            teacher, name = teacher[name], None
+        if isinstance(teacher, str):
+            raise ValueError(
+                f"TeacherSchedule requires a teacher that is a network. Received: {model.name}, whose teacher is "
+                f"{teacher!r}, the key of precomputed logits."
+            )
+        if teacher is None or name is not None:
+            received = "has no teacher" if teacher is None else f"has one teacher, and none named {name!r}"
+            raise ValueError(
+                f"TeacherSchedule requires a Distiller with the teacher that changes. Received: {model.name}, which "
+                f"{received}."
+            )
+        return teacher

@@ -1,4 +1,4 @@
-"""Every epoch's logs as TensorBoard scalars."""
+"""The logs of each epoch as TensorBoard scalars."""
 
 import keras
 
@@ -6,27 +6,27 @@ from keras_wsl.callbacks.summary_writer import SummaryWriter
 
 
 class TensorBoardScalars(keras.callbacks.Callback):
-    """Writes the logs of every epoch to TensorBoard, on any backend; Keras's `TensorBoard` needs TensorFlow.
+    """Write the logs of each epoch to TensorBoard on any backend; Keras's `TensorBoard` requires TensorFlow.
 
-    Put it behind callbacks that add to the logs. The first epoch is step 1.
+    Put it after callbacks that add to the logs. The first epoch is step 1.
 
     Args:
-        log_dir: Folder of the events file.
+        directory: Path of the directory of the event file.
 
     Raises:
         ImportError: If the package `tensorboard` is not installed.
     """
 
-    def __init__(self, log_dir):
+    def __init__(self, directory):
         super().__init__()
-        self.events = SummaryWriter(log_dir)
+        self.events = SummaryWriter(directory)
 
     def on_epoch_end(self, epoch, logs=None):
-        """Writes one scalar for each entry."""
+        """Write one scalar per log entry."""
         for name, value in (logs or {}).items():
             self.events.scalar(name, value, epoch + 1)
         self.events.flush()
 
     def on_train_end(self, logs=None):
-        """Ends the file."""
+        """Close the event file."""
         self.events.close()

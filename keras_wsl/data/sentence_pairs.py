@@ -93,7 +93,8 @@ class SentencePairs(Dataset):
         }
 
     def preprocessor(self):
-        """Pairs of sentences to what a BERT is fed, as `from_text` and batches have it: for `export.saved_model`.
+        """Pairs of sentences to what a BERT is fed, as `from_text` and batches have it: for
+        `export.export_saved_model`.
 
         Returns:
             `keras.Model` that maps `{"first", "second"}`, strings of shape `(batch,)`, to the dict of `inputs`.
@@ -107,7 +108,7 @@ class SentencePairs(Dataset):
         if keras.backend.backend() != "tensorflow":
             raise ValueError(
                 f"Strings are tokenized in a model on the TensorFlow backend, and this is {keras.backend.backend()}. "
-                "Write `export.keras_file`, and export it with KERAS_BACKEND=tensorflow."
+                "Write `export.save_keras`, and export it with KERAS_BACKEND=tensorflow."
             )
         pair = {name: keras.Input((), dtype="string", name=name) for name in ("first", "second")}
         return keras.Model(pair, _Tokens(self.tokenizer, self.input_shape[0])(pair), name="preprocessor")

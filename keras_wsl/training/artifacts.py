@@ -16,7 +16,7 @@ import keras
 from absl import flags
 
 from keras_wsl import untrusted
-from keras_wsl.callbacks.backup import differences
+from keras_wsl.callbacks.backup_state import list_differences
 from keras_wsl.files import atomic_write, exclusive, is_temporary, make_directory, remove_orphans
 from keras_wsl.training import config as settings_file
 from keras_wsl.training.fingerprint import identity
@@ -46,7 +46,7 @@ def open_run(out, config, *, resume, contents=None, source=None):
     out = pathlib.Path(out)
     path = out / FLAGS
     if os.path.lexists(path):
-        if differing := differences(*_compared(path, config, contents), "run.flags"):
+        if differing := list_differences(*_compared(path, config, contents), "run.flags"):
             raise ValueError(
                 f"--output_dir={out} holds another run. {'; '.join(differing)}. Choose another --output_dir, or "
                 f"resume that run with its data: --flagfile={path} --resume."
@@ -206,7 +206,7 @@ def read_csv(path):
 
 
 def history_rows(history):
-    """The epochs of a `Backup`'s history as rows, counted from 1."""
+    """The epochs of a `ExactBackupAndRestore`'s history as rows, counted from 1."""
     return [{**row, "epoch": row["epoch"] + 1} for row in history]
 
 

@@ -101,7 +101,7 @@ def main(train, kind):
         if flags.FLAGS.logical_devices:
             distribution.set_cpu_devices(flags.FLAGS.logical_devices)
         # Several workers have to find each other before data are read.
-        distribution.strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
+        distribution.get_strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
         result = train(wanted)
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"

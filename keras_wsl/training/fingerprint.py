@@ -20,7 +20,7 @@ def contents(config, parts, *, store=None, checkpoints=None):
         settings: `Config`.
         parts: Dict of data sets by the name of their part, such as `"train"`; those that are `None` are left out.
         store: `SoftLabels` of the run, or `None`.
-        checkpoints: `online.Checkpoints` of the run, or `None`.
+        checkpoints: `teacher_checkpoints.Checkpoints` of the run, or `None`.
 
     Returns:
         Dict for JSON: the SHA-256 of each file or folder by the name of its setting, and of each part of the data

@@ -68,7 +68,7 @@ def run(config, splits, out, *, build=models.build, also=None, top_5=False, resu
     Of several workers the chief alone writes there; all read it to resume, and so must see the same folder.
     """
     _check(config)
-    callbacks.summary_writer.event_files(out)  # Before anything is made or written; the first stage writes none.
+    callbacks.summary_writer.import_event_files(out)  # Before anything is made or written; the first stage writes none.
     with contextlib.ExitStack() as held:
         if not distribution.is_chief(config.strategy):
             make_directory(out)
@@ -119,7 +119,7 @@ def _run(config, splits, out, held, *, build, also, top_5, resume, verbose, sour
             _check_backups(out, recipe)
         artifacts.update_flags(out, config, contents, source)
         kept = {
-            "identity": fingerprint.identity(config, contents),
+            "run_fingerprint": fingerprint.identity(config, contents),
             "defaults": fingerprint.identity(type(config)(), {}),
             "conditions": artifacts.conditions() if config.deterministic else None,
         }
@@ -153,9 +153,9 @@ def _run(config, splits, out, held, *, build, also, top_5, resume, verbose, sour
             result |= {f"teacher_{name}": _accuracy(teacher, part, config) for name, part in judged.items()}
         result["data"] = {"train": train.report, "test": test.report}
         result |= {"data_source": source, "contents": contents}
-    export.keras_file(student, out / "student.keras")
+    export.save_keras(student, out / "student.keras")
     try:
-        export.saved_model(student, out / "saved_model", preprocessor=_preprocessor(train), overwrite=True)
+        export.export_saved_model(student, out / "saved_model", preprocessor=_preprocessor(train), overwrite=True)
     except ImportError as error:
         print(error)
     plots.plot(
@@ -229,29 +229,29 @@ def _fit(distiller, config, train, table, backups, *, kept, epochs, verbose, obs
     steps = train.steps_per_epoch(config.batch_size)
     rows = artifacts.Epochs(table, [observer.table for observer in observers if hasattr(observer, "table")])
     termination = callbacks.PreemptionHandler()
-    backup = rows.backup = callbacks.Backup(
+    backup = rows.backup = callbacks.ExactBackupAndRestore(
         backups,
         steps,
-        every=config.backup_every_steps or None,
-        watch=[rows],
-        termination=termination,
+        save_freq=config.backup_every_steps or None,
+        stateful_callbacks=[rows],
+        preemption_handler=termination,
         **kept,
     )
     with termination, distribution.reraise_worker_loss(config.strategy), _numbering(train, config):
-        distribution.check_workers_agree(config.strategy, "backups", backup.position)
+        distribution.check_workers_agree(config.strategy, "backups", backup.initial_position)
         # With no epoch left, `fit` restores the finished run and trains nothing.
         distiller.fit(
             data.train_batches(
                 train,
                 seed=config.seed,
                 batch_size=config.batch_size,
-                start=backup.position,
+                start=backup.initial_position,
                 one_hot=config.label_smoothing > 0,
                 num_views=config.num_views or None,
                 soft_labels=soft_labels,
                 **augmentation(config),
             ),
-            initial_epoch=backup.position[0],
+            initial_epoch=backup.initial_position[0],
             epochs=epochs,
             steps_per_epoch=steps,
             shuffle=False,  # The batches are, by their seed.
@@ -259,7 +259,7 @@ def _fit(distiller, config, train, table, backups, *, kept, epochs, verbose, obs
             verbose=verbose if verbose is not None else (1 if sys.stdout.isatty() else 2),
             **kwargs,
         )
-    if termination.asked:  # After the last step: `fit` had nothing left to stop.
+    if termination.requested:  # After the last step: `fit` had nothing left to stop.
         raise callbacks.PreemptedError(
             f"{termination.name} was received in the last step. All epochs are saved in {backups}; the results are not "
             "written yet.",
@@ -290,7 +290,7 @@ def _numbers(error, train, config):
     """The numbers, in the training set, of the examples of the steps that were last trained on."""
     first, last = error.examples
     size = config.batch_size
-    end = -(-last // size)  # FiniteLoss checks every execution; after a resume its range begins with the epoch.
+    end = -(-last // size)  # RaiseOnNonFinite checks every execution; after a resume its range begins with the epoch.
     begin = max((first - 1) // size, end - config.steps_per_execution)
     batches = data.train_batches(train, seed=config.seed, batch_size=size, start=(error.epoch - 1, begin))
     return [int(number) for _, (_, targets) in zip(range(begin, end), batches) for number in targets["index"]]
@@ -544,7 +544,7 @@ def _observers(config, recipe, checkpoints, store, train, out):
     if checkpoints:
         observers.append(callbacks.TeacherSchedule(checkpoints, config.teacher_update_epochs))
     if config.checkpoint_every:
-        observers.append(callbacks.Checkpoints(out / "checkpoints", config.checkpoint_every))
+        observers.append(callbacks.PeriodicCheckpoint(out / "checkpoints", config.checkpoint_every))
     warm_up = recipe.warm_up if config.warmup_epochs is None else config.warmup_epochs
     if warm_up:
         observers.append(callbacks.DistillationWarmup(warm_up))

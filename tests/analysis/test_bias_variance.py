@@ -1,4 +1,4 @@
-"""Error = noise + bias + variance: closed forms, the identity on random ensembles, and what is refused."""
+"""Decomposition into noise, bias and variance: closed forms, random ensembles and invalid input."""
 
 import math
 
@@ -26,79 +26,79 @@ def _labels(kind, count=20, classes=6, seed=1):
     return generator.dirichlet(np.full(classes, 0.3), count)
 
 
-def test_two_runs_of_two_classes_by_hand():
-    # p = (0.9, 0.1) and (0.5, 0.5): sqrt(0.45) and sqrt(0.05), which are 3 to 1.
-    found = bias_variance(np.log([[[0.9, 0.1]], [[0.5, 0.5]]]), np.array([0]))
-    assert found.error[0] == pytest.approx(-0.5 * math.log(0.45), abs=1e-14)
-    assert found.noise[0] == 0
-    assert found.bias[0] == pytest.approx(-math.log(0.75), abs=1e-14)
+def test_bias_variance_matches_hand_computed_example():
+    # p = (0.9, 0.1) and (0.5, 0.5): geometric means sqrt(0.45) and sqrt(0.05), with the ratio 3 to 1.
+    result = bias_variance(np.array([0]), np.log([[[0.9, 0.1]], [[0.5, 0.5]]]))
+    assert result.error[0] == pytest.approx(-0.5 * math.log(0.45), abs=1e-14)
+    assert result.noise[0] == 0
+    assert result.bias[0] == pytest.approx(-math.log(0.75), abs=1e-14)
     divergence = [0.75 * math.log(0.75 / p) + 0.25 * math.log(0.25 / (1 - p)) for p in (0.9, 0.5)]
-    assert found.variance[0] == pytest.approx(sum(divergence) / 2, abs=1e-14)
-    assert found.runs == 2
+    assert result.variance[0] == pytest.approx(sum(divergence) / 2, abs=1e-14)
+    assert result.runs == 2
 
 
-def test_noise_of_distributions_is_their_entropy():
+def test_bias_variance_noise_is_label_entropy():
     y = np.array([[0.25, 0.75, 0.0], [1.0, 0.0, 0.0]])
-    found = bias_variance(_ensemble(count=2, classes=3), y)
+    result = bias_variance(y, _ensemble(count=2, classes=3))
     expected = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    np.testing.assert_allclose(found.noise, [expected, 0], atol=1e-15)
+    np.testing.assert_allclose(result.noise, [expected, 0], atol=1e-15)
 
 
 @pytest.mark.parametrize("kind", ["integers", "one-hot", "distributions"])
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 30.0, 3000.0])
-def test_the_terms_add_up(kind, scale):
+def test_bias_variance_terms_sum_to_error(kind, scale):
     log_probs, y = _ensemble(scale=scale), _labels(kind)
-    found = bias_variance(log_probs, y)
+    result = bias_variance(y, log_probs)
     bound = 1e-10 * max(1.0, scale / 100)  # Of numbers in the thousands, float64 has fewer places.
-    np.testing.assert_allclose(found.error, found.noise + found.bias + found.variance, rtol=0, atol=bound)
-    totals = found.totals
+    np.testing.assert_allclose(result.error, result.noise + result.bias + result.variance, rtol=0, atol=bound)
+    totals = result.totals
     assert totals["error"] == pytest.approx(sum(totals[name] for name in TERMS[1:]), abs=bound)
-    # Without the decomposition: the mean cross-entropy. And Heskes's variance is -log of what normalises the mean.
+    # The error is the mean cross-entropy. Heskes's variance is -log of the normalizer of the mean.
     plain = y if kind != "integers" else np.eye(6)[y]
-    np.testing.assert_allclose(found.error, -(plain * log_probs).sum(-1).mean(0), rtol=1e-10, atol=1e-12)
-    normaliser = np.log(np.exp(log_probs.mean(0)).sum(-1)) if scale < 100 else None
-    if normaliser is not None:
-        np.testing.assert_allclose(found.variance, -normaliser, rtol=1e-9, atol=1e-13)
-    assert all((getattr(found, name) >= -1e-12).all() for name in TERMS)
+    np.testing.assert_allclose(result.error, -(plain * log_probs).sum(-1).mean(0), rtol=1e-10, atol=1e-12)
+    normalizer = np.log(np.exp(log_probs.mean(0)).sum(-1)) if scale < 100 else None
+    if normalizer is not None:
+        np.testing.assert_allclose(result.variance, -normalizer, rtol=1e-9, atol=1e-13)
+    assert all((getattr(result, name) >= -1e-12).all() for name in TERMS)
 
 
-def test_one_hot_labels_are_integers():
+def test_bias_variance_accepts_one_hot_labels():
     log_probs, y = _ensemble(), _labels("integers")
-    one, other = bias_variance(log_probs, y), bias_variance(log_probs, np.eye(6)[y])
+    one, other = bias_variance(y, log_probs), bias_variance(np.eye(6)[y], log_probs)
     for name in TERMS:
         np.testing.assert_allclose(getattr(one, name), getattr(other, name), atol=1e-12)
 
 
-def test_equal_runs_have_no_variance_and_right_labels_no_bias():
+def test_bias_variance_is_zero_for_equal_runs_and_exact_labels():
     run, y = _ensemble(runs=1)[0], _labels("distributions")
-    found = bias_variance([run, run, run], y)
-    np.testing.assert_allclose(found.variance, 0, atol=1e-14)
-    np.testing.assert_allclose(bias_variance([run, run], np.exp(run)).bias, 0, atol=1e-12)
+    result = bias_variance(y, [run, run, run])
+    np.testing.assert_allclose(result.variance, 0, atol=1e-14)
+    np.testing.assert_allclose(bias_variance(np.exp(run), [run, run]).bias, 0, atol=1e-12)
 
 
-def test_float32_of_a_network_is_enough():
+def test_bias_variance_is_accurate_for_float32():
     log_probs, y = _ensemble(scale=20.0), _labels("integers")
-    found, exact = bias_variance(log_probs.astype("float32"), y), bias_variance(log_probs, y)
-    np.testing.assert_allclose(found.error, found.bias + found.variance, atol=1e-10)
-    np.testing.assert_allclose(found.error, exact.error, rtol=1e-5, atol=1e-5)
+    result, exact = bias_variance(y, log_probs.astype("float32")), bias_variance(y, log_probs)
+    np.testing.assert_allclose(result.error, result.bias + result.variance, atol=1e-10)
+    np.testing.assert_allclose(result.error, exact.error, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda p: p[:1], "Received 1 run. .* at least 2"),
-        (lambda p: [p[0], p[1], p[2][:-1]], r"Run 2 has log-probabilities of shape \(19, 6\)"),
-        (lambda p: [p[0, 0], p[1, 0]], r"Run 0 .*Expected \(examples, classes\)"),
-        (lambda p: np.where(np.arange(4)[:, None, None] == 2, -np.inf, p), "Run 2 gives class 0 of example 0 .* -inf"),
-        (lambda p: np.where(p == p.min(), np.nan, p), "log-probability nan"),
-        (lambda p: p + 0.01, r"add up to exp\(0.01\)"),
+        (lambda p: p[:1], "at least 2 runs. Received: 1"),
+        (lambda p: [p[0], p[1], p[2][:-1]], r"shape \(19, 6\) for run 2"),
+        (lambda p: [p[0, 0], p[1, 0]], r"\(examples, classes\).* for run 0"),
+        (lambda p: np.where(np.arange(4)[:, None, None] == 2, -np.inf, p), "-inf for class 0 of example 0 in run 2"),
+        (lambda p: np.where(p == p.min(), np.nan, p), "Received: nan for class"),
+        (lambda p: p + 0.01, r"sum to exp\(0.01\)"),
         (np.exp, "log_softmax of logits"),
-        (lambda p: p.astype("float16"), "in float32 at least"),
+        (lambda p: p.astype("float16"), "at least in float32"),
     ],
 )
-def test_what_is_no_ensemble_is_refused(change, message):
+def test_bias_variance_refuses_invalid_log_probs(change, message):
     with pytest.raises(ValueError, match=message):
-        bias_variance(change(_ensemble(scale=8.0)), _labels("integers"))
+        bias_variance(_labels("integers"), change(_ensemble(scale=8.0)))
 
 
 @pytest.mark.parametrize(
@@ -109,51 +109,59 @@ def test_what_is_no_ensemble_is_refused(change, message):
         (np.zeros(20), "must be integers .* Received: float64"),
         (np.zeros(19, int), r"shape \(19,\) do not fit .* Expected integers of shape \(20,\)"),
         (np.zeros((20, 5)), r"do not fit logits"),
-        (np.full((20, 6), 0.2), "adds up to 1.2"),
-        (np.eye(6)[np.zeros(20, int)] * 2 - 1 / 6, "with -0.166667 as its least"),
+        (np.full((20, 6), 0.2), "a sum of 1.2"),
+        (np.eye(6)[np.zeros(20, int)] * 2 - 1 / 6, "a minimum of -0.166667"),
     ],
 )
-def test_what_are_no_labels_is_refused(labels, message):
+def test_bias_variance_refuses_invalid_labels(labels, message):
     with pytest.raises(ValueError, match=message):
-        bias_variance(_ensemble(), labels)
+        bias_variance(labels, _ensemble())
 
 
-def test_a_comparison_is_paired_over_examples():
+def test_compare_is_paired_over_examples():
     y = _labels("integers")
-    # Half the logits: less certain, and nearer to each other.
-    direct, distilled = bias_variance(_ensemble(), y), bias_variance(_log_softmax(0.5 * _ensemble()), y)
-    found = compare(direct, distilled, resamples=500)
-    assert found["variance"].mean == pytest.approx((distilled.variance - direct.variance).mean(), abs=1e-14)
-    assert found["variance"].high < 0 and found["noise"] == (0, 0, 0)
-    assert found == compare(direct, distilled, resamples=500)
-    assert found["variance"].low <= found["variance"].mean <= found["variance"].high
+    # Half the logits: less confident, and closer to each other.
+    labels_only, distilled = bias_variance(y, _ensemble()), bias_variance(y, _log_softmax(0.5 * _ensemble()))
+    result = compare(labels_only=labels_only, distilled=distilled, num_resamples=500)
+    assert result["variance"].mean == pytest.approx((distilled.variance - labels_only.variance).mean(), abs=1e-14)
+    assert result["variance"].high < 0 and result["noise"] == (0, 0, 0)
+    assert result == compare(labels_only=labels_only, distilled=distilled, num_resamples=500)
+    assert result["variance"].low <= result["variance"].mean <= result["variance"].high
     with pytest.raises(ValueError, match="of 20 and 19 examples"):
-        compare(direct, bias_variance(_ensemble()[:, 1:], y[1:]))
+        compare(labels_only=labels_only, distilled=bias_variance(y[1:], _ensemble()[:, 1:]))
 
 
-def test_the_interval_is_the_normal_one_of_many_examples():
+def test_intervals_match_normal_approximation():
     values = np.random.default_rng(5).normal(3.0, 2.0, (2000, 1))
-    ((mean, low, high),) = intervals(values, resamples=4000)
+    ((mean, low, high),) = intervals(values, num_resamples=4000)
     error = values.std(ddof=1) / math.sqrt(2000)
     assert mean == values.mean()
     assert (low - mean) / error == pytest.approx(-1.96, abs=0.12)
     assert (high - mean) / error == pytest.approx(1.96, abs=0.12)
-    narrow = intervals(values, resamples=4000, confidence=0.5)[0]
+    narrow = intervals(values, num_resamples=4000, confidence=0.5)[0]
     assert (narrow.high - mean) / error == pytest.approx(0.674, abs=0.08)
-    for bad in ({"resamples": 0}, {"confidence": 1.0}):
-        with pytest.raises(ValueError, match="Expected at least 1, and a float"):
+    for bad in ({"num_resamples": 0}, {"confidence": 1.0}):
+        with pytest.raises(ValueError, match="must be at least 1 and `confidence` in"):
             intervals(values, **bad)
 
 
-def test_the_jackknife_of_a_mean_is_its_standard_error():
-    # The error is a mean over the runs, of which the jackknife is exactly std / sqrt(n).
+def test_standard_errors_match_closed_form_for_a_mean():
+    # The error is a mean over the runs, so the jackknife is exactly std / sqrt(n).
     one, other, y = _ensemble(runs=6), _ensemble(runs=6, seed=3), _labels("integers")
-    found = standard_errors(one, other, y)
+    result = standard_errors(y, labels_only=one, distilled=other)
     rows = [-(p[:, np.arange(20), y]).mean(-1) for p in (one, other)]
-    assert found["error"] == pytest.approx((rows[1] - rows[0]).std(ddof=1) / math.sqrt(6))
-    assert found["noise"] == 0 and found["variance"] > 0
-    assert standard_errors(one, one, y) == dict.fromkeys(TERMS, 0)
+    assert result["error"] == pytest.approx((rows[1] - rows[0]).std(ddof=1) / math.sqrt(6))
+    assert result["noise"] == 0 and result["variance"] > 0
+    assert standard_errors(y, labels_only=one, distilled=one) == dict.fromkeys(TERMS, 0)
     with pytest.raises(ValueError, match="ensembles of 6 and 5 runs"):
-        standard_errors(one, other[:5], y)
+        standard_errors(y, labels_only=one, distilled=other[:5])
     with pytest.raises(ValueError, match="at least 3"):
-        standard_errors(one[:2], other[:2], y)
+        standard_errors(y, labels_only=one[:2], distilled=other[:2])
+
+
+def test_compare_and_standard_errors_refuse_positional_ensembles():
+    log_probs, y = _ensemble(), _labels("integers")
+    with pytest.raises(TypeError, match="positional"):
+        compare(bias_variance(y, log_probs), bias_variance(y, log_probs))
+    with pytest.raises(TypeError, match="positional"):
+        standard_errors(y, log_probs, log_probs)

@@ -10,7 +10,7 @@ from keras_wsl.analysis.calibration import calibration, fit_temperature
 
 
 def _binary(confidences):
-    """Logits of two classes whose likelier one, 0, has these probabilities."""
+    """Return logits of two classes, the first of which has these probabilities."""
     p = np.asarray(confidences, "float64")
     return np.stack([np.log(p / (1 - p)), np.zeros(len(p))], axis=-1)
 
@@ -25,8 +25,8 @@ def _softmax(logits):
     return p / p.sum(axis=-1, keepdims=True)
 
 
-def test_hand_counted_bins():
-    # Five bins: 0.55 in (0.4, 0.6], 0.7 and 0.75 in (0.6, 0.8], 0.9 in (0.8, 1]; right, right, wrong, right.
+def test_calibration_matches_hand_counted_bins():
+    # Five bins: 0.55 in (0.4, 0.6], 0.7 and 0.75 in (0.6, 0.8], 0.9 in (0.8, 1]; correct, correct, wrong, correct.
     result = calibration([0, 0, 1, 0], _binary([0.55, 0.7, 0.75, 0.9]), bins=5)
     table = result["reliability"]
     np.testing.assert_allclose(table["edges"], [0, 0.2, 0.4, 0.6, 0.8, 1])
@@ -39,16 +39,16 @@ def test_hand_counted_bins():
     assert result["brier"] == pytest.approx(2 * (0.45**2 + 0.3**2 + 0.75**2 + 0.1**2) / 4)
 
 
-def test_equal_bins_hold_equal_numbers():
-    # Two bins of three: gaps |1/3 - 0.65| and |1 - 0.9|.
+def test_adaptive_ece_has_bins_of_equal_count():
+    # Two bins of three examples: gaps |1/3 - 0.65| and |1 - 0.9|.
     confidences = [0.6, 0.65, 0.7, 0.85, 0.9, 0.95]
     result = calibration([1, 0, 1, 0, 0, 0], _binary(confidences), bins=2)
     assert result["adaptive_ece"] == pytest.approx(((0.65 - 1 / 3) + 0.1) / 2)
-    # All six are in (0.5, 1], where the errors cancel.
+    # All six are in the bin (0.5, 1], in which the errors cancel.
     assert result["ece"] == pytest.approx(abs(4 / 6 - np.mean(confidences)))
 
 
-def test_against_loops_over_the_bins():
+def test_calibration_matches_reference_loops():
     labels, logits = _random()
     p = _softmax(logits)
     confidence, right = p.max(-1), p.argmax(-1) == labels
@@ -68,19 +68,19 @@ def test_against_loops_over_the_bins():
     assert result["brier"] == pytest.approx(np.mean(np.sum((p - np.eye(7)[labels]) ** 2, axis=-1)))
 
 
-def test_a_calibrated_and_an_overconfident_network():
+def test_calibration_detects_overconfidence():
     generator = np.random.default_rng(3)
     logits = 2 * generator.normal(size=(20_000, 4))
     labels = (generator.random((20_000, 1)) > np.cumsum(_softmax(logits), axis=-1)).sum(axis=-1)
     honest, loud = calibration(labels, logits), calibration(labels, 3 * logits)
-    # Bins of some thousand examples: a share's standard deviation is about 0.01.
+    # Bins of about a thousand examples: the standard deviation of a fraction is about 0.01.
     assert honest["ece"] < 0.02 and honest["adaptive_ece"] < 0.02
     assert loud["ece"] > 0.15 and loud["accuracy"] == honest["accuracy"] and loud["nll"] > honest["nll"]
     assert fit_temperature(labels, logits) == pytest.approx(1, abs=0.03)
     assert fit_temperature(labels, 3 * logits) == pytest.approx(3 * fit_temperature(labels, logits), rel=1e-10)
 
 
-def test_neither_order_nor_a_shift_matters():
+def test_calibration_is_invariant_to_order_and_shift():
     labels, logits = _random(30, 3)
     logits = np.concatenate([logits, np.tile(logits[:1], (20, 1))])  # Twenty of one confidence, right and wrong.
     labels = np.concatenate([labels, np.arange(20) % 3])
@@ -92,7 +92,7 @@ def test_neither_order_nor_a_shift_matters():
         )
 
 
-def test_confidences_on_edges_and_of_one():
+def test_calibration_of_confidences_on_bin_edges():
     on_edge = calibration([0, 1], _binary([0.5, 0.5]), bins=4)["reliability"]
     np.testing.assert_array_equal(on_edge["count"], [0, 2, 0, 0])
     certain = calibration([0, 1, 2], np.diag([1000.0] * 3)[:, [0, 2, 1]])
@@ -101,15 +101,15 @@ def test_confidences_on_edges_and_of_one():
     assert certain["nll"] == pytest.approx(2000 / 3) and certain["brier"] == pytest.approx(4 / 3)
 
 
-def test_more_bins_than_examples():
+def test_calibration_with_more_bins_than_examples():
     result = calibration(*_random(3, 4), bins=100)
     p = _softmax(_random(3, 4)[1])
     right = p.argmax(-1) == _random(3, 4)[0]
     assert result["adaptive_ece"] == pytest.approx(np.abs(right - p.max(-1)).mean())
 
 
-def test_the_temperature_of_two_classes_is_a_logit():
-    # Margin 5, three quarters right: sigmoid(5 / T) = 3/4, T = 5 / log 3.
+def test_fit_temperature_matches_closed_form_for_two_classes():
+    # Margin 5, three quarters correct: sigmoid(5 / T) = 3/4, T = 5 / log 3.
     logits = np.tile([5.0, 0.0], (8, 1))
     labels = [0, 0, 0, 0, 0, 0, 1, 1]
     assert fit_temperature(labels, logits) == pytest.approx(5 / math.log(3), rel=1e-12)
@@ -118,7 +118,7 @@ def test_the_temperature_of_two_classes_is_a_logit():
     assert cooled["ece"] == pytest.approx(0, abs=1e-12)
 
 
-def test_the_temperature_is_where_the_likelihood_peaks():
+def test_fit_temperature_maximizes_likelihood():
     generator = np.random.default_rng(5)
     logits = 4 * generator.normal(size=(300, 6))
     labels = np.where(generator.random(300) < 0.6, logits.argmax(-1), generator.integers(0, 6, 300))
@@ -144,13 +144,13 @@ def test_the_temperature_is_where_the_likelihood_peaks():
     ],
 )
 @pytest.mark.parametrize("function", [calibration, fit_temperature])
-def test_bad_input(function, labels, logits, message):
+def test_calibration_refuses_invalid_input(function, labels, logits, message):
     with pytest.raises(ValueError, match=message):
         function(labels, logits)
 
 
 @pytest.mark.parametrize("bins", [0, -3, 2.5, True, "15"])
-def test_bad_bins(bins):
+def test_calibration_refuses_invalid_bins(bins):
     with pytest.raises(ValueError, match="`bins` must be an integer of at least 1"):
         calibration([0], [[1.0, 2.0]], bins)
 
@@ -158,11 +158,11 @@ def test_bad_bins(bins):
 @pytest.mark.parametrize(
     "labels, logits, message",
     [
-        ([0, 1], [[2.0, 0.0], [0.0, 1.5]], "best temperature is 0"),
-        ([0, 1], [[3.0, 3.0], [3.0, 3.0]], "best temperature is 0"),
-        ([1, 0], [[2.0, 0.0], [0.0, 1.5]], "best temperature is infinite"),
+        ([0, 1], [[2.0, 0.0], [0.0, 1.5]], "optimal temperature is 0"),
+        ([0, 1], [[3.0, 3.0], [3.0, 3.0]], "optimal temperature is 0"),
+        ([1, 0], [[2.0, 0.0], [0.0, 1.5]], "optimal temperature is infinite"),
     ],
 )
-def test_no_temperature_is_best(labels, logits, message):
+def test_fit_temperature_refuses_data_without_optimum(labels, logits, message):
     with pytest.raises(ValueError, match=message):
         fit_temperature(labels, logits)

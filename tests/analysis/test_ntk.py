@@ -1,4 +1,4 @@
-"""ntk_gram: every layer's rule and every method against the brute-force Jacobian, and against closed forms."""
+"""empirical_ntk: the rules of all layers and all methods against the Jacobian and closed forms."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def images(count=6, size=7, channels=3, seed=0):
 
 
 def scattered(model, seed=0):
-    """The model with weights and statistics of which none is 0 or 1, so that no error hides behind one."""
+    """Give the model weights and statistics other than 0 and 1, which could hide errors."""
     generator = np.random.default_rng(seed)
     for variable in model.variables:
         value = keras.ops.convert_to_numpy(variable)
@@ -37,7 +37,7 @@ def network(*body, inputs=(7, 7, 3), classes=3):
 
 
 class Scale(layers.Layer):
-    """A layer that no rule knows."""
+    """A layer without a rule."""
 
     def build(self, shape):
         self.scale = self.add_weight(shape=(shape[-1],), initializer="ones")
@@ -47,7 +47,7 @@ class Scale(layers.Layer):
 
 
 class Positions(layers.Layer):
-    """Adds an embedding of the positions: an inner layer whose output has no example axis."""
+    """Add an embedding of the positions: an inner layer whose output has no axis of examples."""
 
     def __init__(self):
         super().__init__()
@@ -65,7 +65,7 @@ def shared():
     return [layer, layer, layers.AveragePooling2D(2), layer]
 
 
-# Made for each test anew: names of layers are counted up, and one network may not have a name twice.
+# Created for each test: names of layers are numbered, and must be unique within a network.
 RULES = {
     "dense": lambda: [layers.Flatten(), layers.Dense(5, activation="gelu"), layers.Dense(4, use_bias=False)],
     "dense on positions": lambda: [layers.Dense(4, activation="tanh")],
@@ -91,17 +91,17 @@ if not TENSORFLOW:  # It has no gradients of grouped convolutions on a CPU but u
 
 
 @pytest.mark.parametrize("case", RULES)
-def test_each_rule_gives_the_jacobians_kernel(case):
+def test_structured_rules_match_jacobian(case):
     model, x = network(*RULES[case]()), images()
     expected = empirical_ntk(model, x, method="jacobian")
     assert expected.shape == (18, 18) and np.linalg.eigvalsh(expected)[0] > -1e-4 * np.abs(expected).max()
-    found = empirical_ntk(model, x, method="structured")
-    np.testing.assert_allclose(found, expected, atol=1e-5 * np.abs(expected).max())
+    result = empirical_ntk(model, x, method="structured")
+    np.testing.assert_allclose(result, expected, atol=1e-5 * np.abs(expected).max())
     in_parts = empirical_ntk(model, x, method="structured", memory=500)
     np.testing.assert_allclose(in_parts, expected, atol=1e-5 * np.abs(expected).max())
 
 
-def test_channels_first():
+def test_structured_rules_match_jacobian_channels_first():
     convolutions = [
         layers.Conv2D(4, 3, data_format="channels_first"),
         layers.DepthwiseConv2D(2, data_format="channels_first"),
@@ -116,17 +116,17 @@ def test_channels_first():
 
 @pytest.mark.parametrize("outputs", ntk.OUTPUTS)
 @pytest.mark.parametrize("method", ["auto", "jacobian", "ntvp"])
-def test_outputs_by_every_method(outputs, method):
+def test_empirical_ntk_outputs_agree_between_methods(outputs, method):
     model, x = network(layers.Conv2D(4, 3, activation="relu"), layers.BatchNormalization(), layers.PReLU()), images(4)
     full = empirical_ntk(model, x, method="jacobian").reshape(4, 3, 4, 3)
     blocks = {"full": full.reshape(12, 12), "trace": np.einsum("icjc->ij", full) / 3, "sum": full.sum((1, 3)) / 3}
-    found = empirical_ntk(model, x, outputs, method)
-    np.testing.assert_allclose(found, blocks[outputs], atol=1e-5 * np.abs(blocks[outputs]).max())
-    assert found.dtype == np.float64 and (found == found.T).all()
+    result = empirical_ntk(model, x, outputs, method)
+    np.testing.assert_allclose(result, blocks[outputs], atol=1e-5 * np.abs(blocks[outputs]).max())
+    assert result.dtype == np.float64 and (result == result.T).all()
 
 
 @pytest.mark.parametrize("use_bias", [False, True])
-def test_linear_model_has_the_kernel_of_its_inputs(use_bias):
+def test_empirical_ntk_of_linear_model_is_input_gram(use_bias):
     x = np.random.default_rng(0).normal(size=(5, 6)).astype("float32")
     model = keras.Sequential([keras.Input((6,)), layers.Dense(3, use_bias=use_bias)])
     inner = x.astype("float64") @ x.T + use_bias
@@ -135,7 +135,7 @@ def test_linear_model_has_the_kernel_of_its_inputs(use_bias):
     np.testing.assert_allclose(empirical_ntk(model, x, "sum"), inner, atol=1e-5)
 
 
-def test_layers_without_a_rule_take_the_jacobian():
+def test_empirical_ntk_uses_jacobian_for_unsupported_layers():
     class Half(layers.Dense):
         def call(self, inputs):
             return super().call(inputs) / 2
@@ -144,11 +144,11 @@ def test_layers_without_a_rule_take_the_jacobian():
         model, x = network(*body), images(4)
         expected = empirical_ntk(model, x, method="jacobian")
         np.testing.assert_allclose(empirical_ntk(model, x), expected, atol=1e-5 * np.abs(expected).max())
-        with pytest.raises(ValueError, match="method='structured' has no rule for the weights"):
+        with pytest.raises(ValueError, match="method='structured' requires a rule for each weight"):
             empirical_ntk(model, x, method="structured")
 
 
-def test_a_weight_that_is_used_in_another_place_too():
+def test_empirical_ntk_detects_weights_used_elsewhere():
     class Tied(keras.Model):
         def __init__(self):
             super().__init__()
@@ -162,11 +162,11 @@ def test_a_weight_that_is_used_in_another_place_too():
     model(tokens)
     expected = empirical_ntk(model, tokens, method="jacobian")
     np.testing.assert_allclose(empirical_ntk(model, tokens), expected, atol=1e-5 * expected.max())
-    with pytest.raises(ValueError, match="has no rule for the weights"):
+    with pytest.raises(ValueError, match="requires a rule for each weight"):
         empirical_ntk(model, tokens, method="structured")
 
 
-def test_embeddings_and_inputs_by_name():
+def test_empirical_ntk_supports_embeddings_and_dict_inputs():
     tokens = keras.Input((5,), dtype="int32", name="tokens")
     bag = keras.Input((3,), name="bag")
     x = layers.GlobalAveragePooling1D()(layers.Dense(4, activation="tanh")(layers.Embedding(9, 4)(tokens)))
@@ -179,23 +179,23 @@ def test_embeddings_and_inputs_by_name():
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "mobilenet_v2", "lenet5x8"])
-def test_networks_of_the_papers_have_a_rule_for_every_weight(name):
+def test_structured_rules_cover_networks_of_the_papers(name):
     model, x = models.build(name, 2, input_shape=(32, 32, 3)), images(2, 32)
-    # Of the sum alone: the full one would take twice as long, by the same rules.
+    # Only for "sum": "full" uses the same rules and takes twice as long.
     expected = empirical_ntk(model, x, "sum", "jacobian")
     np.testing.assert_allclose(
         empirical_ntk(model, x, "sum", "structured"), expected, atol=1e-5 * np.abs(expected).max()
     )
 
 
-def test_chunks_do_not_change_it(monkeypatch):
+def test_empirical_ntk_does_not_depend_on_chunks(monkeypatch):
     model, x = network(layers.Conv2D(4, 3, activation="relu")), images(7)
     expected = empirical_ntk(model, x)
     monkeypatch.setattr("keras_wsl.analysis.structured_derivatives._CHUNK", 2 * 4 * (5 * 5 * 4 + 3) + 4)
     np.testing.assert_allclose(empirical_ntk(model, x), expected, rtol=1e-5)
 
 
-def test_what_is_frozen_has_no_part_in_it():
+def test_empirical_ntk_ignores_frozen_weights():
     model, x = network(layers.Conv2D(4, 3), layers.BatchNormalization()), images()
     model.layers[1].trainable = False
     without = empirical_ntk(model, x)
@@ -204,7 +204,7 @@ def test_what_is_frozen_has_no_part_in_it():
     assert (np.diag(empirical_ntk(model, x)) > np.diag(without)).all()
 
 
-def test_the_model_is_left_as_it_was():
+def test_empirical_ntk_does_not_change_the_model():
     model, x = network(layers.Conv2D(4, 3, activation="relu"), layers.BatchNormalization()), images()
     before = [np.array(keras.ops.convert_to_numpy(v)) for v in model.variables]
     attributes = [set(vars(layer)) for layer in model.layers]
@@ -216,27 +216,27 @@ def test_the_model_is_left_as_it_was():
         np.testing.assert_array_equal(old, keras.ops.convert_to_numpy(variable))
 
 
-def test_bad_input(monkeypatch):
+def test_empirical_ntk_refuses_invalid_input(monkeypatch):
     model, x = network(layers.Conv2D(4, 3)), images()
     for arguments, message in (
-        (dict(outputs="all"), "outputs='all' is unknown. Expected one of"),
-        (dict(method="fast"), "method='fast' is unknown. Expected one of"),
+        (dict(outputs="all"), "`outputs` must be one of .* Received: outputs='all'"),
+        (dict(method="fast"), "`method` must be one of .* Received: method='fast'"),
     ):
         with pytest.raises(ValueError, match=message):
             empirical_ntk(model, x, **arguments)
     with np.errstate(invalid="ignore"), pytest.raises(ValueError, match="infinite or NaN"):
         empirical_ntk(model, np.where(np.arange(6)[:, None, None, None] == 2, np.inf, x))
-    with pytest.raises(ValueError, match="of one length"):
+    with pytest.raises(ValueError, match="of the same length"):
         empirical_ntk(model, x[:0])
     sequences = keras.Sequential([keras.Input((4, 3)), layers.Dense(2)])
-    with pytest.raises(ValueError, match=r"logits of shape \(batch, classes\)"):
+    with pytest.raises(ValueError, match=r"must have shape \(batch, classes\)"):
         empirical_ntk(sequences, np.ones((3, 4, 3), "float32"))
     half = keras.Sequential([keras.Input((3,)), layers.Dense(2, dtype="mixed_float16")])
-    with pytest.raises(ValueError, match=r"computes in \['float16'\]"):
+    with pytest.raises(ValueError, match=r"must compute in float32.*Received: \['float16'\]"):
         empirical_ntk(half, np.ones((3, 3), "float32"))
     monkeypatch.setattr("os.sysconf", lambda name: 1000)  # A thousand pages of a thousand bytes.
-    with pytest.raises(MemoryError, match="Give at most 89 examples, or outputs='trace'"):
+    with pytest.raises(MemoryError, match="Pass at most 89 examples, or outputs='trace'"):
         empirical_ntk(model, images(300))
     model.trainable = False
-    with pytest.raises(ValueError, match="no trainable weights"):
+    with pytest.raises(ValueError, match="must have trainable weights"):
         empirical_ntk(model, x)

@@ -1,4 +1,4 @@
-"""CIFAR-100's superclasses against TFDS's coarse labels, and similarities in WordNet where it is installed."""
+"""CIFAR-100's superclasses against TFDS's coarse labels, and WordNet similarities if it is installed."""
 
 import math
 import os
@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from keras_wsl.analysis.semantics import (
-    SENSES,
     SUPERCLASSES,
+    WORDNET_SYNSETS,
     superclass_similarity,
     superclasses,
     wordnet_similarity,
@@ -21,7 +21,7 @@ CLASSES = sorted(" ".join(SUPERCLASSES.values()).split())
 
 
 def _cifar100():
-    """TFDS's builder, where the data set is prepared on this machine; else the test is skipped."""
+    """Return TFDS's builder, or skip the test if the data set is not prepared on this machine."""
     tfds = pytest.importorskip("tensorflow_datasets")
     for folder in filter(None, FOLDERS):
         if (pathlib.Path(folder) / "cifar100").is_dir():
@@ -40,16 +40,16 @@ def _wordnet():
     return wordnet
 
 
-def test_twenty_superclasses_of_five():
+def test_superclasses_has_twenty_groups_of_five():
     assert len(CLASSES) == len(set(CLASSES)) == 100
     np.testing.assert_array_equal(np.bincount(superclasses(CLASSES)), np.full(20, 5))
     same = superclass_similarity(["oak_tree", "bus", "train", "pine_tree"])
     np.testing.assert_array_equal(same, [[1, 0, 0, 1], [0, 1, 1, 0], [0, 1, 1, 0], [1, 0, 0, 1]])
-    with pytest.raises(ValueError, match="'dog' is no class of CIFAR-100, as 1 of 2 are not"):
+    with pytest.raises(ValueError, match="of CIFAR-100. Received: 'dog'; 1 of 2 are not"):
         superclasses(["bus", "dog"])
 
 
-def test_the_superclasses_are_those_of_the_data():
+def test_superclasses_match_the_dataset():
     tfds, builder = _cifar100()
     features = builder.info.features
     assert features["label"].names == CLASSES and features["coarse_label"].names == list(SUPERCLASSES)
@@ -59,27 +59,27 @@ def test_the_superclasses_are_those_of_the_data():
     assert len(set(batch["label"])) == 100
 
 
-def test_similarity_in_wordnet():
+def test_wordnet_similarity_of_known_nouns():
     wordnet = _wordnet()
     names = ["oak_tree", "pine_tree", "bus", "beaver"]
     for measure, method in (("wup", "wup_similarity"), ("lch", "lch_similarity")):
-        found = wordnet_similarity(names, measure)
+        result = wordnet_similarity(names, measure)
         oak, beaver = wordnet.synset("oak.n.02"), wordnet.synset("beaver.n.07")
-        assert found[0, 3] == found[3, 0] == pytest.approx(getattr(oak, method)(beaver))
-        assert found[0, 1] > max(found[0, 3], found[0, 2])
-        assert (found[0] <= found[0, 0]).all()
+        assert result[0, 3] == result[3, 0] == pytest.approx(getattr(oak, method)(beaver))
+        assert result[0, 1] > max(result[0, 3], result[0, 2])
+        assert (result[0] <= result[0, 0]).all()
     assert wordnet_similarity(["bus"])[0, 0] == 1
-    # An oak is a tree, a pine a conifer, a gymnospermous tree and so a tree: four edges, and nouns are 19 deep.
+    # An oak is a tree; a pine is a conifer, a gymnospermous tree and thus a tree: four edges. The depth of nouns is 19.
     assert wordnet_similarity(names, "lch")[0, 1] == pytest.approx(-math.log(5 / 38))
-    with pytest.raises(ValueError, match="no noun 'wug'. Give its synset"):
+    with pytest.raises(ValueError, match="Received: 'wug'. Pass its synset"):
         wordnet_similarity(["bus", "wug"])
 
 
-def test_every_class_is_a_noun_that_is_a_thing():
+def test_wordnet_synsets_of_all_classes_are_physical_objects():
     wordnet = _wordnet()
-    assert set(SENSES) <= set(CLASSES)
+    assert set(WORDNET_SYNSETS) <= set(CLASSES)
     for name in CLASSES:
-        synset = wordnet.synset(SENSES[name]) if name in SENSES else wordnet.synsets(name, "n")[0]
+        synset = wordnet.synset(WORDNET_SYNSETS[name]) if name in WORDNET_SYNSETS else wordnet.synsets(name, "n")[0]
         above = {parent.name() for path in synset.hypernym_paths() for parent in path}
         assert "physical_entity.n.01" in above, f"{name}: {synset.definition()}"
     groups, near = superclasses(CLASSES), wordnet_similarity(CLASSES)
@@ -87,8 +87,8 @@ def test_every_class_is_a_noun_that_is_a_thing():
     assert near[same].mean() > near[groups[:, None] != groups].mean() + 0.2
 
 
-def test_what_is_missing_is_said(monkeypatch, tmp_path):
-    with pytest.raises(ValueError, match="no measure 'path'. Expected 'wup' or 'lch'"):
+def test_wordnet_similarity_refuses_unknown_measure_and_missing_package(monkeypatch, tmp_path):
+    with pytest.raises(ValueError, match="must be 'wup' or 'lch'. Received: measure='path'"):
         wordnet_similarity(["bus"], "path")
     monkeypatch.setitem(sys.modules, "nltk", None)
     monkeypatch.delitem(sys.modules, "nltk.corpus", raising=False)
@@ -96,7 +96,7 @@ def test_what_is_missing_is_said(monkeypatch, tmp_path):
         wordnet_similarity(["bus"])
 
 
-def test_missing_data_is_said(monkeypatch):
+def test_wordnet_similarity_reports_missing_data(monkeypatch):
     class Absent:
         def ensure_loaded(self):
             raise LookupError("a page of text")

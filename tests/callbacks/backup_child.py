@@ -1,4 +1,4 @@
-"""One run of a small model with Backup, as a process that a test can kill: writes its end state as JSON.
+"""Train a small model with ExactBackupAndRestore in a process that a test can kill, and write its state as JSON.
 
 python -m tests.callbacks.backup_child DIRECTORY RESULT [EPOCHS] [KILL]: KILL is "before:N" or "after:N", which kills
 this process in the N-th of its backups, before or after the file takes its name, or "torn:N", which then leaves half
@@ -16,13 +16,13 @@ import sys
 import keras
 import numpy as np
 
-from keras_wsl.callbacks import Backup
+from keras_wsl.callbacks import ExactBackupAndRestore
 
 STEPS, EVERY, EPOCHS = 7, 2, 4
 
 
 def batch(epoch, step):
-    """A function of (epoch, step) alone: images (8, 6, 6, 1) and labels that depend on them."""
+    """Return a batch that depends only on epoch and step: images (8, 6, 6, 1) and labels that depend on them."""
     random = np.random.default_rng([epoch, step])
     images = random.normal(size=(8, 6, 6, 1)).astype("float32")
     return images, (images.mean(axis=(1, 2, 3)) > 0).astype("int32") + random.integers(0, 2, 8, dtype="int32")
@@ -30,15 +30,15 @@ def batch(epoch, step):
 
 @functools.cache
 def arrays(epochs=60):
-    """All batches of the first epochs: (epochs * STEPS, 8, 6, 6, 1) and (epochs * STEPS, 8)."""
+    """Return all batches of the first epochs: (epochs * STEPS, 8, 6, 6, 1) and (epochs * STEPS, 8)."""
     images, labels = zip(*(batch(epoch, step) for epoch in range(epochs) for step in range(STEPS)))
     return np.stack(images), np.stack(labels)
 
 
 def batches(start):
-    """Endless batches from step start[1] of epoch start[0] on."""
+    """Return endless batches, beginning with step start[1] of epoch start[0]."""
     if keras.backend.backend() == "tensorflow":
-        # Not a generator: TensorFlow's threads would read ahead in it, for ever, after each interrupted fit.
+        # Not a generator: TensorFlow's threads would read it forever after each interrupted fit.
         import tensorflow as tf
 
         return tf.data.Dataset.from_tensor_slices(arrays()).repeat().skip(start[0] * STEPS + start[1])
@@ -46,7 +46,7 @@ def batches(start):
 
 
 def generate(start):
-    """The same batches, as a generator."""
+    """Yield the same batches from a generator."""
     epoch, step = start
     while True:
         yield batch(epoch, step)
@@ -54,7 +54,7 @@ def generate(start):
 
 
 def build_model(*, width=4, learning_rate=0.05):
-    """Conv, BatchNorm and Dropout, all named; compiled with momentum and a metric."""
+    """Return a compiled model with Conv, BatchNorm and Dropout, all named, with momentum and a metric."""
     layers = keras.layers
     model = keras.Sequential(
         [
@@ -77,19 +77,19 @@ def build_model(*, width=4, learning_rate=0.05):
 
 
 def train(directory, *, epochs=EPOCHS, callbacks=(), patience=9, model=None, backup=None, **settings):
-    """Fits to the end from where the directory's backup is; returns all that two equal runs share."""
+    """Train from the directory's backup to the end, and return all values that are equal in two equal runs."""
     keras.utils.set_random_seed(0)
     stopping = keras.callbacks.EarlyStopping(
         "val_loss", min_delta=0.001, patience=patience, mode="auto", restore_best_weights=True
     )
     plateau = keras.callbacks.ReduceLROnPlateau("loss", factor=0.7, patience=1, min_delta=0.05)
-    settings = {"every": EVERY, "watch": [stopping, plateau], **settings}
-    backup = backup or Backup(directory, STEPS, **settings)
+    settings = {"save_freq": EVERY, "stateful_callbacks": [stopping, plateau], **settings}
+    backup = backup or ExactBackupAndRestore(directory, STEPS, **settings)
     model = model or build_model()
     model.fit(
-        batches(start=backup.position),
+        batches(start=backup.initial_position),
         validation_data=batch(10**6, 0),
-        initial_epoch=backup.position[0],
+        initial_epoch=backup.initial_position[0],
         steps_per_epoch=STEPS,
         epochs=epochs,
         verbose=0,
@@ -106,13 +106,13 @@ def train(directory, *, epochs=EPOCHS, callbacks=(), patience=9, model=None, bac
         "wait": stopping.wait,
         "best_weights": [hashlib.sha256(weight.tobytes()).hexdigest() for weight in stopping.best_weights],
         "plateau": [plateau.best, plateau.wait],
-        "position": backup.position,
+        "position": backup.initial_position,
         "finished": backup.finished,
     }
 
 
 def kill_in_write(when, number):
-    """Makes this process kill itself as the number-th backup takes its name."""
+    """Make this process kill itself when the number-th backup is renamed."""
     replace, seen = os.replace, []
 
     def replace_and_kill(source, target):
@@ -132,7 +132,7 @@ def kill_in_write(when, number):
 
 
 def make_deterministic():
-    """What each backend needs to compute the same bits twice."""
+    """Make each backend deterministic."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

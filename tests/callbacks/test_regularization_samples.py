@@ -1,4 +1,4 @@
-"""The probe's counts against NumPy's, what is written, and that watching changes nothing."""
+"""RegularizationSamples: counts against NumPy, files, and that it does not affect training."""
 
 import csv
 
@@ -27,7 +27,7 @@ def _softmax(z, temperature=1.0):
     return z / z.sum(-1, keepdims=True)
 
 
-def test_the_counts_are_those_of_the_networks(tmp_path):
+def test_regularization_samples_match_numpy(tmp_path):
     x, y = examples(30, seed=9)
     observer = callbacks.RegularizationSamples(tmp_path, (x, y), batch_size=7)
     distiller, history = _train([observer], epochs=1)
@@ -45,8 +45,8 @@ def test_the_counts_are_those_of_the_networks(tmp_path):
     assert [int(row[f"class_{c}"]) for c in range(5)] == np.bincount(y[mask], minlength=5).tolist()
 
 
-def test_training_counts_are_those_of_the_batches():
-    # One batch an epoch, no dropout: the student before its update, with the batch's statistics.
+def test_regularization_samples_without_clean_data_match_training():
+    # One batch per epoch and no dropout: the student before its update, with the batch's statistics.
     keras.utils.set_random_seed(3)
     teacher, student = network("teacher", 16), network("student")
     x, y = examples(40)
@@ -64,18 +64,18 @@ def test_training_counts_are_those_of_the_batches():
     np.testing.assert_allclose(history["mean_wsl_weight"], [weights.mean()], rtol=1e-4)
 
 
-def test_watching_changes_no_bit(tmp_path):
+def test_regularization_samples_do_not_affect_training(tmp_path):
     plain, history = _train()
-    watched, seen = _train(
+    observed, seen = _train(
         [callbacks.RegularizationSamples(tmp_path, examples(30, seed=9)), callbacks.TensorBoardScalars(tmp_path)]
     )
-    for one, other in zip(arrays(plain), arrays(watched)):
-        np.testing.assert_array_equal(one, other)
+    for expected, actual in zip(arrays(plain), arrays(observed)):
+        np.testing.assert_array_equal(actual, expected)
     for name in history:
         assert history[name] == seen[name]
 
 
-def test_events_can_be_read(tmp_path):
+def test_regularization_samples_writes_readable_events(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     scalars = tmp_path / "scalars"
@@ -87,13 +87,13 @@ def test_events_can_be_read(tmp_path):
     buckets = [event.tensor_proto for event in events.Tensors("regularization/wsl_weight")]
     assert len(buckets) == 2
     counts = np.frombuffer(buckets[-1].tensor_content, "float64").reshape(-1, 3)[:, 2]
-    assert counts.sum() == 30  # Every example of the probe has a weight.
+    assert counts.sum() == 30  # Every clean example has a weight.
     losses_seen = EventAccumulator(str(scalars), size_guidance={"tensors": 0}).Reload().Tensors("loss")
     assert [event.step for event in losses_seen] == [1, 2]
     np.testing.assert_allclose([event.tensor_proto.float_val[0] for event in losses_seen], history["loss"], rtol=1e-6)
 
 
-def test_a_resumed_run_repeats_no_row(tmp_path):
+def test_regularization_samples_resume_has_each_row_once(tmp_path):
     distiller, _ = _train([callbacks.RegularizationSamples(tmp_path)], epochs=3)
     _train([callbacks.RegularizationSamples(tmp_path)], epochs=4, start=2, distiller=distiller)
     with open(tmp_path / "regularization_samples.csv", newline="") as file:
@@ -102,11 +102,11 @@ def test_a_resumed_run_repeats_no_row(tmp_path):
     assert all(row["examples"] == "48" or float(row["regularization_samples"]) == 0 for row in rows)
 
 
-def test_misuse_is_refused(tmp_path):
+def test_regularization_samples_refuses_misuse(tmp_path):
     x, y = examples(16)
     alone = Distiller(None, network("student"))
     alone.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="has none: use it with a Distiller"):
+    with pytest.raises(ValueError, match="must be used with a Distiller that has a teacher"):
         alone.fit(x, y, verbose=0, callbacks=[callbacks.RegularizationSamples(tmp_path)])
-    with pytest.raises(ValueError, match="probe of RegularizationSamples is empty"):
+    with pytest.raises(ValueError, match="Received: no batch"):
         _train([callbacks.RegularizationSamples(tmp_path, (x[:0], y[:0]))])

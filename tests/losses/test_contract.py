@@ -489,7 +489,7 @@ def test_a_step_trains_the_adapters_and_not_the_teacher(name, tmp_path):
     assert any((after != before).any() for before, after in zip(own, arrays(student), strict=True))
 
     # The student's file has its own variables alone.
-    export.keras_file(student, tmp_path / "student.keras")
+    export.save_keras(student, tmp_path / "student.keras")
     loaded = keras.saving.load_model(tmp_path / "student.keras")
     assert len(loaded.variables) == len(own)
     for expected, read in zip(arrays(student), arrays(loaded), strict=True):

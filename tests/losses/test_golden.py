@@ -346,8 +346,8 @@ class TestCRD:
         for layer, letter in ((loss.student_embedding, "s"), (loss.teacher_embedding, "t")):
             layer.kernel.assign(np.array(given[f"W_{letter}"], "float32").T)
             layer.bias.assign(np.array(given[f"b_{letter}"], "float32"))
-        loss.student_memory.rows.assign(np.array(given["memory_v1_student"], "float32"))
-        loss.teacher_memory.rows.assign(np.array(given["memory_v2_teacher"], "float32"))
+        loss.student_memory.features.assign(np.array(given["memory_v1_student"], "float32"))
+        loss.teacher_memory.features.assign(np.array(given["memory_v2_teacher"], "float32"))
         pairs = np.array(given["contrast_idx_first_is_positive"], "int32")
 
         def call(student):
@@ -364,8 +364,12 @@ class TestCRD:
         assert _mean(call(student)) == pytest.approx(first["loss"], rel=1e-5)
         # Z_v1 is of the student's vectors.
         np.testing.assert_allclose(ops.convert_to_numpy(loss.normalizers), [first["Z_v1"], first["Z_v2"]], rtol=1e-4)
-        np.testing.assert_allclose(ops.convert_to_numpy(loss.student_memory.rows), first["memory_v1_after"], atol=1e-6)
-        np.testing.assert_allclose(ops.convert_to_numpy(loss.teacher_memory.rows), first["memory_v2_after"], atol=1e-6)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(loss.student_memory.features), first["memory_v1_after"], atol=1e-6
+        )
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(loss.teacher_memory.features), first["memory_v2_after"], atol=1e-6
+        )
         assert _mean(call(student)) == pytest.approx(second, rel=1e-5)
 
     def test_gradient(self):
@@ -375,5 +379,5 @@ class TestCRD:
         np.testing.assert_allclose(slope, FEATURES["crd"]["out"]["first_call"]["grad_f_s"], rtol=1e-3, atol=1e-4)
 
     def test_an_untouched_memory_starts_as_in_the_reference(self):
-        rows = ops.convert_to_numpy(MemoryBank(1000, 12).rows)
+        rows = ops.convert_to_numpy(MemoryBank(1000, 12).features)
         assert 0.45 < np.abs(rows).max() <= 0.5

@@ -182,19 +182,19 @@ MAP, VECTOR, STATES = (None, 8, 8, 4), (None, 4), (None, 6, 4)
             lambda: losses.FitNet(layers=["a"]),
             {"a": MAP},
             {"a": (None, 20, 20, 4)},
-            r"A regressor cannot bring a map of \(8, 8\) to \(20, 20\): it halves, doubles .*Choose layers",
+            r"must halve, double .*a map of \(8, 8\) for the shape \(20, 20\)\. Choose layers",
         ),
         (
             lambda: losses.AB(layers=["a"]),
             {"a": MAP},
             {"a": (None, 4, 8, 4)},
-            r"A regressor cannot bring a map of \(8, 8\) to \(4, 8\)",
+            r"a map of \(8, 8\) for the shape \(4, 8\)",
         ),
         (
             lambda: losses.FitNet(layers=["a"]),
             {"a": (None, None, None, 4)},
             {"a": MAP},
-            r"A regressor cannot bring a map of \(None, None\) to \(8, 8\)",
+            r"a map of \(None, None\) for the shape \(8, 8\)",
         ),
         (
             lambda: losses.Overhaul(layers=["a"]),
@@ -304,7 +304,9 @@ def test_warm_up_is_for_a_distiller():
     x, y = examples(4)
     model = network("student")
     model.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
+    with pytest.raises(
+        ValueError, match="DistillationWarmup must be used with a Distiller. Received: student, a Sequential"
+    ):
         model.fit(x, y, verbose=0, callbacks=[DistillationWarmup(2)])
 
 

@@ -314,12 +314,13 @@ def test_analyses_ignore_shifts_of_logits():
     labels[::2] = student[::2].argmax(-1)
 
     def everything(student, teacher):
-        found = {**analysis.fidelity(teacher, student, 100.0), **analysis.calibration(labels, student)}
+        pair = {"student_logits": student, "teacher_logits": teacher, "temperature": 100.0}
+        found = {**analysis.fidelity(**pair), **analysis.calibration(labels, student)}
         found.pop("reliability")
-        found |= analysis.regularization_sample_rates(teacher, student, labels, 100.0)
+        found |= analysis.regularization_sample_rates(labels, **pair)
         found["temperature"] = analysis.fit_temperature(labels, student)
-        found["resemblance"] = analysis.resemblance(labels, student, teacher, 100.0)
-        return found | {kind: analysis.targets(teacher, kind, 100.0) for kind in ("prob_centred", "logit_centred")}
+        found["class_affinity"] = analysis.class_affinity(labels, **pair)
+        return found | {kind: analysis.targets(teacher, kind, 100.0) for kind in ("prob_centered", "logit_centered")}
 
     expected = everything(student, teacher)
     for shifts in SHIFTS:
@@ -328,11 +329,15 @@ def test_analyses_ignore_shifts_of_logits():
             np.testing.assert_array_equal(value, expected[name], err_msg=name)
 
 
+def _kl(student, teacher):
+    return analysis.fidelity(student_logits=student, teacher_logits=teacher)["kl"]
+
+
 def test_scores_of_certain_networks_are_not_negative():
     networks, (student, teacher) = adversarial_networks(10), all_pairs(10)
-    assert min(analysis.fidelity(networks[[i]], networks[[j]])["kl"] for i, j in zip(teacher, student)) >= 0
+    assert min(_kl(student=networks[[j]], teacher=networks[[i]]) for i, j in zip(teacher, student)) >= 0
     for shift in np.arange(-8, 0) * 2.0**-20:  # Students that nearly agree.
-        assert analysis.fidelity(networks, networks + shift * np.arange(10))["kl"] > 0
+        assert _kl(student=networks + shift * np.arange(10), teacher=networks) > 0
     generator = np.random.default_rng(0)
     for margin in generator.uniform(5, 40, 100):
         assert 0 < analysis.calibration([0], [[margin, 0.0, -1.0]])["brier"] < 1e-3

@@ -179,7 +179,7 @@ def test_dropout_is_for_training(preset):
 
 def test_a_keras_file_is_the_whole_network(tuned, tmp_path):
     model, _ = tuned
-    export.keras_file(model, tmp_path / "student.keras")
+    export.save_keras(model, tmp_path / "student.keras")
     again = keras.saving.load_model(tmp_path / "student.keras", compile=False)
     for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -192,7 +192,7 @@ def test_a_saved_model_takes_the_three_inputs(preset, tuned, tmp_path):
     import tensorflow as tf
 
     model = keras_nlp_backbones.build(preset, layers=1)
-    export.saved_model(model, tmp_path / "saved_model")
+    export.export_saved_model(model, tmp_path / "saved_model")
     served = tf.saved_model.load(str(tmp_path / "saved_model"))
     for count, length in ((3, 12), (1, 5)):
         inputs = sentences(count, length)

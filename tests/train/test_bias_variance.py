@@ -52,7 +52,7 @@ def processes(monkeypatch):
         return 0, ""
 
     monkeypatch.setattr(jobs, "call", call)
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
     return started
 
 
@@ -98,7 +98,7 @@ def test_the_whole_path(tmp_path, processes):
     expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     np.testing.assert_allclose(saved["KD"][1], expected, atol=1e-5)
     for row in rows:
-        found = decompose(saved[row["method"]], splits.test.labels)
+        found = decompose(splits.test.labels, saved[row["method"]])
         assert float(row["variance"]) == pytest.approx(found.totals["variance"])
         assert float(row["error"]) == pytest.approx(float(row["bias"]) + float(row["variance"]), abs=1e-12)
         right = saved[row["method"]].argmax(-1) == splits.test.labels
@@ -133,11 +133,11 @@ def test_differences_have_an_error_over_the_draws():
     for name in ("labels", "KD", "WSL"):
         logits = generator.normal(0, 2, (4, 40, 3))
         said[name] = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    found = {name: decompose(runs, labels) for name, runs in said.items()}
+    found = {name: decompose(labels, runs) for name, runs in said.items()}
     rows = bias_variance.compared(found, said, labels)
     assert [row["term"] for row in rows] == ["error", "bias", "variance"] * 3
     assert (rows[0]["of"], rows[0]["minus"]) == ("KD", "labels")
-    expected = standard_errors(said["KD"], said["WSL"], labels)
+    expected = standard_errors(labels, labels_only=said["KD"], distilled=said["WSL"])
     assert [row["standard_error_over_draws"] for row in rows[6:]] == [expected[row["term"]] for row in rows[6:]]
     assert rows[-1]["mean"] == pytest.approx(found["WSL"].variance.mean() - found["KD"].variance.mean())
 

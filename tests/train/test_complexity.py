@@ -68,7 +68,7 @@ def test_the_whole_path(runs):
     examples = splits.test.take(12, seed=0)
     x = examples.inputs(np.arange(12))
     shape = {"classes": len(examples.classes), "input_shape": (8, 8, 3)}
-    last = teacher_checkpoints.Checkpoints(folder / "teacher" / "checkpoints").last
+    last = teacher_checkpoints.Checkpoints(folder / "teacher" / "checkpoints").latest
     logits = keras.ops.convert_to_numpy(models.build("tiny", weights=last, **shape)(x, training=False))
     keras.utils.set_random_seed(0)
     kernel = analysis.empirical_ntk(models.build("tiny", **shape), x, "trace")

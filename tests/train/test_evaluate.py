@@ -38,7 +38,7 @@ def runs(tmp_path_factory):
     """A folder with a run on labels, and one that it taught, on digits."""
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
         runner.run(SMALL, data.digits(), folder / "labels", verbose=0)
         taught = {"teacher": "tiny", "teacher_weights": str(folder / "labels" / "student.keras")}
         wanted = dataclasses.replace(
@@ -192,7 +192,7 @@ def test_a_teacher_is_asked_once(runs, tmp_path, monkeypatch):
 def _fake_run(folder, wanted, model, test_examples):
     """A folder as a run leaves it, of a network that was not trained."""
     artifacts.open_run(folder, wanted, resume=False)
-    export.keras_file(model, folder / "student.keras")
+    export.save_keras(model, folder / "student.keras")
     artifacts.write_json(folder / "result.json", {"method": wanted.method, "seed": 0, "test_examples": test_examples})
     artifacts.write_csv(folder / "epochs.csv", [{"epoch": 1}])
     return folder

@@ -241,7 +241,7 @@ def backup(tmp_path_factory):
 
 
 def _read(folder, content):
-    """Return the position of a `Backup` in a folder with these bytes and a whole one before them."""
+    """Return the position of a `ExactBackupAndRestore` in a folder with these bytes and a whole one before them."""
     place = folder / "place"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
@@ -252,7 +252,7 @@ def _read(folder, content):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return callbacks.Backup(place, 2).position
+            return callbacks.ExactBackupAndRestore(place, 2).initial_position
     finally:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

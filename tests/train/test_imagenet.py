@@ -29,7 +29,7 @@ MOBILENET = {"teacher": "imagenet_resnet50", "student": "imagenet_mobilenet_v1"}
 @pytest.fixture
 def no_saved_model(monkeypatch):
     """Its export, tested elsewhere, is a third of the time of so small a run."""
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -149,16 +149,16 @@ class _Stop(Exception):
 def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
     wanted = dataclasses.replace(SMALL, max_train_examples=0, backup_every_steps=1)
     runner.run(wanted, _splits(tree), tmp_path / "whole", top_5=True, verbose=0)
-    save, saves = callbacks.Backup._save, []
+    save, saves = callbacks.ExactBackupAndRestore._save, []
 
     def stopping(self, *args, **kwargs):
         save(self, *args, **kwargs)
-        saves.append(list(self.position))
+        saves.append(list(self.initial_position))
         if saves[-1] == [1, 1]:  # In the middle of the second epoch.
             raise _Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Backup, "_save", stopping)
+        patch.setattr(callbacks.ExactBackupAndRestore, "_save", stopping)
         with pytest.raises(_Stop):
             runner.run(wanted, _splits(tree), tmp_path / "stopped", top_5=True, verbose=0)
     assert not (tmp_path / "stopped" / "student.keras").exists()

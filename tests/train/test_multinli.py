@@ -26,7 +26,7 @@ TRAIN = pathlib.Path(runner.__file__).parent
 @pytest.fixture
 def no_saved_model(monkeypatch):
     """Its export, tested elsewhere, is a third of the time of so small a run."""
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module")
@@ -134,15 +134,15 @@ def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
     """Dropout, the moments of AdamW and the schedule go on where they were."""
     wanted = _small(preset, student_layers=1, epochs=2, backup_every_steps=1)
     whole = _run(wanted, tmp_path / "whole")
-    save = callbacks.Backup._save
+    save = callbacks.ExactBackupAndRestore._save
 
     def stopping(self, *args, **kwargs):
         save(self, *args, **kwargs)
-        if list(self.position) == [1, 1]:  # In the middle of the second epoch.
+        if list(self.initial_position) == [1, 1]:  # In the middle of the second epoch.
             raise _Stop
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.Backup, "_save", stopping)
+        patch.setattr(callbacks.ExactBackupAndRestore, "_save", stopping)
         with pytest.raises(_Stop):
             _run(wanted, tmp_path / "stopped")
     stopped = _run(wanted, tmp_path / "stopped", resume=True)

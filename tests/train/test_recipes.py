@@ -200,7 +200,7 @@ class _Stop(Exception):
 def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch):
     wanted = _run(teacher, method="ft", backup_every_steps=1, pretrain_epochs=1, deterministic=True)
     runner.run(wanted, _splits(), tmp_path / "whole", verbose=0)
-    save, saves = callbacks.Backup._save, {"first_stage": 0, "backups": 0}
+    save, saves = callbacks.ExactBackupAndRestore._save, {"first_stage": 0, "backups": 0}
 
     def stopping(self, *args, **kwargs):
         save(self, *args, **kwargs)
@@ -208,13 +208,13 @@ def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch)
         if saves[self.directory.name] == 2:
             raise _Stop
 
-    monkeypatch.setattr(callbacks.Backup, "_save", stopping)
+    monkeypatch.setattr(callbacks.ExactBackupAndRestore, "_save", stopping)
     for resume in (False, True):  # Once in each stage.
         with pytest.raises(_Stop):
             runner.run(wanted, _splits(), tmp_path / "stopped", resume=resume, verbose=0)
         assert (saves["backups"] > 0) is resume
     monkeypatch.undo()
-    monkeypatch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+    monkeypatch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
     runner.run(wanted, _splits(), tmp_path / "stopped", resume=True, verbose=0)
     whole, stopped = (
         keras.saving.load_model(tmp_path / name / "student.keras", compile=False).get_weights()

@@ -11,7 +11,7 @@ import contact_sheet
 import jobs
 import resemblance
 from keras_wsl import data, models, ops, weighting
-from keras_wsl.analysis.class_affinity import resemblance as matrix_of
+from keras_wsl.analysis.class_affinity import class_affinity
 from keras_wsl.training import artifacts, runner
 from tests.common import bright_splits
 from tests.train.test_bias_variance import SMALL
@@ -28,7 +28,7 @@ def run(tmp_path_factory):
     models.save_weights(teacher, folder / "teacher.weights.h5")
     taught = {"teacher_weights": str(folder / "teacher.weights.h5"), "method": "kd", "temperature": 3.0}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
         wanted = dataclasses.replace(SMALL, max_train_examples=40, **taught)
         runner.run(wanted, bright_splits(60), folder / "kd", verbose=0)
         alone = dataclasses.replace(SMALL, teacher="", max_train_examples=0)
@@ -53,13 +53,14 @@ def _both(run, examples):
     inputs = examples.inputs(np.arange(len(examples)))
     student = keras.saving.load_model(run / "kd" / "student.keras", compile=False)
     teacher = models.build("tiny", 3, input_shape=(8, 8, 3), weights=str(run / "teacher.weights.h5"))
-    return [keras.ops.convert_to_numpy(model(inputs, training=False)) for model in (student, teacher)]
+    networks = {"student_logits": student, "teacher_logits": teacher}
+    return {name: keras.ops.convert_to_numpy(model(inputs, training=False)) for name, model in networks.items()}
 
 
 def test_the_matrix_is_of_the_runs_examples_and_temperature(run, tmp_path):
     resemblance.run(run / "kd", _values(run, tmp_path / "out"))
     train = bright_splits(60).train.take(40, seed=0)
-    expected = matrix_of(train.labels, *_both(run, train), 3.0)
+    expected = class_affinity(train.labels, **_both(run, train), temperature=3.0)
     rows = artifacts.read_texts(tmp_path / "out" / "resemblance.csv")
     assert [row["class"] for row in rows] == ["dark", "grey", "light"]
     found = [[float(row[name]) for name in ("dark", "grey", "light")] for row in rows]
@@ -76,7 +77,7 @@ def test_the_matrix_is_of_the_runs_examples_and_temperature(run, tmp_path):
 def test_the_test_set_at_another_temperature(run, tmp_path):
     resemblance.run(run / "kd", _values(run, tmp_path, split="test", temperature=1.5))
     test = bright_splits(60).test
-    expected = matrix_of(test.labels, *_both(run, test), 1.5)
+    expected = class_affinity(test.labels, **_both(run, test), temperature=1.5)
     row = artifacts.read_texts(tmp_path / "resemblance.csv")[1]
     np.testing.assert_allclose([float(row[name]) for name in test.classes], expected[1], atol=1e-5)
 
@@ -103,7 +104,7 @@ def test_superclasses_are_compared_and_wordnet_if_it_is_there(error, monkeypatch
 def test_the_sheet_has_the_ends_of_the_weights(run, tmp_path):
     contact_sheet.run(run / "kd", _values(run, tmp_path))
     train = bright_splits(60).train.take(40, seed=0)
-    student, teacher = _both(run, train)
+    student, teacher = _both(run, train).values()
     weights = keras.ops.convert_to_numpy(weighting.wsl(train.labels, student, teacher))
     rows = artifacts.read_texts(tmp_path / "contact_sheet.csv")
     found = {end: [float(row["weight"]) for row in rows if row["end"] == end] for end in ("highest", "lowest")}

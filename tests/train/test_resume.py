@@ -25,7 +25,7 @@ SMALL = config.Config(student="resnet8", method="none", epochs=1, batch_size=32,
 def _without_saved_model():
     """Exports are tested elsewhere, and take longer than the trainings here."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
+        patch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
         yield
 
 

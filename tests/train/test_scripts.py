@@ -169,7 +169,7 @@ def test_a_killed_run_ends_in_the_same_bits(number, status, wsl, npz, tmp_path):
     assert child.wait() == status
     if number == signal.SIGTERM:
         said = child.stderr.read().decode().strip().splitlines()[-1]
-        assert said.startswith("Backup: SIGTERM was received in epoch 1.") and said.endswith("Pass --resume.")
+        assert said.startswith("SIGTERM was received in epoch 1.") and said.endswith("Pass --resume.")
     assert not (tmp_path / "killed" / "result.json").exists()
     refused = run_script("cifar100.py", *flags)
     assert refused.returncode == 2 and "holds this run already. Pass --resume" in refused.stderr
@@ -289,7 +289,7 @@ def test_online(teacher, tmp_path):
         runner.run(wanted["online"], _splits(), tmp_path / "none", verbose=0)
 
 
-@pytest.mark.tensorflow  # Elsewhere the weights are the first that are not finite, and `Backup` says so.
+@pytest.mark.tensorflow  # Elsewhere the weights are the first that are not finite, and `ExactBackupAndRestore` says so.
 def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
     wanted = _taught(teacher, learning_rate=1e30, epochs=3)
     with pytest.raises(callbacks.NonFiniteLossError, match=r"student_loss=nan|wsl=nan") as caught:
@@ -333,7 +333,7 @@ def test_precision_strategy_and_steps_per_execution(wsl, teacher, tmp_path):
         ),
         ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not fit|tiny"),
         ({"method": "kd", "teacher": "tiny", "teacher_weights": "absent.keras"}, "absent.keras"),
-        ({"strategy": "magic"}, "no strategy 'magic'"),
+        ({"strategy": "magic"}, "strategy must be one of .*'magic'"),
         pytest.param(
             {"strategy": "mirrored", "steps_per_execution": 2},
             "--steps_per_execution=2 fails in Keras",
@@ -389,7 +389,7 @@ def test_an_out_that_cannot_be_written_to_is_refused(wsl, tmp_path, monkeypatch)
 
 def test_without_tensorboard_nothing_is_begun(teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
-    with pytest.raises(ImportError, match="run needs the package tensorboard: `pip install tensorboard`"):
+    with pytest.raises(ImportError, match="run requires the package tensorboard. Run `pip install tensorboard`"):
         runner.run(_taught(teacher), _splits(), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
 

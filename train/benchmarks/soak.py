@@ -81,7 +81,7 @@ def fit_distiller(model, material):
             shuffle=False,
             validation_data=material.once,
             callbacks=[
-                callbacks.Backup(os.path.join(folder, "backups"), STEPS, every=1),
+                callbacks.ExactBackupAndRestore(os.path.join(folder, "backups"), STEPS, save_freq=1),
                 callbacks.RaiseOnNonFinite(),
                 callbacks.RegularizationSamples(folder, material.probe),
                 callbacks.TensorBoardScalars(folder),

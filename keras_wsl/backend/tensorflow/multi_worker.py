@@ -42,7 +42,7 @@ class Cluster:
         return self.addresses[self.index]
 
     def hello(self, index):
-        """Return the bytes with which the worker at a place names itself and its cluster."""
+        """Return the bytes by which the worker at an index identifies itself and its cluster."""
         return hashlib.sha256(json.dumps([self.addresses, index]).encode()).digest()
 
 
@@ -68,8 +68,8 @@ def read_cluster(text):
         ) from error
     if task["type"] not in ("chief", "worker") or int(task["index"]) < 0:
         raise ValueError(
-            f"TF_CONFIG makes this process the {task['type']!r} {address!r}, of index {task['index']}. Expected: the "
-            "type chief or worker, and an index from 0 on."
+            "The task in TF_CONFIG must have the type chief or worker, and an index of at least 0. Received: the "
+            f"{task['type']!r} {address!r} with index {task['index']}."
         )
     if len(set(workers)) < len(workers) or not all(0 < port < 2**16 for port in ports):
         raise ValueError(f"The workers in TF_CONFIG must have different addresses with ports. Received: {workers}.")
@@ -112,7 +112,7 @@ def wait(cluster, timeout=TIMEOUT):
 def _lead(cluster):
     """Yield the addresses of the missing workers on the first worker, and send them to the others."""
     expected = {cluster.hello(index): cluster.addresses[index] for index in range(1, len(cluster.addresses))}
-    connections = {}  # The address of the worker at the other end; `None` for what is no such worker.
+    connections = {}  # The address of the worker at the other end, or `None` if it is not one of the workers.
     with _listen(cluster.address) as server, contextlib.ExitStack() as stack:
         stack.callback(lambda: [connection.close() for connection in connections])
         server.settimeout(INTERVAL)
@@ -147,7 +147,7 @@ def _listen(address):
 
 
 def _is_open(connection):
-    """Return whether the other end of a connection that does not block is still there."""
+    """Return whether the other end of a non-blocking connection is still open."""
     try:
         return bool(connection.recv(1))
     except BlockingIOError:
@@ -179,8 +179,8 @@ def _port(address):
 def ended_by_signals():
     """Let SIGTERM, SIGINT and SIGHUP end the process at once while it waits for other workers inside TensorFlow.
 
-    Python runs its handlers only after TensorFlow has returned. At the end they are what they were before, although
-    TensorFlow replaces the one of SIGTERM when it connects workers.
+    Python runs its handlers only after TensorFlow has returned. At the end, the previous handlers are
+    restored, although TensorFlow replaces the one of SIGTERM when it connects workers.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

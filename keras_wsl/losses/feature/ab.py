@@ -52,7 +52,7 @@ class AB(FeatureLoss):
         for i, (own, other) in enumerate(self.pairs(student_shape, teacher_shape)):
             regressor = keras.layers.Identity(dtype="float32")
             if tuple(own[1:]) != tuple(other[1:]):
-                regressor = Regressor(other, rectify=False, name=f"regressor{i}")
+                regressor = Regressor(other, use_relu=False, name=f"regressor{i}")
             regressor.build(own)
             self.regressors.append(regressor)
 

@@ -64,7 +64,8 @@ class ReviewKD(FeatureLoss):
             raise ValueError(f"{self.name} resizes maps, which needs their sizes. Build both networks with fixed ones.")
         filters = min(self.filters, pairs[0][0][-1])
         self.fusions = [
-            AttentionFusion(filters, other, fuse=i > 0, name=f"fusion{i}") for i, (_, other) in enumerate(pairs)
+            AttentionFusion(filters, other, has_deeper_input=i > 0, name=f"fusion{i}")
+            for i, (_, other) in enumerate(pairs)
         ]
         for fusion, (own, _) in zip(self.fusions, pairs):
             fusion.build(own)

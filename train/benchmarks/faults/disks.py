@@ -108,8 +108,8 @@ def full_temporary_disk(bench):
     folder = bench.new_folder()
     network = material.image_network("student")
     writers = {
-        "student.keras": lambda path: export.keras_file(network, path),
-        "saved_model": lambda path: export.saved_model(network, path),
+        "student.keras": lambda path: export.save_keras(network, path),
+        "saved_model": lambda path: export.export_saved_model(network, path),
         "student.weights.h5": lambda path: models.save_weights(network, path),
         "soft_labels": material.store,
         "result.json": lambda path: artifacts.write_json(path, {"accuracy": 1.0}),
@@ -366,7 +366,7 @@ def flipped_bits(bench):
 def _position(place):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        position = callbacks.Backup(place, 2).position
+        position = callbacks.ExactBackupAndRestore(place, 2).initial_position
     return position if any("damaged" in str(one.message) for one in caught) else None
 
 
@@ -374,7 +374,7 @@ def backup(folder):
     """Train a small network for two steps, and return the bytes of its first backup."""
     x, y = material.examples(8)
     distiller = material.distiller()
-    backup = callbacks.Backup(folder, 2, keep=5)
+    backup = callbacks.ExactBackupAndRestore(folder, 2, max_to_keep=5)
     distiller.fit(_endless(x, y), steps_per_epoch=2, epochs=1, verbose=0, callbacks=[backup], shuffle=False)
     return min(folder.glob("*.backup")).read_bytes()
 

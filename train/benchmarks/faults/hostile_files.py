@@ -192,7 +192,7 @@ def backups(bench):
         place.mkdir()
         (place / "000000-00000000.backup").write_bytes(changed)
         before = snapshot(place)
-        work = _memory_limited(lambda place=place: callbacks.Backup(place, 2).position)
+        work = _memory_limited(lambda place=place: callbacks.ExactBackupAndRestore(place, 2).initial_position)
         yield unchanged(refused_or_right(work, lambda position: position == [0, 0]), place, before)
 
 

@@ -1,4 +1,4 @@
-"""WarmUp: what it ramps up and what not, and that a resumed run is where it was."""
+"""DistillationWarmup: which losses it scales, and that a resumed run continues with the same scale."""
 
 import keras
 import numpy as np
@@ -6,9 +6,9 @@ import pytest
 from keras import ops
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup, DistillationWarmup
+from keras_wsl.callbacks import DistillationWarmup, ExactBackupAndRestore
 from tests.callbacks import backup_child
-from tests.callbacks.test_backup import InterruptAfter, Interrupted
+from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_keras_defects import BACKEND, changed, log_softmax, logits
 
@@ -19,7 +19,7 @@ STEPS, BATCH = 3, 8
 
 
 class Ramps(keras.callbacks.Callback):
-    """Notes the ramp of every epoch."""
+    """Record the scale of each epoch."""
 
     def __init__(self):
         super().__init__()
@@ -31,7 +31,7 @@ class Ramps(keras.callbacks.Callback):
 
 
 def made(learning_rate=0.0, **settings):
-    """The same at every call."""
+    """Return the same model at each call."""
     keras.utils.set_random_seed(1)
     several = [losses.DKD(weight=0.5), losses.KD(weight=2.0)]
     distiller = Distiller(network("teacher", width=13), network("student"), several, **settings)
@@ -56,8 +56,8 @@ def fit(distiller, observers=(), epochs=5, **settings):
     ],
 )
 @pytest.mark.traced
-def test_the_ramp_of_each_epoch(epochs, expected):
-    """It counts in the sum of the distillation losses, and not in their own entries nor in the student's loss."""
+def test_distillation_warmup_scale_per_epoch(epochs, expected):
+    """The scale applies to the sum of the distillation losses, not to their own entries or the student's loss."""
     ramps = Ramps()
     history = fit(made(student_loss_weight=0.3), [DistillationWarmup(epochs), ramps])
     np.testing.assert_allclose(ramps.seen, expected, rtol=1e-6)
@@ -73,8 +73,8 @@ def test_the_ramp_of_each_epoch(epochs, expected):
     np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
 
 
-def test_the_gradient_is_ramped():
-    """One step of a linear student, in closed form: the same on every backend."""
+def test_distillation_warmup_scales_the_gradient():
+    """One step of a linear student matches the closed form on all backends."""
     x, y = examples(16)
     teacher = network("teacher")
     student = keras.Sequential([keras.Input((6,)), keras.layers.Dense(5, use_bias=False)], name="student")
@@ -88,7 +88,7 @@ def test_the_gradient_is_ramped():
     np.testing.assert_allclose(arrays(student)[0], kernel - 0.5 * x.T @ of_logits / 16, atol=1e-5)
 
 
-def test_without_it_the_ramp_stays():
+def test_distillation_scale_is_constant_without_warmup():
     distiller = made(0.1)
     ramps = Ramps()
     fit(distiller, [ramps], epochs=2)
@@ -96,15 +96,15 @@ def test_without_it_the_ramp_stays():
     assert not distiller.distillation_scale.trainable
 
 
-def test_it_counts_epochs_of_the_run_and_not_of_the_fit():
+def test_distillation_warmup_counts_epochs_of_the_run():
     ramps = Ramps()
     fit(made(), [DistillationWarmup(4), ramps], epochs=3, initial_epoch=1)
     np.testing.assert_allclose(ramps.seen, [0.5, 0.75])
 
 
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
-def test_files_keep_the_ramp(ending, tmp_path):
-    """A run continued from a file ends in the same bits as one that was not interrupted."""
+def test_distillation_scale_is_saved_in_files(ending, tmp_path):
+    """A run continued from a file ends in the same bits as an uninterrupted run."""
     whole, distiller = made(0.05), made(0.05)
     fit(whole, [DistillationWarmup(4)], epochs=3)
     fit(distiller, [DistillationWarmup(4)], epochs=2)
@@ -124,7 +124,7 @@ def test_files_keep_the_ramp(ending, tmp_path):
 
 
 def batches(start):
-    """Endless batches from a step on."""
+    """Yield endless batches, beginning with a step."""
     x, y = (array.reshape(STEPS, BATCH, *array.shape[1:]) for array in examples(STEPS * BATCH))
     first = start[0] * STEPS + start[1]
     if BACKEND == "tensorflow":
@@ -135,12 +135,12 @@ def batches(start):
 
 
 def resumable(directory, cut=()):
-    """What two equal runs share: the ramps are those of the epochs that this fit trained."""
-    backup, ramps = Backup(directory, STEPS, every=1), Ramps()
+    """Return all values that are equal in two equal runs. The scales are of the epochs that this fit trained."""
+    backup, ramps = ExactBackupAndRestore(directory, STEPS, save_freq=1), Ramps()
     distiller = made(0.05)
     distiller.fit(
-        batches(backup.position),
-        initial_epoch=backup.position[0],
+        batches(backup.initial_position),
+        initial_epoch=backup.initial_position[0],
         steps_per_epoch=STEPS,
         epochs=4,
         verbose=0,
@@ -150,14 +150,14 @@ def resumable(directory, cut=()):
     return arrays(distiller) + arrays(distiller.optimizer), backup.history, ramps.seen
 
 
-# At the end of an epoch and inside one.
+# At the end of an epoch, and inside an epoch.
 @pytest.mark.parametrize("steps", [pytest.param(STEPS, marks=pytest.mark.slow), STEPS + 2])
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path, steps, monkeypatch):
+def test_distillation_warmup_resume_is_bitwise_equal(tmp_path, steps, monkeypatch):
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
     backup_child.make_deterministic()
     weights, history, ramps = resumable(tmp_path / "whole")
     np.testing.assert_allclose(ramps, [0.25, 0.5, 0.75, 1])
-    with pytest.raises(Interrupted):
+    with pytest.raises(InterruptedRunError):
         resumable(tmp_path / "cut", [InterruptAfter(steps)])
     resumed, resumed_history, resumed_ramps = resumable(tmp_path / "cut")
     assert resumed_ramps == ramps[-len(resumed_ramps) :]
@@ -166,13 +166,15 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, steps, monkeypatch):
 
 
 @pytest.mark.parametrize("epochs", [0, -1, float("nan"), float("inf"), "3", None])
-def test_epochs_out_of_range(epochs):
+def test_distillation_warmup_refuses_invalid_epochs(epochs):
     with pytest.raises(ValueError, match="`epochs` must be a positive number. Received"):
         DistillationWarmup(epochs)
 
 
-def test_other_models_are_refused():
+def test_distillation_warmup_refuses_other_models():
     model = network("student")
     model.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="WarmUp is for a Distiller. Received: student, a Sequential"):
+    with pytest.raises(
+        ValueError, match="DistillationWarmup must be used with a Distiller. Received: student, a Sequential"
+    ):
         model.fit(*examples(8), verbose=0, callbacks=[DistillationWarmup()])

@@ -1,11 +1,11 @@
-"""FiniteLoss: the first value that is not finite stops a run, by name."""
+"""RaiseOnNonFinite: the first value that is not finite stops a run, by name."""
 
 import keras
 import numpy as np
 import pytest
 
 from keras_wsl import Distiller, losses
-from keras_wsl.callbacks import Backup, NonFiniteLossError, RaiseOnNonFinite
+from keras_wsl.callbacks import ExactBackupAndRestore, NonFiniteLossError, RaiseOnNonFinite
 from tests.callbacks.backup_child import STEPS, arrays, batch, batches, build_model
 from tests.common import examples, hard_loss, network
 
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.eager
 
 
 def poisoned(epoch, step, value=np.nan):
-    """Batches, of which one has an image with a value that is not finite."""
+    """Yield batches, one of which has an image with a non-finite value."""
     images, labels = (array.copy() for array in arrays(4))
     images[epoch * STEPS + step, 0] = value
     if keras.backend.backend() == "tensorflow":
@@ -24,7 +24,7 @@ def poisoned(epoch, step, value=np.nan):
 
 
 def iter_pairs(*pairs):
-    """A generator, as Keras asks of endless data."""
+    """Return a generator, which Keras requires for endless data."""
     yield from zip(*pairs)
 
 
@@ -41,20 +41,20 @@ def fit(data, *callbacks, epochs=3, **settings):
 
 
 @pytest.mark.parametrize("every, epoch, step, expected", [(1, 0, 0, 1), (1, 1, 3, 4), (3, 1, 3, 6), (100, 0, 3, STEPS)])
-def test_the_first_check_after_it_stops_the_run(every, epoch, step, expected):
+def test_raise_on_non_finite_stops_at_next_check(every, epoch, step, expected):
     with pytest.raises(
         NonFiniteLossError, match=rf"loss=nan, epoch {epoch + 1}, .* updates .* Lower the learning"
     ) as error:
         fit(poisoned(epoch, step), RaiseOnNonFinite(every))
     assert (error.value.epoch, error.value.step, error.value.terms) == (epoch + 1, expected, ["loss"])
-    assert f"has made {epoch * STEPS + expected} updates" in str(error.value)
-    # Eight a step, from the check before.
+    assert f"after {epoch * STEPS + expected} updates" in str(error.value)
+    # Eight per step, since the previous check.
     first = 1 + 8 * ((expected - 1) // every) * every
     assert error.value.examples == (first, 8 * expected)
     assert f"step {expected} among examples {first} to {8 * expected} of the epoch" in str(error.value)
 
 
-def test_terms_are_named_before_their_sum():
+def test_raise_on_non_finite_names_terms_before_sum():
     callback = RaiseOnNonFinite()
     callback.set_model(build_model())
     callback.on_epoch_begin(4)
@@ -65,7 +65,7 @@ def test_terms_are_named_before_their_sum():
     assert isinstance(error.value, FloatingPointError)
 
 
-def test_logs_of_validation_and_of_arrays_are_checked_at_the_epochs_end():
+def test_raise_on_non_finite_checks_all_logs_at_epoch_end():
     images, labels = batch(0, 0)
     with pytest.raises(NonFiniteLossError, match=r"val_loss=nan, epoch 1, at the end \(all counted") as error:
         fit(batches((0, 0)), RaiseOnNonFinite(), validation_data=(images * np.nan, labels))
@@ -76,7 +76,7 @@ def test_logs_of_validation_and_of_arrays_are_checked_at_the_epochs_end():
         callback.on_epoch_end(0, {"recall": np.array([1.0, np.nan]), "loss": 1.0})
 
 
-def test_a_finite_run_is_left_alone():
+def test_raise_on_non_finite_does_not_change_finite_run():
     class Ends(keras.callbacks.Callback):
         def on_train_end(self, logs=None):
             self.weights = [keras.ops.convert_to_numpy(v) for v in self.model.variables]
@@ -91,15 +91,15 @@ def test_a_finite_run_is_left_alone():
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_the_last_good_backup_stays(tmp_path, order):
-    callbacks = [Backup(tmp_path, STEPS, every=2), RaiseOnNonFinite(2)]
+def test_raise_on_non_finite_keeps_last_finite_backup(tmp_path, order):
+    callbacks = [ExactBackupAndRestore(tmp_path, STEPS, save_freq=2), RaiseOnNonFinite(2)]
     with pytest.raises(NonFiniteLossError, match="epoch 2, step 4 "):
         fit(poisoned(1, 2), *[callbacks[i] for i in order])
-    backup = Backup(tmp_path, STEPS, every=2)
-    assert backup.position == [1, 2]
+    backup = ExactBackupAndRestore(tmp_path, STEPS, save_freq=2)
+    assert backup.initial_position == [1, 2]
     model = build_model()
     model.fit(
-        batches(backup.position),
+        batches(backup.initial_position),
         initial_epoch=1,
         steps_per_epoch=STEPS,
         epochs=2,
@@ -114,7 +114,7 @@ SIZES = (8, 5, 8, 3, 8, 1, 8)  # Of batches: 41 examples an epoch.
 
 
 def uneven(spoil):
-    """Batches of these sizes for a Distiller; `spoil` changes one of the first epoch's, by its step."""
+    """Yield batches of these sizes for a Distiller. `spoil` changes one batch of the first epoch, given its step."""
     x, y = examples(sum(SIZES))
     parts = [slice(end - size, end) for end, size in zip(np.cumsum(SIZES), SIZES)]
     while True:
@@ -123,14 +123,14 @@ def uneven(spoil):
 
 
 class InfiniteForClass4(losses.DistillationLoss):
-    """A term that is infinite for the examples of one class, and 0 for others."""
+    """A loss that is infinite for the examples of one class, and 0 for others."""
 
     def per_example(self, labels, student, teacher):
         return keras.ops.where(labels == 4, float("inf"), 0.0 * student["logits"][:, 0])
 
 
 def fit_uneven(spoil, *, every=1):
-    """What stops the training of a Distiller."""
+    """Return the error that stops the training of a Distiller."""
     distiller = Distiller(network("teacher"), network("student"), [losses.WSL(), InfiniteForClass4(name="broken")])
     distiller.compile("sgd", hard_loss(), metrics=["accuracy"])
     with pytest.raises(NonFiniteLossError) as error:
@@ -146,20 +146,20 @@ def fit_uneven(spoil, *, every=1):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])
-@pytest.mark.parametrize("every, step, found, expected", [(1, 3, 4, (22, 24)), (3, 3, 6, (22, 33))])
-def test_examples_are_counted_in_uneven_batches(every, step, found, expected, value):
-    """A value in one input reaches every term, and by batch normalization every example of its batch."""
+@pytest.mark.parametrize("every, step, result, expected", [(1, 3, 4, (22, 24)), (3, 3, 6, (22, 33))])
+def test_raise_on_non_finite_counts_examples_of_uneven_batches(every, step, result, expected, value):
+    """A value in one input affects all terms, and through batch normalization all examples of its batch."""
 
     def spoil(now, x, y):
         x[0, 0] = value if now == step else 0
         return x, y
 
     error = fit_uneven(spoil, every=every)
-    assert (error.epoch, error.step, error.examples) == (1, found, expected)
+    assert (error.epoch, error.step, error.examples) == (1, result, expected)
     assert {"student_loss", "wsl"} <= set(error.terms) and error.terms[-1] == "loss"
 
 
-def test_the_examples_of_one_term_alone():
+def test_raise_on_non_finite_counts_examples_of_one_term():
     def spoil(now, x, y):
         return x, {"labels": np.full_like(y["labels"], 4 if now == 5 else 0)}
 
@@ -170,7 +170,7 @@ def test_the_examples_of_one_term_alone():
 
 @pytest.mark.skipif(keras.backend.backend() == "torch", reason="Keras has no steps_per_execution on Torch.")
 @pytest.mark.traced
-def test_several_steps_in_one_execution():
+def test_raise_on_non_finite_supports_steps_per_execution():
     model = build_model()
     model.compile(model.optimizer, model.loss, steps_per_execution=2)
     with pytest.raises(NonFiniteLossError, match="epoch 1, step 4 "):
@@ -180,6 +180,6 @@ def test_several_steps_in_one_execution():
 
 
 @pytest.mark.parametrize("every", [0, -1, 1.5, None])
-def test_every_out_of_range(every):
-    with pytest.raises(ValueError, match=f"every={every} came, a positive integer"):
+def test_raise_on_non_finite_refuses_invalid_every_steps(every):
+    with pytest.raises(ValueError, match=f"positive integer. Received: every_steps={every}"):
         RaiseOnNonFinite(every)

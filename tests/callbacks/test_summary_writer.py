@@ -1,4 +1,4 @@
-"""Events files that disappear, or find no room, while a run writes them."""
+"""SummaryWriter: event files that are removed, and full disks."""
 
 import csv
 import shutil
@@ -15,15 +15,15 @@ from tests.common import examples, hard_loss, largest_file, network
 def _scalars(folder):
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
-    found = []
+    result = []
     for path in sorted(folder.glob("events.*")):
         for event in EventFileLoader(str(path)).Load():
-            found += [(value.tag, event.step) for value in event.summary.value]
-    return found
+            result += [(value.tag, event.step) for value in event.summary.value]
+    return result
 
 
 @pytest.mark.parametrize("what", [pytest.param("file", marks=pytest.mark.slow), "folder"])
-def test_events_removed_while_training_goes_on(what, tmp_path):
+def test_summary_writer_continues_if_file_is_removed(what, tmp_path):
     class Remove(keras.callbacks.Callback):
         def on_epoch_begin(self, epoch, logs=None):
             if epoch == 2:
@@ -36,7 +36,7 @@ def test_events_removed_while_training_goes_on(what, tmp_path):
     distiller.compile("sgd", hard_loss())
     x, y = examples(16)
     observers = [RegularizationSamples(tmp_path / "log", (x, y)), TensorBoardScalars(tmp_path / "log"), Remove()]
-    with pytest.warns(UserWarning, match="events.* was removed while it was being written: the events in it are lost"):
+    with pytest.warns(UserWarning, match="events.* was removed, and its events are lost"):
         history = distiller.fit(x, y, epochs=4, batch_size=8, verbose=0, callbacks=observers).history
     assert len(history["loss"]) == 4 and np.isfinite(history["loss"]).all()
     with open(tmp_path / "log" / "regularization_samples.csv", newline="") as file:
@@ -44,7 +44,7 @@ def test_events_removed_while_training_goes_on(what, tmp_path):
     assert [step for tag, step in _scalars(tmp_path / "log") if tag == "loss"] == [4]
 
 
-def test_events_without_room_are_an_error_that_names_the_place(tmp_path):
+def test_summary_writer_reports_full_disk(tmp_path):
     events = SummaryWriter(tmp_path / "log")
     events.scalar("loss", 1.0, 1)
     events.flush()
