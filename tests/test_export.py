@@ -248,7 +248,7 @@ def test_exports_need_no_temporary_directory(tmp_path, monkeypatch, writer):
 def test_exports_name_the_file_that_does_not_fit(tmp_path, writer):
     name, write = writer
     model = student()
-    with largest_file(20_000), pytest.raises(OSError, match=rf"{name} does not fit; .* bytes are free there"):
+    with largest_file(20_000), pytest.raises(OSError, match=rf"{name} does not fit. .* bytes are free"):
         write(model, tmp_path / name)
     assert names(tmp_path) == []
 

@@ -228,7 +228,9 @@ def test_arrays_are_not_unpickled(tmp_path, marker):
     path = tmp_path / "images.npz"
     images_file(path, marker)
     for read in (data.load_npz, data.cifar100):
-        with pytest.raises(ValueError, match=r"images.npz holds what is no array.*allow_pickle=False"):
+        with pytest.raises(
+            ValueError, match=r"images.npz is damaged or has other contents than arrays.*allow_pickle=False"
+        ):
             read(path)
     np.savez(tmp_path / "torch.npz", **{"fc.weight": harmful_array(marker)})
     with pytest.raises(ValueError, match="is not a whole '.npz' file of arrays"):
@@ -239,14 +241,14 @@ def test_soft_labels_are_not_unpickled(tmp_path, marker):
     """Neither the table nor the logits, though the digest beside them is of the harmful file."""
     teacher = image_network("teacher", classes=3)
     settings = {"seed": 0, "num_views": 1, "batch_size": 6, "verbose": 0}
-    store = soft_labels.write(teacher, bright_splits(6).train, tmp_path / "soft", **settings)
-    for name in ("view-00000.npy", "clean.npy", "examples.npy"):
-        path = store.folder / name
+    store = soft_labels.write_soft_labels(teacher, bright_splits(6).train, tmp_path / "soft", **settings)
+    for name in ("view-00000.npy", "unaugmented.npy", "examples.npy"):
+        path = store.directory / name
         whole = path.read_bytes()
         np.save(path, harmful_array(marker))
         path.with_name(f"{name}.sha256").write_text(hashlib.sha256(path.read_bytes()).hexdigest())
-        with pytest.raises(ValueError, match=f"{name} (is not whole|cannot be read)"):
-            soft_labels.SoftLabels(store.folder)
+        with pytest.raises(ValueError, match=f"{name} (is not a complete file|cannot be read)"):
+            soft_labels.SoftLabels(store.directory)
         path.write_bytes(whole)
 
 

@@ -544,7 +544,7 @@ def test_a_backup_without_room_is_named_and_the_one_before_stays(tmp_path, unint
     with contextlib.ExitStack() as room, pytest.raises(OSError) as error:
         train(tmp_path, callbacks=[Fills(STEPS + 3)])
     assert error.value.errno == errno.EFBIG
-    said = r"File too large: .*000001-00000004.backup does not fit; it takes [\d,]{6,} bytes, and [\d,]+ bytes are free"
+    said = r"File too large: .*000001-00000004.backup does not fit. It has [\d,]{6,} bytes. [\d,]+ bytes are free"
     assert re.search(said, str(error.value))
     assert Backup(tmp_path, STEPS).position == [1, 2] and not list(tmp_path.glob("*.writing"))
     assert train(tmp_path) == uninterrupted
