@@ -10,9 +10,9 @@ with the student's tangent kernel on the teacher's predictions, by which the row
 `--student_checkpoints=FOLDER` also `curve.csv` and `curve.png`: the complexity of random labels, labels, the last
 teacher and the teacher of the same epoch, while the student trains.
 
-Of two classes (`data.binarize_classes`) the targets are 2 p - 1 and +-1; of more, probabilities less their mean. The kernel
-is the mean over the logits, a row for each example. Examples are of the test set, every class alike, unless --split says
-otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on two CPU cores.
+Of two classes (`data.binarize_classes`) the targets are 2 p - 1 and +-1; of more, probabilities less their mean. The
+kernel is the mean over the logits, a row for each example. Examples are of the test set, every class alike, unless --split
+says otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on two CPU cores.
 """
 
 import pathlib

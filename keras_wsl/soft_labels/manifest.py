@@ -106,7 +106,7 @@ class Manifest:
             )
         if bool(self.top_k) != (self.dtype == "") or bool(self.top_k) != bool(self.temperatures):
             raise ValueError(
-                f"`dtype` must be empty and `temperatures` must not be if `top_k` is positive, and the reverse if it is 0. "
+                "`dtype` must be empty and `temperatures` must not if `top_k` is positive, and the reverse if it is 0. "
                 f"Received: top_k={self.top_k}, dtype={self.dtype!r}, {len(self.temperatures)} temperatures."
             )
         if bool(self.num_views) != bool(self.augmentation) or not (self.num_views or self.include_unaugmented):

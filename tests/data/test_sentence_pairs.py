@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_wsl.data import SentencePairs, eval_batches, multinli, sentence_pairs, tfds_builder, train_batches
-from keras_wsl.data.multinli import _pairs
+from keras_wsl.data.multinli import _load_split
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -286,7 +286,7 @@ def test_glue_has_its_official_numbers_and_leaves_out_hidden_labels(tmp_path, to
 def test_multi_nli_has_the_places_in_its_files(tmp_path, tokenizer):
     build(tmp_path, glue=False)
     builder = tfds_builder.find_builder("multi_nli", tmp_path, advice="")
-    train = _pairs(builder, "train", tokenizer, 20)
+    train = _load_split(builder, "train", tokenizer, 20)
     records = itertools.chain(*(tf.data.TFRecordDataset(path) for path in builder.info.splits["train"].filepaths))
     examples = [builder.info.features.deserialize_example_np(record.numpy()) for record in records]
     rows = [(e["premise"].decode(), e["hypothesis"].decode(), int(e["label"])) for e in examples]
@@ -313,7 +313,7 @@ def test_a_missing_data_set_says_what_to_do(tmp_path, tokenizer):
 def test_a_part_of_the_real_one():
     tokenizer = keras_nlp.models.BertTokenizer(str(SHARED / "bert" / "bert_base_uncased_vocab.txt"), lowercase=True)
     builder = tfds_builder.find_builder("glue/mnli", SHARED / "tensorflow_datasets", advice="")
-    pairs = _pairs(builder, "validation_mismatched", tokenizer, 48)
+    pairs = _load_split(builder, "validation_mismatched", tokenizer, 48)
     assert len(pairs) == 999 and pairs.input_shape == (48,) and np.bincount(pairs.labels).tolist() == [345, 319, 335]
     assert 200 < pairs.truncated.sum() < 400
     tokens, inside = pairs.token_ids, np.arange(48) < pairs.lengths[:, None]
