@@ -754,9 +754,9 @@ ROWS = {
     ),
     "export below a file": Row(
         lambda here: export.keras_file(images(), here / "fourth file" / "student.keras"),
-        "fourth file is a file",
-        "a folder was expected there",
-        "Choose another path",
+        "Received: it is a file",
+        "fourth file must be a directory",
+        "Pass another path",
         NotADirectoryError,
     ),
     # Analyses.

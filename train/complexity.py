@@ -11,8 +11,8 @@ with the student's tangent kernel on the teacher's predictions, by which the row
 teacher and the teacher of the same epoch, while the student trains.
 
 Of two classes (`data.binarize_classes`) the targets are 2 p - 1 and +-1; of more, probabilities less their mean. The
-kernel is the mean over the logits, a row for each example. Examples are of the test set, every class alike, unless --split
-says otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on two CPU cores.
+kernel is the mean over the logits, a row for each example. Examples are of the test set, every class alike, unless
+--split says otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on two CPU cores.
 """
 
 import pathlib

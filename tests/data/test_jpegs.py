@@ -389,7 +389,7 @@ def test_what_cannot_be_read_is_left_out_counted_and_told_once(tmp_path, caplog)
     assert sorted(train.corrupt_files.names) == sorted(map(str, damaged.values()))
     assert train.summary["unreadable_images"] == 4 and train.summary["unreadable"] == train.corrupt_files.names
     warned = [record.getMessage() for record in caplog.records if record.name == "keras_wsl.data.image_files"]
-    assert sorted(warned) == [f"{path} cannot be read as an image, and is left out." for path in damaged.values()]
+    assert sorted(warned) == [f"{path} cannot be read as an image and is left out." for path in damaged.values()]
     train.corrupt_files.check_limit()
 
 

@@ -197,7 +197,7 @@ def test_eval_batches_are_all_examples_in_order_again_and_again(pipeline):
         ({"padding_mode": "grey"}, "one of .'constant', 'reflect'.. Received: padding_mode='grey'"),
         (
             {"padding_mode": "reflect", "padding": 8},
-            r"`padding` must be less than 8 .* shape \(8, \d+, 3\). Received: padding=8",
+            r"`padding` must be less than 6 .* shape \(8, \d+, 3\). Received: padding=8",
         ),
         ({"num_views": 0}, "Received: num_views=0"),
     ],
