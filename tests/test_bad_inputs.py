@@ -553,10 +553,10 @@ ROWS = {
     ),
     # Networks and their files.
     "network is misspelt": Row(
-        lambda here: build(name="wrn_40-2"), "Unknown network 'wrn_40-2'", "Choose one of", "Did you mean 'wrn_40_2'"
+        lambda here: build(name="wrn_40-2"), "Unknown network 'wrn_40-2'", "Expected one of", "Did you mean 'wrn_40_2'"
     ),
     "network is None": Row(
-        lambda here: build(name=None), "Unknown network None", "Choose one of wrn_40_2", "or 'keras_cv:' and a preset"
+        lambda here: build(name=None), "Unknown network None", "Expected one of wrn_40_2", "or 'keras_cv:' and a preset"
     ),
     "classes are text": Row(
         lambda here: build(classes="10"), "Received: '10'", "`classes` must be an integer of at least 1", "Give 1"
@@ -565,11 +565,11 @@ ROWS = {
         lambda here: build(input_shape=32),
         "Received: 32",
         r"must be \(height, width, channels\)",
-        r"as in \(32, 32, 3\), without the batch",
+        r"such as \(32, 32, 3\), without the batch size",
     ),
     "weights are a folder": Row(
         lambda here: build(weights=here / "empty"),
-        "no weight file '.*empty' for resnet8",
+        "weight file '.*empty' for resnet8 does not exist",
         "Train one and write it",
         "or leave `weights` out",
         FileNotFoundError,
@@ -577,23 +577,26 @@ ROWS = {
     "weights are truncated": Row(
         lambda here: build(weights=here / "torn.weights.h5"),
         "torn.weights.h5' is not",
-        "a whole HDF5 file",
+        "a complete HDF5 file",
         "Copy or write it again",
     ),
     "weights of another depth": Row(
         lambda here: build(name="resnet14", weights=here / "resnet8.weights.h5"),
-        "does not fit resnet14: it holds 47 arrays",
-        "77 were expected",
-        "build that network, or give a file of resnet14",
+        "does not match resnet14: .*received 47",
+        "expected 77 arrays",
+        "Build that network, or pass a file of resnet14",
     ),
     "weights of other classes": Row(
         lambda here: build(classes=4, weights=here / "resnet8.weights.h5"),
-        "it is of 3 classes",
-        "4 were asked for",
-        "Pass `classes` as the file has it",
+        "Received: 3 classes",
+        "expected 4 classes",
+        "Pass `classes` as in the file",
     ),
     "register without a name": Row(
-        lambda here: models.register(build), "Received: <function build", "needs a name", r"Write @register\('tiny'\)"
+        lambda here: models.register(build),
+        "Received: <function build",
+        "`name` must be a string",
+        r"Write @register\('tiny'\)",
     ),
     # Callbacks.
     "backup every 0 steps": Row(

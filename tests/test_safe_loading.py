@@ -26,7 +26,7 @@ from keras_wsl.training import runner
 from keras_wsl.training.config import Config, to_lines
 from tests.common import bright_splits, image_network
 
-REFUSED = "student.keras' cannot be read as a network: {}.*code in a file is never run"
+REFUSED = "student.keras' cannot be read as a network: {}.*Code in a file is never run"
 
 
 class Harmful:
@@ -208,7 +208,7 @@ def test_weight_files_reach_no_other_file(tmp_path):
     with h5py.File(tmp_path / "linked.weights.h5", "a") as file:
         del file["layers"]["dense"]["vars"]["0"]
         file["layers/dense/vars/0"] = h5py.ExternalLink(str(tmp_path / "whole.weights.h5"), "/layers/dense/vars/0")
-    with pytest.raises(ValueError, match="does not fit student: it holds 1 arrays, 2 were expected"):
+    with pytest.raises(ValueError, match="does not match student: expected 2 arrays, received 1"):
         models.load_weights(model, tmp_path / "linked.weights.h5")
 
 
@@ -233,7 +233,7 @@ def test_arrays_are_not_unpickled(tmp_path, marker):
         ):
             read(path)
     np.savez(tmp_path / "torch.npz", **{"fc.weight": harmful_array(marker)})
-    with pytest.raises(ValueError, match="is not a whole '.npz' file of arrays"):
+    with pytest.raises(ValueError, match="is not a complete '.npz' file of arrays"):
         convert_torchvision.read(tmp_path / "torch.npz")
 
 
@@ -316,9 +316,7 @@ def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, t
         return text.replace(old, new)
 
     rewrite_config(path, replace)
-    with pytest.raises(
-        ValueError, match=r"asks for too many parameters: more than \d+, with a variable '\w+' of"
-    ) as error:
+    with pytest.raises(ValueError, match=r"must have at most \d+ parameters, .*with a variable '\w+' of") as error:
         read_network(path)
     assert "\n" not in str(error.value)
     assert keras.layers.Dense(10**5).compute_output_shape((1, 1)) == (1, 10**5)
@@ -332,7 +330,7 @@ def test_limit_of_parameters_does_not_trust_the_archive(tmp_path):
     rewrite_config(path, lambda text: text.replace('"units": 3', '"units": 1000000'))
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("assets/zeros", bytes(2**23))
-    with pytest.raises(ValueError, match="asks for too many parameters"):
+    with pytest.raises(ValueError, match="must have at most"):
         read_network(path)
 
 
@@ -343,5 +341,5 @@ def test_limit_of_parameters_is_the_callers(tmp_path):
         if fits:
             assert read_network(path, max_parameters=limit).count_params() == 579
         else:
-            with pytest.raises(ValueError, match="more than 578, with a variable 'bias' of shape"):
+            with pytest.raises(ValueError, match="at most 578 parameters, .*with a variable 'bias' of shape"):
                 read_network(path, max_parameters=limit)

@@ -53,10 +53,10 @@ ROWS = {
     "method is misspelt": (["--method=reviewdk"], "no method 'reviewdk'", "Did you mean 'reviewkd'"),
     "student is misspelt": (["--student=resnet_8"], "Unknown network 'resnet_8'", "Did you mean 'resnet8'"),
     "teacher is misspelt": ([*KD, "--teacher=wrn40_2"], "Unknown network 'wrn40_2'", "Did you mean 'wrn_40_2'"),
-    "teacher of another depth": ([*KD, "--teacher=resnet14"], "does not fit resnet14", "build that network, or give"),
+    "teacher of another depth": ([*KD, "--teacher=resnet14"], "does not match resnet14", "Build that network, or pass"),
     "teacher's file is torn": (
         [*KD, "--teacher_weights=HERE/torn.weights.h5"],
-        "torn.weights.h5' is not a whole HDF5 file",
+        "torn.weights.h5' is not a complete HDF5 file",
         "Copy or write it again",
     ),
     "teacher's file is of images": (
@@ -66,7 +66,7 @@ ROWS = {
     ),
     "student's file is not there": (
         ["--student_weights=absent.keras"],
-        "no weight file 'absent.keras'",
+        "weight file 'absent.keras' .* does not exist",
         "Train one and write it",
     ),
     "weighting without a name": (
