@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Atomic writes: a file or directory is either complete or absent."""
 
 import contextlib
 import errno
@@ -13,76 +13,71 @@ import tempfile
 import threading
 import time
 
-try:
-    import fcntl
-except ImportError:  # Windows.
-    fcntl = None
+from keras_wsl.file_lock import NO_FOLLOW, fcntl, is_at, try_lock
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _TEMPORARY = re.compile(r"(?P<name>.+)\.[0-9a-f]+\.writing", re.DOTALL)
-_BEFORE = "before"  # In a temporary directory: what the new directory replaces.
-_ABANDONED = 24 * 3600  # Seconds without a change, on a file system without locks.
+_REPLACED = "before"  # In a temporary directory: the directory that the new one replaces.
+_MAX_AGE = 24 * 3600  # Seconds without a change, on a file system without locks.
 _TEMPFILE = threading.RLock()  # Held by the thread whose calls of `tempfile` are redirected.
-# A symbolic link is not followed, and a FIFO is not waited for. Windows has neither flag.
-_AS_IT_IS = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 @contextlib.contextmanager
 def explain_disk_full(path, size=None):
-    """Says of an error that comes of a full disk which file did not fit, and how much room there is.
+    """Re-raise an error of a full disk with the name of the file and the free space.
 
     Args:
-        path: Path of what is written inside; its folder exists.
-        size: Its bytes, where they are known.
+        path: Path of what is written in the context. Its directory exists.
+        size: Its size in bytes, if known.
 
     Raises:
-        OSError: In place of an error, of whatever class, that tells of a full disk, a quota or a limit of files.
+        OSError: In place of an error, of any class, that is due to a full disk, a quota or a limit of file sizes.
     """
     try:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
-        if number not in FULL:  # TensorFlow's errors, and h5py's, have the system's text alone.
-            number = next((one for one in FULL if os.strerror(one) in str(error)), None)
+        if number not in DISK_FULL:  # Errors of TensorFlow and h5py have only the system's text.
+            number = next((code for code in DISK_FULL if os.strerror(code) in str(error)), None)
         if number is None:
             raise
         free = shutil.disk_usage(pathlib.Path(path).parent).free
-        needed = "" if size is None else f"it takes {size:,} bytes, and "
+        needed = "" if size is None else f"It has {size:,} bytes. "
         raise OSError(
             number,
-            f"{os.strerror(number)}: {path} does not fit; {needed}{free:,} bytes are free there. Make room, and start "
-            "again: what was written before is kept",
+            f"{os.strerror(number)}: {path} does not fit. {needed}{free:,} bytes are free. Free space and start again: "
+            "complete files are kept",
         ) from error
 
 
 def atomic_write(path, write, size=None):
-    """Write a file that has its name only once all of it is on the disk.
+    """Write a file that gets its name once all of it is on the disk.
 
-    A process that is killed meanwhile leaves the file that was there before, and at most a temporary file beside it,
-    `NAME.RANDOM.writing`, which the next write of that file or `remove_orphans` removes. Where the path is a symbolic
-    link, the link is replaced; the file that it points to is not changed.
+    If the process is killed, the previous file remains, and at most a temporary file next to it,
+    `NAME.RANDOM.writing`, which the next write of that file or `remove_orphans` removes. If the path is a symbolic
+    link, the link is replaced and its target is not changed.
 
     Args:
-        path: Path of the file; its folder exists.
-        write: Function of a binary file open for writing; what it returns is ignored.
-        size: The file's bytes, where they are known, for the error.
+        path: Path of the file. Its directory exists.
+        write: Function of a binary file open for writing. Its result is ignored.
+        size: The file's size in bytes, if known, for the error.
 
     Raises:
-        OSError: The folder cannot be written to, or the disk is full. The temporary file is then gone.
+        OSError: If the directory cannot be written to, or the disk is full. The temporary file is removed.
     """
     path = pathlib.Path(path)
     with explain_disk_full(path, size), _temporary(path, _new_file) as (temporary, file):
         write(file)
         file.flush()
         os.fsync(file.fileno())
-        if fcntl is None:  # Windows renames no open file.
+        if fcntl is None:  # Windows cannot rename an open file.
             file.close()
         os.replace(temporary, path)  # Before the lock is released, so that no other process removes the file.
         _sync_directory(path.parent)
 
 
 def copy_atomically(source, path):
-    """Copy a file so that the copy has its name only once it is whole. See `atomic_write`."""
+    """Copy a file with `atomic_write`."""
     with open(source, "rb") as opened:
         atomic_write(path, lambda file: shutil.copyfileobj(opened, file))
 
@@ -92,7 +87,7 @@ def rename_atomically(written, path):
 
     Args:
         written: Path of the file, in a `temporary_directory` of `path`.
-        path: Path that it gets. A file or symbolic link that is there is replaced.
+        path: Its new path. An existing file or symbolic link is replaced.
     """
     with open(written, "rb+") as file:
         os.fsync(file.fileno())
@@ -101,30 +96,30 @@ def rename_atomically(written, path):
 
 
 def replace_directory(written, path):
-    """Put a directory in the place of another, which is removed.
+    """Replace a directory by another.
 
-    If the process is killed in between, `remove_orphans` puts the other one back.
+    If the process is killed in between, `remove_orphans` restores the replaced one.
 
     Args:
         written: Path of the new directory, in a `temporary_directory` of `path`.
-        path: Path that it gets. A directory or symbolic link that is there is replaced.
+        path: Its new path. An existing directory or symbolic link is replaced.
     """
-    before = written.with_name(_BEFORE)
+    replaced = written.with_name(_REPLACED)
     while True:
         with contextlib.suppress(FileNotFoundError):
-            os.replace(path, before)
+            os.replace(path, replaced)
         try:
             os.replace(written, path)
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                if os.path.lexists(before):
-                    os.replace(before, path)
+                if os.path.lexists(replaced):
+                    os.replace(replaced, path)
                 raise
-        # Another process has put its directory there in the meantime.
-        if before.is_symlink():
-            before.unlink()
-        shutil.rmtree(before, ignore_errors=True)
+        # Another process has created the directory in the meantime.
+        if replaced.is_symlink():
+            replaced.unlink()
+        shutil.rmtree(replaced, ignore_errors=True)
 
 
 def check_writable(directory):
@@ -135,15 +130,15 @@ def check_writable(directory):
     """
     probe = pathlib.Path(directory, f"probe.{secrets.token_hex(8)}.writing")
     atomic_write(probe, lambda file: None)
-    probe.unlink(missing_ok=True)  # Another process may have taken it for an orphan.
+    probe.unlink(missing_ok=True)  # Another process may have removed it as an orphan.
 
 
 @contextlib.contextmanager
 def temporary_directory(path):
-    """Make a directory beside a file or directory that is about to be written, and remove it at the end.
+    """Create a directory next to a file or directory that will be written, and remove it at the end.
 
     Args:
-        path: Path of what is about to be written; its folder exists.
+        path: Path of what will be written. Its directory exists.
 
     Yields:
         Path of the directory, `NAME.RANDOM.writing`. If this process is killed, the next one for the same path or
@@ -155,13 +150,13 @@ def temporary_directory(path):
 
 @contextlib.contextmanager
 def scratch_directory(path):
-    """Make a `temporary_directory` in which this thread's calls of `tempfile` also make their files.
+    """Create a `temporary_directory` that this thread's calls of `tempfile` also use.
 
-    Keras and TensorFlow write parts of an export through `tempfile`, whose directory may be too small. Other threads
-    keep theirs; one that enters this context waits until the first has left it.
+    Keras and TensorFlow write parts of an export with `tempfile`, whose directory may be too small. Other threads keep
+    their directory. A thread that enters this context waits until the first has left it.
 
     Args:
-        path: Path of what is about to be written; its folder exists.
+        path: Path of what will be written. Its directory exists.
 
     Yields:
         Path of the directory.
@@ -180,7 +175,7 @@ def scratch_directory(path):
 
 
 def is_temporary(name):
-    """Return whether a file or directory of this name is a temporary one of this module."""
+    """Return whether a name is that of a temporary file or directory of this module."""
     return _TEMPORARY.fullmatch(name) is not None
 
 
@@ -188,19 +183,19 @@ def remove_orphans(directory, name=None):
     """Remove the temporary files and directories that killed processes left in a directory.
 
     A process holds a lock on each while it writes, which the system releases when the process ends. So those of
-    other processes, also in other containers on the same file system, stay. On a file system without locks, those
-    that were not changed for a day are removed; on Windows none is. Symbolic links and other files are not touched.
+    running processes stay, also in other containers on the same file system. On a file system without locks, those
+    that did not change for a day are removed; on Windows none is. Symbolic links and other files are not changed.
 
     Args:
-        directory: Path; directories inside it are not searched. It may be missing.
-        name: Name of the file that was to be written; by default of any.
+        directory: Path. It may be missing. Its subdirectories are not searched.
+        name: Name of the file that was being written. Default: any.
     """
     if fcntl is None or not os.path.isdir(directory):
         return
     for entry in os.listdir(directory):
         match = _TEMPORARY.fullmatch(entry)
         if match and name in (None, match["name"]):
-            with contextlib.suppress(OSError):  # Another process removed it first, or this one may not.
+            with contextlib.suppress(OSError):  # Another process removed it first, or this one has no permission.
                 _remove_orphan(pathlib.Path(directory, entry))
 
 
@@ -208,37 +203,37 @@ def _remove_orphan(path):
     mode = path.lstat().st_mode
     if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
         return
-    # NFS gives a lock only to those who can write, and no directory can be opened for that.
-    descriptor = os.open(path, (os.O_RDONLY if stat.S_ISDIR(mode) else os.O_RDWR) | _AS_IT_IS)
+    # NFS locks only files that are open for writing. Directories cannot be opened for writing.
+    descriptor = os.open(path, (os.O_RDONLY if stat.S_ISDIR(mode) else os.O_RDWR) | NO_FOLLOW)
     try:
-        dead = _lock(descriptor)
-        if dead is None:
-            dead = time.time() - os.fstat(descriptor).st_mtime > _ABANDONED
-        if dead and _is_at(descriptor, path):
-            _put_back(path)
+        is_orphan = try_lock(descriptor)
+        if is_orphan is None:
+            is_orphan = time.time() - os.fstat(descriptor).st_mtime > _MAX_AGE
+        if is_orphan and is_at(descriptor, path):
+            _restore(path)
             shutil.rmtree(path) if stat.S_ISDIR(mode) else path.unlink()
     finally:
         os.close(descriptor)
 
 
-def _put_back(orphan):
-    """Put back what `replace_directory` took away, if it was killed before the new directory was there."""
+def _restore(orphan):
+    """Restore the directory of a `replace_directory` that was killed before the new one had its path."""
     path = orphan.with_name(_TEMPORARY.fullmatch(orphan.name)["name"])
-    if os.path.lexists(orphan / _BEFORE) and not os.path.lexists(path):
-        os.replace(orphan / _BEFORE, path)
+    if os.path.lexists(orphan / _REPLACED) and not os.path.lexists(path):
+        os.replace(orphan / _REPLACED, path)
 
 
 @contextlib.contextmanager
 def _temporary(path, create):
-    """Create something beside a path under a random name, and hold a lock on it: `(its path, the open file)`."""
+    """Create and lock a file or directory with a random name next to a path: `(its path, the open file)`."""
     remove_orphans(path.parent, path.name)
     while True:
-        # Beside, because a rename is atomic only within one file system, and because that disk has the room. Random,
-        # because process ids repeat in containers that share a file system.
+        # In the same directory, because a rename is atomic only within one file system, and that disk has the space.
+        # Random, because process ids repeat in containers that share a file system.
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.writing")
         with create(temporary) as opened:
-            # Before the lock is held, another process may take the new file for an orphan.
-            if fcntl is None or (opened is not None and _lock(opened) is not False and _is_at(opened, temporary)):
+            # Until the lock is held, another process may remove the new file as an orphan.
+            if fcntl is None or (opened is not None and try_lock(opened) is not False and is_at(opened, temporary)):
                 yield temporary, opened
                 return
 
@@ -258,7 +253,7 @@ def _new_directory(path):
     path.mkdir()
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:  # Windows opens no directory; or another process has removed it.
+    except OSError:  # Windows cannot open a directory, or another process has removed it.
         descriptor = None
     try:
         yield descriptor
@@ -266,77 +261,6 @@ def _new_directory(path):
         shutil.rmtree(path, ignore_errors=True)
         if descriptor is not None:
             os.close(descriptor)
-
-
-def _lock(file):
-    """Try to lock an open file: True, False if another process or thread has it, `None` where there are no locks."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:  # Such as a network file system without locks.
-        return None
-    return True
-
-
-@contextlib.contextmanager
-def exclusive(path):
-    """Try to get a lock that one process has at a time: `with exclusive(path) as mine`.
-
-    A killed process gives its locks back.
-
-    Args:
-        path: Path of the lock's file, which is there only while somebody has the lock. What is in a file that is
-            there stays as it is until the file is removed with the lock.
-
-    Yields:
-        Boolean; False at once if another has it. Where the system or the file system has no such locks, True.
-
-    Raises:
-        ValueError: If the path is a symbolic link, a directory or anything else that is no file.
-    """
-    if fcntl is None:
-        yield True
-        return
-    while True:
-        with _opened_lock(path) as file:
-            if _lock(file) is False:
-                yield False
-                return
-            if not _is_at(file, path):  # Who had the lock has removed this file since it was opened.
-                continue
-            try:
-                yield True
-            finally:
-                pathlib.Path(path).unlink(missing_ok=True)
-            return
-
-
-@contextlib.contextmanager
-def _opened_lock(path):
-    """Open a lock's file without following a link, and without changing what is in it: its descriptor."""
-    refused = ValueError(f"{path} must be a regular file, because it is a lock. Received: something else. Remove it.")
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _AS_IT_IS, 0o666)
-    except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EISDIR, errno.ENXIO):  # A link, a directory, a socket.
-            raise refused from error
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise refused
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _is_at(file, path):
-    """Return whether an open file, or its descriptor, is what a path names."""
-    try:
-        found = os.lstat(path)
-    except FileNotFoundError:
-        return False
-    return os.path.samestat(os.fstat(file if isinstance(file, int) else file.fileno()), found)
 
 
 def sha256(path):
@@ -349,15 +273,15 @@ def sha256(path):
         String of 64 hexadecimal digits.
 
     Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is no regular file.
+        FileNotFoundError: If it is missing.
+        ValueError: If it is not a regular file.
     """
     with open(check_regular(path), "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_directory(directory):
-    """Puts the new name itself on the disk; Windows cannot open a folder, and does this by itself."""
+    """Flush a directory's new name to the disk. Windows cannot open a directory, and does this by itself."""
     if os.name == "nt":
         return
     descriptor = os.open(directory, os.O_RDONLY)
@@ -368,27 +292,27 @@ def _sync_directory(directory):
 
 
 def make_directory(path):
-    """Make a folder, and those above it, where they are missing.
+    """Create a directory and its parents, if they are missing.
 
     Raises:
-        NotADirectoryError: If something else is in the way, such as a file or a symbolic link without a target.
+        NotADirectoryError: If a path is something else, such as a file or a symbolic link without a target.
     """
     path = pathlib.Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        taken = next(there for there in (path, *path.parents) if os.path.lexists(there) and not there.is_dir())
+        taken = next(entry for entry in (path, *path.parents) if os.path.lexists(entry) and not entry.is_dir())
         raise NotADirectoryError(
-            f"{taken} is {kind_of(taken)}, and a folder was expected there. Choose another path."
+            f"{taken} must be a directory. Received: it is {describe(taken)}. Pass another path."
         ) from error
 
 
-def kind_of(path):
+def describe(path):
     """Describe what a path leads to, such as `"a file"` or `"a symbolic link without a target"`."""
     path = pathlib.Path(path)
     kinds = {
         "a file": path.is_file,
-        "a folder": path.is_dir,
+        "a directory": path.is_dir,
         "a named pipe": path.is_fifo,
         "a socket": path.is_socket,
         "a device": lambda: path.is_char_device() or path.is_block_device(),
@@ -398,13 +322,13 @@ def kind_of(path):
 
 
 def check_regular(path):
-    """Return a path if it leads to a regular file; reading a named pipe or a device could wait forever.
+    """Return a path if it leads to a regular file. Reading a named pipe or a device could wait forever.
 
     Raises:
-        FileNotFoundError: If there is nothing.
-        ValueError: If it is something else, such as a folder or a named pipe.
+        FileNotFoundError: If it is missing.
+        ValueError: If it is something else, such as a directory or a named pipe.
     """
-    if (kind := kind_of(path)) == "a file":
+    if (kind := describe(path)) == "a file":
         return path
     error = FileNotFoundError if kind == "missing" else ValueError
     raise error(f"{path} must be a regular file. Received: it is {kind}.")

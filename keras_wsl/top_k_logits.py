@@ -1,4 +1,4 @@
-"""A teacher's row of logits by its k highest, the label's, and the mass of the rest."""
+"""Encode a teacher's logits as the k highest, the label's, and the probability mass of the others."""
 
 from typing import NamedTuple
 
@@ -7,15 +7,15 @@ from keras import ops
 
 from keras_wsl.ops import class_indices, is_class, log_softmax
 
-_NOTHING = -1e30  # The logarithm of no mass.
+_NOTHING = -1e30  # The logarithm of zero mass.
 
 
 class TopKLogits(NamedTuple):
-    r"""Logits of which some are known, and of the rest their mass at some temperatures.
+    r"""Logits of which some are known, and the mass of the others at some temperatures.
 
     Args:
-        known: Floats, shape `(batch, classes)`: the logits that are known, and 0 elsewhere.
-        is_rest: Booleans of that shape: which are not.
+        known: Floats, shape `(batch, classes)`: the known logits, and 0 elsewhere.
+        is_rest: Booleans of that shape: whether a logit is not known.
         rest: Dict of temperatures $\tau$, as text, to $\log \sum_{c \in rest} e^{z_c / \tau}$, shape `(batch,)`.
     """
 
@@ -24,16 +24,17 @@ class TopKLogits(NamedTuple):
     rest: dict
 
     def to_dense(self, temperature, student=None):
-        r"""Logits whose softmax at $\tau$ is the teacher's where known, and has its mass in the rest:
+        r"""Return logits whose softmax at $\tau$ equals the teacher's for known classes, and its mass for the rest:
 
         $$z_c = \tau \left( r_\tau + \log \frac{e^{s_c / \tau}}{\sum_{j \in rest} e^{s_j / \tau}} \right)$$
 
-        The rest share that mass as the student does, $s_c$, taken as a constant: the divergence is then that of the
-        known classes and one class for all others, and its gradient pushes none of these against another.
+        The mass is distributed over the rest in proportion to the student's softmax of $s_c$, taken as a constant. The
+        divergence is then that of the known classes and one class for all others, and its gradient does not change the
+        proportions among these.
 
         Args:
             temperature: Positive float.
-            student: The student's logits, shape `(batch, classes)`; without them the rest share alike.
+            student: The student's logits, shape `(batch, classes)`. Default: the rest have equal probabilities.
 
         Raises:
             ValueError: If the mass is not known at this temperature.
@@ -41,8 +42,8 @@ class TopKLogits(NamedTuple):
         key = temperature_key(temperature)
         if key not in self.rest:
             raise ValueError(
-                f"These top-k soft labels have the mass of the rest at the temperatures {', '.join(self.rest)}, and it "
-                f"is needed at {key}. Write them again for that temperature, or dense."
+                f"The temperature must be one of those of the top-k soft labels, {', '.join(self.rest)}. Received: "
+                f"{key}. Write the soft labels again with this temperature, or with all logits."
             )
         shares = ops.zeros_like(self.known) if student is None else ops.cast(student, "float32")
         shares = ops.stop_gradient(log_softmax(ops.where(self.is_rest, shares, _NOTHING), temperature))
@@ -50,21 +51,22 @@ class TopKLogits(NamedTuple):
 
 
 def temperature_key(temperature):
-    """A temperature as a key of dicts: `"4"`, `"0.5"`."""
+    """Return a temperature as a key of dicts: `"4"`, `"0.5"`."""
     return f"{temperature:g}"
 
 
 def row_type(k, classes, temperatures):
-    """The NumPy dtype of an encoded row."""
+    """Return the NumPy dtype of an encoded row."""
     number = "<u2" if classes <= 2**16 else "<u4"
     shape = (len(temperatures),)
     return np.dtype([("classes", number, (k,)), ("logits", "<f2", (k,)), ("label", "<f4"), ("rest", "<f4", shape)])
 
 
 def encode(logits, labels, k, temperatures):
-    r"""Rows of `row_type`: of each example the k highest logits, the label's, and $\log \sum_{rest} e^{z / \tau}$.
+    r"""Return rows of `row_type`: the k highest logits, the label's, and $\log \sum_{rest} e^{z / \tau}$.
 
-    All are less the row's highest, which no softmax sees, so that float16 is precise where probabilities are large.
+    The row's highest logit is subtracted from all, which does not change the softmax, so that float16 is precise for
+    large probabilities.
 
     Args:
         logits: Floats, shape `(n, classes)`.
@@ -90,7 +92,7 @@ def encode(logits, labels, k, temperatures):
 
 
 def decode(rows, temperatures):
-    """What batches bring of encoded rows, as `expand` takes it."""
+    """Decode rows to the dict that batches contain, the first argument of `expand`."""
     return {
         "classes": rows["classes"].astype("int32"),
         "logits": rows["logits"].astype("float32"),
@@ -100,13 +102,13 @@ def decode(rows, temperatures):
 
 
 def expand(kept, labels, classes):
-    """`TopKLogits` logits of a batch.
+    """Return the `TopKLogits` of a batch.
 
     Args:
         kept: Dict of `"classes"` and `"logits"`, `(batch, k)`; `"label"`, the label's logit, `(batch,)`; and `"rest"`,
             a dict of temperatures as text to `(batch,)`.
-        labels: Integers, shape `(batch,)`, or distributions, of which the likeliest class counts.
-        classes: Integer, their number.
+        labels: Integers, shape `(batch,)`, or distributions, of which the most probable class is used.
+        classes: Integer, the number of classes.
     """
     label_logit = ops.cast(kept["label"], "float32")
     empty = label_logit[:, None] * ops.zeros((1, classes))

@@ -84,9 +84,9 @@ def build(**settings):
 
 
 def write(here, **settings):
-    """Write soft labels with an invalid argument."""
-    given = {"teacher": images(), "examples": splits().train, "folder": here / "new", "verbose": 0, **settings}
-    return soft_labels.write(given.pop("teacher"), given.pop("examples"), given.pop("folder"), **given)
+    """Soft labels with something wrong."""
+    given = {"teacher": images(), "examples": splits().train, "directory": here / "new", "verbose": 0, **settings}
+    return soft_labels.write_soft_labels(given.pop("teacher"), given.pop("examples"), given.pop("directory"), **given)
 
 
 def npz(here, **changes):
@@ -429,136 +429,141 @@ ROWS = {
     ),
     # Data sets and their batches.
     "batches of an array": Row(
-        lambda here: batches(PIXELS), "no batches of ndarray", "expected a data set", "such as data.ImageArrays"
+        lambda here: batches(PIXELS), "Received: ndarray", "`examples` must be a data set", "such as data.ImageArrays"
     ),
     "batches of both splits": Row(
         lambda here: data.eval_batches(splits(), 4),
-        "no batches of Splits",
-        "expected a data set",
-        "give one part: splits.train",
+        "Received: Splits",
+        "`examples` must be a data set",
+        "pass one split: splits.train",
     ),
     "batch_size is None": Row(
-        lambda here: batches(batch_size=None), "batch_size is None", "expected an integer >= 1", "Give 64"
+        lambda here: batches(batch_size=None), "Received: batch_size=None", "`batch_size` must be", "a positive integer"
     ),
     "batch_size is not a number": Row(
         lambda here: data.eval_batches(splits().test, float("nan")),
-        "batch_size is nan",
-        "expected an integer >= 1",
-        "Give 64",
+        "Received: batch_size=nan",
+        "`batch_size` must be",
+        "a positive integer",
     ),
-    "seed is None": Row(lambda here: batches(seed=None), "seed is None", r"an integer in \[0, 2\*\*32\)", "Choose one"),
-    "start is an epoch": Row(lambda here: batches(start=3), "start is 3", "an epoch and a step", r"such as \(0, 0\)"),
+    "seed is None": Row(lambda here: batches(seed=None), "Received: seed=None", "`seed` must be", r"in \[0, 2\*\*32\)"),
+    "start is an epoch": Row(
+        lambda here: batches(initial_position=3),
+        "Received: initial_position=3",
+        "an epoch and a step",
+        r"such as \(0, 0\)",
+    ),
     "start is beyond the epoch": Row(
-        lambda here: batches(start=(2, 10)),
-        "start is epoch 2, step 10",
+        lambda here: batches(initial_position=(2, 10)),
+        "Received: epoch 2, step 10",
         "a step from 0 to 9",
-        "an epoch is 40 examples in batches of 4",
+        "an epoch has 40 examples in batches of 4",
     ),
     "soft labels by their folder": Row(
         lambda here: batches(soft_labels="runs/soft"),
-        "soft_labels is 'runs/soft'",
-        "expected a store",
-        r"Open it: soft_labels.SoftLabels\(folder\)",
+        "Received: soft_labels='runs/soft'",
+        "`soft_labels` must be a SoftLabels object",
+        r"Open a directory with soft_labels.SoftLabels\(directory\)",
     ),
     "part is of no number": Row(
-        lambda here: splits().train.take(float("nan")),
-        "nan of 40 examples asked for",
-        "expected an integer from 1 to 40",
-        "Ask for so many",
+        lambda here: splits().train.stratified_subset(float("nan")),
+        "Received: nan of 40",
+        "number of examples must be an integer",
+        "from 1 to 40",
     ),
     "part is larger than the data": Row(
-        lambda here: splits().test.split(31),
-        "31 of 30 examples asked for",
-        "expected an integer from 1 to 29",
-        "Ask for so many",
+        lambda here: splits().test.stratified_split(31),
+        "Received: 31 of 30",
+        "number of examples must be an integer",
+        "from 1 to 29",
     ),
     "images are scaled": Row(
         lambda here: pixels(images=PIXELS / 255),
-        "images are float64",
-        "expected uint8, not yet scaled",
-        "Give 0 to 255",
+        "Received: dtype float64",
+        r"`images` must be uint8 in \[0, 255\]",
+        "neither scaled nor normalized",
     ),
     "images have no channels": Row(
         lambda here: pixels(images=PIXELS[..., 0]),
-        r"shape \(4, 8, 8\)",
-        r"expected \(n, height, width, channels\)",
-        "Add the axis that is missing",
+        r"Received: shape \(4, 8, 8\)",
+        r"must have shape \(n, height, width, channels\)",
+        "none of them 0",
     ),
     "labels of images are text": Row(
         lambda here: pixels(labels=np.array(["cat"] * 4)),
-        r"labels have dtype <U3 and shape \(4,\)",
-        r"expected integers, shape \(4,\)",
-        "Give one number an example",
+        r"Received: dtype <U3 and shape \(4,\)",
+        r"`labels` must be integers of shape \(4,\)",
+        "one per example",
     ),
     "classes are one text": Row(
         lambda here: pixels(classes="cat"),
-        "classes are 'cat'",
-        "expected the name of each class",
+        "Received: classes='cat'",
+        "`classes` must be a sequence with the name of each class",
         r"such as \('cat', 'dog'\)",
     ),
     "classes are a number": Row(
-        lambda here: pixels(classes=2), "classes are 2", "expected the name of each class", r"such as \('cat', 'dog'\)"
+        lambda here: pixels(classes=2), "Received: classes=2", "the name of each class", r"such as \('cat', 'dog'\)"
     ),
     "mean is of pixels up to 255": Row(
         lambda here: pixels(mean=(125.0,) * 3, std=(60.0,) * 3),
-        r"mean \(125.0, 125.0, 125.0\) and std \(60.0",
-        r"expected of pixels in \[0, 1\]",
+        r"Received: mean=\(125.0, 125.0, 125.0\), std=\(60.0",
+        r"must be those of pixels in \[0, 1\]",
         "Divide both by 255",
     ),
     "file has no labels": Row(
         lambda here: npz(here, **{"train.labels": None}),
-        r"has the arrays \['train.images', 'train.index'",
-        r"and not \['train.labels'\]",
-        "`load_npz` what `save_npz` wrote",
+        r"Received: \['train.images', 'train.index'",
+        r"must have the arrays \['train.labels'\]",
+        "`load_npz` those of `save_npz`",
     ),
     "file has fewer labels": Row(
         lambda here: npz(here, **{"train.labels": np.zeros(3, int)}),
-        r"labels have dtype int64 and shape \(3,\)",
-        r"expected integers, shape \(40,\)",
-        "Give one number an example",
+        r"Received: dtype int64 and shape \(3,\)",
+        r"`labels` must be integers of shape \(40,\)",
+        "one per example",
     ),
     "file is of fewer classes": Row(
         lambda here: npz(here, **{"test.classes": np.array(["dark", "grey"])}),
-        r"example 2 \(index 2\) has 2",
-        "expected 0 to 1, as there are 2 classes",
-        "10 of 30 are out of range",
+        r"Received: label 2 for example 2 \(index 2\)",
+        r"in \[0, 1\], because there are 2 classes",
+        "10 of 30 labels are out of range",
     ),
     "file is text": Row(
-        lambda here: data.load_npz(here / "file"), "file is not", "a whole .npz file", "write it again with `save`"
+        lambda here: data.load_npz(here / "file"), "file is not", "a complete .npz file", "Write it again with `save`"
     ),
     "file of images is not there": Row(
         lambda here: data.load_npz(here / "absent.npz"),
-        "no file .*absent.npz",
-        "There is",
-        "`save` and `save_npz` write such files",
+        "file .*absent.npz",
+        "does not exist",
+        "Write it with `save` or `save_npz`",
         FileNotFoundError,
     ),
     "file is written below a file": Row(
         lambda here: data.save_npz(splits(), here / "file" / "images.npz"),
-        "file is a file",
-        "a folder was expected there",
-        "Choose another path",
+        "Received: it is a file",
+        "file must be a directory",
+        "Pass another path",
         NotADirectoryError,
     ),
     "folder of images is a file": Row(
         lambda here: data.image_folder(here / "file"),
-        "no folder '.*file'",
-        "expected one with a folder for each class",
-        "Name another",
+        "'.*file' must be a directory",
+        "with a subdirectory per class",
+        "It is missing",
         FileNotFoundError,
     ),
     "folder of images is empty": Row(
         lambda here: data.image_folder(here / "empty"),
-        "empty' has no folders",
-        "expected one for each class",
-        "with its images",
+        "empty' must have",
+        "a subdirectory of images per class",
+        "It has none",
     ),
     # Networks and their files.
     "network is misspelt": Row(
-        lambda here: build(name="wrn_40-2"), "Unknown network 'wrn_40-2'", "Choose one of", "Did you mean 'wrn_40_2'"
+        lambda here: build(name="wrn_40-2"), "Unknown network 'wrn_40-2'", "Expected one of", "Did you mean 'wrn_40_2'"
     ),
     "network is None": Row(
-        lambda here: build(name=None), "Unknown network None", "Choose one of wrn_40_2", "or 'keras_cv:' and a preset"
+        lambda here: build(name=None), "Unknown network None", "Expected one of wrn_40_2", "or 'keras_cv:' and a preset"
     ),
     "classes are text": Row(
         lambda here: build(classes="10"), "Received: '10'", "`classes` must be an integer of at least 1", "Give 1"
@@ -567,11 +572,11 @@ ROWS = {
         lambda here: build(input_shape=32),
         "Received: 32",
         r"must be \(height, width, channels\)",
-        r"as in \(32, 32, 3\), without the batch",
+        r"such as \(32, 32, 3\), without the batch size",
     ),
     "weights are a folder": Row(
         lambda here: build(weights=here / "empty"),
-        "no weight file '.*empty' for resnet8",
+        "weight file '.*empty' for resnet8 does not exist",
         "Train one and write it",
         "or leave `weights` out",
         FileNotFoundError,
@@ -579,23 +584,26 @@ ROWS = {
     "weights are truncated": Row(
         lambda here: build(weights=here / "torn.weights.h5"),
         "torn.weights.h5' is not",
-        "a whole HDF5 file",
+        "a complete HDF5 file",
         "Copy or write it again",
     ),
     "weights of another depth": Row(
         lambda here: build(name="resnet14", weights=here / "resnet8.weights.h5"),
-        "does not fit resnet14: it holds 47 arrays",
-        "77 were expected",
-        "build that network, or give a file of resnet14",
+        "does not match resnet14: .*received 47",
+        "expected 77 arrays",
+        "Build that network, or pass a file of resnet14",
     ),
     "weights of other classes": Row(
         lambda here: build(classes=4, weights=here / "resnet8.weights.h5"),
-        "it is of 3 classes",
-        "4 were asked for",
-        "Pass `classes` as the file has it",
+        "Received: 3 classes",
+        "expected 4 classes",
+        "Pass `classes` as in the file",
     ),
     "register without a name": Row(
-        lambda here: models.register(build), "Received: <function build", "needs a name", r"Write @register\('tiny'\)"
+        lambda here: models.register(build),
+        "Received: <function build",
+        "`name` must be a string",
+        r"Write @register\('tiny'\)",
     ),
     # Callbacks.
     "backup every 0 steps": Row(
@@ -630,9 +638,9 @@ ROWS = {
     ),
     "log below a file": Row(
         lambda here: callbacks.RegularizationSamples(here / "fifth file" / "log"),
-        "fifth file is a file",
-        "a folder was expected there",
-        "Choose another path",
+        "Received: it is a file",
+        "fifth file must be a directory",
+        "Pass another path",
         NotADirectoryError,
     ),
     "checkpoints every 0 epochs": Row(
@@ -643,9 +651,9 @@ ROWS = {
     ),
     "checkpoints in a file": Row(
         lambda here: fit_with_callback(callbacks.PeriodicCheckpoint(here / "other file")),
-        "other file is a file",
-        "a folder was expected there",
-        "Choose another path",
+        "Received: it is a file",
+        "other file must be a directory",
+        "Pass another path",
         NotADirectoryError,
     ),
     "checkpoints of days": Row(
@@ -670,15 +678,15 @@ ROWS = {
     # Soft labels.
     "soft labels of an array": Row(
         lambda here: write(here, examples=PIXELS.astype("float32")[:2].tolist()),
-        "no batches of list",
-        "expected a data set",
+        "Received: list",
+        "`examples` must be a data set",
         "such as data.ImageArrays",
     ),
     "soft labels in a file": Row(
-        lambda here: write(here, folder=here / "third file"),
-        "third file is a file",
-        "a folder was expected there",
-        "Choose another path",
+        lambda here: write(here, directory=here / "third file"),
+        "Received: it is a file",
+        "third file must be a directory",
+        "Pass another path",
         NotADirectoryError,
     ),
     "soft labels of a teacher of other inputs": Row(
@@ -689,9 +697,9 @@ ROWS = {
     ),
     "no soft labels": Row(
         lambda here: soft_labels.SoftLabels(here / "empty"),
-        "empty holds no soft labels",
+        "empty has no soft labels",
         "there is no manifest.json",
-        "Write them by soft_labels.write",
+        "Write them with soft_labels.write_soft_labels",
         FileNotFoundError,
     ),
     # Optimizers.
@@ -762,9 +770,9 @@ ROWS = {
     ),
     "export below a file": Row(
         lambda here: export.save_keras(images(), here / "fourth file" / "student.keras"),
-        "fourth file is a file",
-        "a folder was expected there",
-        "Choose another path",
+        "Received: it is a file",
+        "fourth file must be a directory",
+        "Pass another path",
         NotADirectoryError,
     ),
     # Analyses.

@@ -248,7 +248,7 @@ def test_export_does_not_use_system_temporary_directory(tmp_path, monkeypatch, w
 def test_export_reports_full_disk(tmp_path, writer):
     name, write = writer
     model = student()
-    with largest_file(20_000), pytest.raises(OSError, match=rf"{name} does not fit; .* bytes are free there"):
+    with largest_file(20_000), pytest.raises(OSError, match=rf"{name} does not fit. .* bytes are free"):
         write(model, tmp_path / name)
     assert names(tmp_path) == []
 

@@ -159,7 +159,7 @@ def test_sentence_pair_preprocessor_matches_batches(pairs):
 
     _, examples = pairs
     preprocessor = examples.preprocessor()
-    assert [tensor.name for tensor in examples.take(3).preprocessor().inputs] == ["first", "second"]
+    assert [tensor.name for tensor in examples.stratified_subset(3).preprocessor().inputs] == ["first", "second"]
     assert examples.truncated.tolist() == [False] * 4 + [True]
     for rows in (slice(2, 4), slice(0, 5)):
         raw = {"first": tf.constant(FIRSTS[rows]), "second": tf.constant(SECONDS[rows])}

@@ -14,15 +14,16 @@ import time
 import pytest
 
 from keras_wsl import files
+from keras_wsl.file_lock import file_lock
 from tests.common import largest_file
 
 # A process that loads the module alone, without Keras, and has the process id 1 as in a container.
 CHILD = """
-import importlib.util, os, pathlib, sys
+import os, pathlib, sys, types
 os.getpid = lambda: 1
-spec = importlib.util.spec_from_file_location("files", sys.argv[1])
-files = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(files)
+sys.modules["keras_wsl"] = types.ModuleType("keras_wsl")
+sys.modules["keras_wsl"].__path__ = [os.path.dirname(sys.argv[1])]
+from keras_wsl import files
 path = pathlib.Path(sys.argv[2])
 assert "keras" not in sys.modules and "numpy" not in sys.modules
 """
@@ -122,7 +123,7 @@ def test_write_atomically_replaces_a_symbolic_link(tmp_path):
 
 
 def test_write_atomically_removes_its_temporary_file_after_an_error(tmp_path):
-    with largest_file(1000), pytest.raises(OSError, match=r"result does not fit; it takes 5,000 bytes"):
+    with largest_file(1000), pytest.raises(OSError, match=r"result does not fit. It has 5,000 bytes"):
         files.atomic_write(tmp_path / "result", lambda file: file.write(bytes(5000)), size=5000)
     assert names(tmp_path) == []
 
@@ -181,11 +182,11 @@ def test_remove_orphans_goes_by_age_without_locks(tmp_path, monkeypatch):
 
     monkeypatch.setattr(files.fcntl, "flock", no_locks)
     old, new = orphan(tmp_path, "old"), orphan(tmp_path, "new")
-    os.utime(old, (time.time() - 2 * files._ABANDONED,) * 2)
+    os.utime(old, (time.time() - 2 * files._MAX_AGE,) * 2)
     files.remove_orphans(tmp_path)
     assert names(tmp_path) == [new.name]
     files.atomic_write(tmp_path / "result", lambda file: file.write(b"whole"))
-    with files.exclusive(tmp_path / "lock") as mine:
+    with file_lock(tmp_path / "lock") as mine:
         assert mine
     assert names(tmp_path) == [new.name, "result"]
 
@@ -298,7 +299,7 @@ def test_exclusive_takes_a_regular_file_alone(tmp_path, make):
     make(path)
     before = names(tmp_path)
     with pytest.raises(ValueError, match=r"run.lock must be a regular file, because it is a lock.*Remove it") as caught:
-        with files.exclusive(path):
+        with file_lock(path):
             pytest.fail("The lock was given.")
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == before
@@ -309,8 +310,8 @@ def test_exclusive_takes_a_regular_file_alone(tmp_path, make):
 def test_exclusive_does_not_empty_a_file(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     os.link(tmp_path / "thesis.tex", tmp_path / "run.lock")
-    with files.exclusive(tmp_path / "run.lock") as mine:
+    with file_lock(tmp_path / "run.lock") as mine:
         assert mine
-        with files.exclusive(tmp_path / "run.lock") as other:
+        with file_lock(tmp_path / "run.lock") as other:
             assert not other
     assert names(tmp_path) == ["thesis.tex"] and (tmp_path / "thesis.tex").read_text() == "precious"

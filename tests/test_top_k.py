@@ -108,7 +108,7 @@ def test_wsl_weights_and_regularization_samples_of_all_logits():
 
 
 def test_another_temperature_is_refused():
-    with pytest.raises(ValueError, match="at the temperatures 1, 4, and it is needed at 2"):
+    with pytest.raises(ValueError, match="must be one of those of the top-k soft labels, 1, 4. Received: 2"):
         _loss(losses.KD(temperature=2.0), LABELS, {"logits": _logits()}, _partial(_logits(), 3))
 
 

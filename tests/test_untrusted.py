@@ -57,7 +57,7 @@ def test_read_json_of_no_file(tmp_path, make):
     with pytest.raises(ValueError, match="a.json must be a regular file"):
         untrusted.read_json(tmp_path / "a.json")
     (tmp_path / "b.json").symlink_to("missing")
-    with pytest.raises(FileNotFoundError, match="b.json"):
+    with pytest.raises(ValueError, match="b.json must be .* a symbolic link without a target"):
         untrusted.read_json(tmp_path / "b.json")
 
 
@@ -91,22 +91,37 @@ def header(text, version=(1, 0), length=None):
 @pytest.mark.parametrize(
     "content, message",
     [
-        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"), "is not whole: it has"),
-        (header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 4000},)}}"), "is not whole: it has"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000,)}"),
+            "is not a complete file: it has",
+        ),
+        (
+            header(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({'9' * 4000},)}}"),
+            "is not a complete file: it has",
+        ),
         (header("{'descr': '<f4', 'fortran_order': False, 'shape': (-1, -4)}") + bytes(16), "its shape is"),
         (header("{'descr': '|O', 'fortran_order': False, 'shape': (4,)}") + bytes(32), "Python objects"),
-        (header("{'descr': 'zzz', 'fortran_order': False, 'shape': (4,)}"), "header is none"),
-        (header("(" * 5000), "header is none"),
-        (header("{}", (2, 0), 2**32 - 1), "header is none.*version"),
-        (header("{}", (9, 9)), "header is none"),
-        (b"PK\x03\x04" + bytes(100), "header is none"),
-        (b"", "header is none"),
-        (b"\x80\x04K\x01.", "header is none"),
-        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2)}") + bytes(16), "expected float32 of .4,."),
-        (header("{'descr': '<f4', 'fortran_order': True, 'shape': (4,)}") + bytes(16), "in the order of C"),
-        (header("{'descr': '<i4', 'fortran_order': False, 'shape': (4,)}") + bytes(16), "holds int32"),
-        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}") + bytes(15), "is not whole: it has"),
-        (header("{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}") + bytes(17), "is not whole: it has"),
+        (header("{'descr': 'zzz', 'fortran_order': False, 'shape': (4,)}"), "header is not that"),
+        (header("(" * 5000), "header is not that"),
+        (header("{}", (2, 0), 2**32 - 1), "header is not that.*version"),
+        (header("{}", (9, 9)), "header is not that"),
+        (b"PK\x03\x04" + bytes(100), "header is not that"),
+        (b"", "header is not that"),
+        (b"\x80\x04K\x01.", "header is not that"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 2)}") + bytes(16),
+            "must be float32 of shape .4,.",
+        ),
+        (header("{'descr': '<f4', 'fortran_order': True, 'shape': (4,)}") + bytes(16), "in F order"),
+        (header("{'descr': '<i4', 'fortran_order': False, 'shape': (4,)}") + bytes(16), "Received: int32"),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}") + bytes(15),
+            "is not a complete file: it has",
+        ),
+        (
+            header("{'descr': '<f4', 'fortran_order': False, 'shape': (4,)}") + bytes(17),
+            "is not a complete file: it has",
+        ),
     ],
     ids=range(16),
 )

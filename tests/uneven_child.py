@@ -128,7 +128,7 @@ def dict_inputs():
 def resumed_before_the_short_batch():
     train = bright_splits(11).train
     distiller = _made(image_network, lambda name: _frozen(image_network(name, classes=3)), ("at",))
-    batches = data.train_batches(train, seed=0, batch_size=4, start=(0, 2))
+    batches = data.train_batches(train, seed=0, batch_size=4, initial_position=(0, 2))
     validation = data.eval_batches(train, 5)
     settings = {"steps_per_epoch": 1, "epochs": 1, "validation_data": validation}
     return _trained(distiller, batches, train.images.astype("float32") / 255, **settings)

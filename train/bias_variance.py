@@ -62,7 +62,7 @@ def prepare(out, data_dir, teacher_examples):
             )
         return data.load_npz(files[0])
     splits = jobs.splits_of(data_dir)
-    pool, own = splits.train.split(teacher_examples, seed=0)
+    pool, own = splits.train.stratified_split(teacher_examples, seed=0)
     for file, train in zip(files, (pool, own)):
         data.save_npz(data.Splits(train, splits.test), file)
     artifacts.write_json(path, wanted)

@@ -54,15 +54,15 @@ def write(values):
         **wanted.teacher_options(),
     )
     source.check(wanted, teacher)
-    return soft_labels.write(
+    return soft_labels.write_soft_labels(
         teacher,
         train,
         values.output_dir,
         seed=wanted.seed,
         num_views=values.num_views,
-        clean=values.clean,
+        include_unaugmented=values.clean,
         dtype=values.dtype,
-        k=values.top_k,
+        top_k=values.top_k,
         temperatures=config.numbers("temperatures", values.temperatures),
         batch_size=values.batch_size,
         teacher_file=wanted.teacher_weights,
@@ -74,7 +74,7 @@ def write(values):
 def main():
     """Says where they are."""
     store = write(flags.FLAGS)
-    print(f"{store.num_views or 1} views of {len(store.examples):,} examples: --soft_labels={store.folder}")
+    print(f"{store.num_views or 1} views of {len(store.examples):,} examples: --soft_labels={store.directory}")
 
 
 def define_flags(values=flags.FLAGS):

@@ -10,9 +10,9 @@ with the student's tangent kernel on the teacher's predictions, by which the row
 `--student_checkpoints=FOLDER` also `curve.csv` and `curve.png`: the complexity of random labels, labels, the last
 teacher and the teacher of the same epoch, while the student trains.
 
-Of two classes (`data.halves`) the targets are 2 p - 1 and +-1; of more, probabilities less their mean. The kernel is
-the mean over the logits, a row for each example. Examples are of the test set, every class alike, unless --split says
-otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on two CPU cores.
+Of two classes (`data.binarize_classes`) the targets are 2 p - 1 and +-1; of more, probabilities less their mean. The
+kernel is the mean over the logits, a row for each example. Examples are of the test set, every class alike, unless
+--split says otherwise. LeNet-5x8, 512 examples and two classes: half a minute a kernel on two CPU cores.
 """
 
 import pathlib
@@ -212,7 +212,7 @@ def run(values):
     out = pathlib.Path(values.output_dir)
     temperatures = config.numbers("temperatures", values.temperatures)
     splits = jobs.splits_of(values.data_dir)
-    examples = getattr(splits, values.split).take(values.examples, seed=values.seed)
+    examples = getattr(splits, values.split).stratified_subset(values.examples, seed=values.seed)
     task = Task(examples, values.seed)
     shape = {"classes": task.classes, "input_shape": examples.input_shape}
     found = teacher_checkpoints.Checkpoints(values.checkpoints)

@@ -257,6 +257,6 @@ def pair(folder, splits, split="train"):
 def logits(model, examples, batch_size):
     """What a network says of examples: float32, shape `(examples, classes)`."""
     # Not `predict_on_batch`: it would compile each network, and there may be dozens.
-    batches = data.eval_batches(examples, batch_size, framework="numpy")
+    batches = data.eval_batches(examples, batch_size, pipeline="numpy")
     rows = [keras.ops.convert_to_numpy(model(inputs, training=False)) for inputs, _ in batches]
     return np.concatenate(rows).astype("float32")

@@ -26,14 +26,14 @@ LIVE = "live teacher"
 
 
 def storages(ks, temperature):
-    """Each storage by its name: settings of `soft_labels.write`.
+    """Each storage by its name: settings of `soft_labels.write_soft_labels`.
 
     Args:
         ks: Integers, of top-k.
         temperature: Of the losses.
     """
     dense = {dtype: {"dtype": dtype} for dtype in soft_labels.DTYPES}
-    return {**dense, **{f"top-{k}": {"k": k, "temperatures": (1.0, temperature)} for k in ks}}
+    return {**dense, **{f"top-{k}": {"top_k": k, "temperatures": (1.0, temperature)} for k in ks}}
 
 
 def plan(wanted, out, kinds):
@@ -53,8 +53,8 @@ def plan(wanted, out, kinds):
 
 def stored_logits(store, view, examples, temperature):
     """What a loss at the temperature hears of a view: floats, shape `(examples, classes)`."""
-    rows = store.rows(view, examples.index)
-    if store.manifest.k:
+    rows = store.lookup(view, examples.index)
+    if store.manifest.top_k:
         expanded = top_k_logits.expand(rows, examples.labels, store.manifest.classes)
         rows = np.asarray(expanded.at(temperature))
     return rows
@@ -108,7 +108,7 @@ def run(wanted, values):
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
     settings_of_all = {"seed": wanted.seed, "num_views": wanted.num_views, "verbose": 2}
     stores = {
-        name: soft_labels.write(teacher, train, out / "stores" / name, **settings_of_all, **storage)
+        name: soft_labels.write_soft_labels(teacher, train, out / "stores" / name, **settings_of_all, **storage)
         for name, storage in kinds.items()
     }
     runs = plan(wanted, out, kinds)

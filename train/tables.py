@@ -132,7 +132,7 @@ class Work:
             train = runner.parts(splits, run.wanted)[0]
             options = {"classes": len(train.classes), "input_shape": train.input_shape}
             teacher = models.build(run.wanted.teacher, weights=self.weights(run.teacher), **options)
-            soft_labels.write(
+            soft_labels.write_soft_labels(
                 teacher,
                 train,
                 folder,

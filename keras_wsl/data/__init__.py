@@ -1,8 +1,8 @@
-"""Data sets, and batches of them that depend on a seed and a position alone."""
+"""Data sets, and batches that depend only on a seed and a position."""
 
 from keras_wsl.data.cifar100 import cifar100
 from keras_wsl.data.digits import digits
-from keras_wsl.data.image_arrays import ImageArrays, Splits, halves, load_npz, save_npz
+from keras_wsl.data.image_arrays import ImageArrays, Splits, binarize_classes, load_npz, save_npz
 from keras_wsl.data.image_files import (
     CorruptFiles,
     ImageFileDataset,
@@ -27,10 +27,10 @@ __all__ = [
     "TfdsImageDataset",
     "TooManyCorruptImagesError",
     "augmented_batches",
+    "binarize_classes",
     "cifar100",
     "digits",
     "eval_batches",
-    "halves",
     "image_folder",
     "imagenet",
     "load_npz",

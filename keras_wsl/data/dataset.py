@@ -1,4 +1,4 @@
-"""What all data sets share: labels, each example's number, and parts in which every class has its share."""
+"""Base classes of data sets: labels, example numbers, and stratified subsets."""
 
 import dataclasses
 import functools
@@ -11,127 +11,135 @@ from keras_wsl.data import stateless_random
 
 
 class Dataset:
-    """Base of frozen dataclasses with `labels`, `classes` and `index`, and other fields with a row for each example.
+    """Base of frozen dataclasses with `labels`, `classes`, `index`, and further fields with one row per example.
 
-    A subclass names all fields with a row for each example in `ROWS`, gives what a network is fed in `inputs(rows)`,
-    and the settings of `train_batches` that suit it in `augmentation`; in `fingerprints`, 64 bits for each example's
-    contents and label, uint64 `(n,)`; and in `preprocessing`, whatever else decides what a network is fed, for JSON.
+    A subclass names all fields with one row per example in `PER_EXAMPLE_FIELDS`, and defines:
+
+    - `inputs(rows)`: the network's inputs for some positions.
+    - `augmentation`: the augmentation arguments of `train_batches` and their defaults.
+    - `fingerprints`: a hash of each example's contents and label, uint64, shape `(n,)`.
+    - `preprocessing`: all other settings that affect the network's inputs, as a dict for JSON.
     """
 
-    ROWS = ("labels", "index")
+    PER_EXAMPLE_FIELDS = ("labels", "index")
 
     def __len__(self):
         return len(self.labels)
 
     @property
     def augmentation(self):
-        """What `train_batches` takes beside, and its default here: `{name: value}`."""
+        """Augmentation arguments of `train_batches` and their defaults: `{name: value}`."""
         return {}
 
     @property
-    def report(self):
-        """What a run's record should say of it: `{name: count}`."""
+    def summary(self):
+        """Counts for the record of a run: `{name: count}`."""
         return {"examples": len(self), "classes": len(self.classes)}
 
     def steps_per_epoch(self, batch_size):
-        """Batches of an epoch, the smaller last one among them."""
+        """Return the number of batches per epoch, including the smaller last one."""
         return -(-len(self) // batch_size)
 
-    def rows(self, positions):
-        """The examples at these positions, with the numbers they have here.
+    def select(self, positions):
+        """Return the examples at some positions. They keep their numbers.
 
         Args:
             positions: Integers in `[0, n)`, or booleans of shape `(n,)`.
         """
-        return dataclasses.replace(self, **{name: getattr(self, name)[positions] for name in self.ROWS})
+        return dataclasses.replace(self, **{name: getattr(self, name)[positions] for name in self.PER_EXAMPLE_FIELDS})
 
-    def between(self, low, high):
-        """The examples at the positions from `low` to `high - 1`, with the numbers they have here."""
-        return self.rows(slice(low, high))
+    def slice(self, low, high):
+        """Return the examples at the positions from `low` to `high - 1`. They keep their numbers."""
+        return self.select(slice(low, high))
 
-    def take(self, limit, *, seed=0):
-        """A part in which every class has its share, up to one example; a larger limit only adds examples.
+    def stratified_subset(self, limit, *, seed=0):
+        """Return a subset with the class proportions of the whole, up to one example per class.
+
+        The subset of a larger `limit` contains the subset of a smaller one.
 
         Args:
             limit: Integer in `[1, n]`.
-            seed: Integer; another seed is another choice.
+            seed: Integer. Each seed selects another subset.
 
         Returns:
-            Examples of the same kind, in the order that they have here.
+            A data set of the same class, in the order of this one.
         """
-        return self.rows(np.sort(self._by_share(limit, n_most=len(self), seed=seed)))
+        return self.select(np.sort(self._stratified_order(limit, maximum=len(self), seed=seed)))
 
-    def split(self, num_holdout, *, seed=0):
-        """Two disjoint parts, in both of which every class has its share, up to one example.
+    def stratified_split(self, num_holdout, *, seed=0):
+        """Split into two disjoint parts with the class proportions of the whole, up to one example per class.
 
         Args:
-            num_holdout: Examples to hold out, an integer in `[1, n - 1]`.
-            seed: Integer; another seed is another choice.
+            num_holdout: Number of examples to hold out, an integer in `[1, n - 1]`.
+            seed: Integer. Each seed selects another split.
 
         Returns:
-            The rest and the held-out: two of the same kind, in the order that they have here.
+            `(rest, held_out)`: two data sets of the same class, in the order of this one.
         """
-        held = np.zeros(len(self), bool)
-        held[self._by_share(num_holdout, n_most=len(self) - 1, seed=seed)] = True
-        return self.rows(~held), self.rows(held)
+        held_out = np.zeros(len(self), bool)
+        held_out[self._stratified_order(num_holdout, maximum=len(self) - 1, seed=seed)] = True
+        return self.select(~held_out), self.select(held_out)
 
-    def _by_share(self, count, *, n_most, seed):
-        """The first `count` positions when each class hands out its examples, drawn by hash, at an even pace."""
-        if not stateless_random.is_whole(count) or not 1 <= count <= n_most:
+    def _stratified_order(self, count, *, maximum, seed):
+        """Return the first `count` positions of an order by hash in which every class is spread evenly."""
+        if not stateless_random.is_integral(count) or not 1 <= count <= maximum:
             raise ValueError(
-                f"{count!r} of {len(self)} examples asked for; expected an integer from 1 to {n_most}. Ask for so many."
+                f"The number of examples must be an integer from 1 to {maximum}. Received: {count!r} of {len(self)}."
             )
-        hashes = stateless_random.draw(
-            "subset", stateless_random.key("seed", seed), stateless_random.key("epoch", 0), self.index.astype("uint32")
-        )
+        seed, epoch = stateless_random.as_uint32("seed", seed), stateless_random.as_uint32("epoch", 0)
+        hashes = stateless_random.random_uint32("subset", seed, epoch, self.index.astype("uint32"))
         by_class = np.lexsort((hashes, self.labels))
-        sizes = np.bincount(self.labels)
-        size = sizes[self.labels[by_class]]
-        rank = np.arange(len(self)) - (np.cumsum(sizes) - sizes)[self.labels[by_class]]
-        pace = np.empty(len(self))
-        pace[by_class] = (rank + 0.5) / size
-        return np.lexsort((hashes, pace))[: int(count)]
+        class_sizes = np.bincount(self.labels)
+        sorted_labels = self.labels[by_class]
+        rank = np.arange(len(self)) - (np.cumsum(class_sizes) - class_sizes)[sorted_labels]
+        quantile = np.empty(len(self))
+        quantile[by_class] = (rank + 0.5) / class_sizes[sorted_labels]
+        return np.lexsort((hashes, quantile))[: int(count)]
 
     def _set(self, **fields):
-        """Sets fields, which a frozen dataclass lets nothing but this do."""
+        """Set fields of the frozen dataclass."""
         for name, value in fields.items():
             object.__setattr__(self, name, value)
 
     def _set_labels(self, count):
-        """Checks labels, numbers and classes of `count` examples, and keeps them as int32 and a tuple of strings."""
+        """Validate labels, numbers and classes of `count` examples, and store them as int32 and a tuple of strings."""
         index = np.arange(count) if self.index is None else self.index
-        labels, index = _integers("labels", self.labels, count), _integers("index", index, count)
+        labels, index = _validate_integers("labels", self.labels, count), _validate_integers("index", index, count)
         if isinstance(self.classes, str) or not np.iterable(self.classes):
-            raise ValueError(f"classes are {self.classes!r}; expected the name of each class, such as ('cat', 'dog').")
-        classes = tuple(str(name) for name in self.classes)
-        wrong = np.flatnonzero((labels < 0) | (labels >= len(classes)))
-        if len(wrong):
-            first = wrong[0]
             raise ValueError(
-                f"labels: example {first} (index {index[first]}) has {labels[first]}; expected 0 to "
-                f"{len(classes) - 1}, as there are {len(classes)} classes. {len(wrong)} of {count} are out of range."
+                f"`classes` must be a sequence with the name of each class, such as ('cat', 'dog'). "
+                f"Received: classes={self.classes!r}."
+            )
+        classes = tuple(str(name) for name in self.classes)
+        invalid = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+        if len(invalid):
+            first = invalid[0]
+            raise ValueError(
+                f"`labels` must be in [0, {len(classes) - 1}], because there are {len(classes)} classes. "
+                f"Received: label {labels[first]} for example {first} (index {index[first]}). "
+                f"{len(invalid)} of {count} labels are out of range."
             )
         if index.min() < 0 or index.max() >= 2**31 or len(np.unique(index)) < count:
-            raise ValueError("index expected to have a number of its own in [0, 2**31) for every example.")
+            raise ValueError("`index` must have a distinct integer in [0, 2**31) for every example.")
         self._set(labels=labels.astype("int32"), index=index.astype("int32"), classes=classes)
 
 
 class ImageDataset:
-    """What data sets of images share: `mean` and `std` of each channel, by which pixels become a network's inputs."""
+    """Base of image data sets, with `mean` and `std` of each channel, by which pixels are normalized."""
 
     @functools.cached_property
     def scale_and_shift(self):
-        """`1 / (255 std)` and `-mean / std`: two float32, shape `(channels,)`."""
+        """`1 / (255 std)` and `-mean / std`: two float32 arrays, shape `(channels,)`."""
         mean, std = np.array(self.mean), np.array(self.std)
         return (1 / (255 * std)).astype("float32"), (-mean / std).astype("float32")
 
     def normalize(self, pixels):
-        r"""Pixels as networks take them.
+        r"""Normalize pixels to a network's inputs.
 
         $$x = \frac{v}{255 \sigma} - \frac{\mu}{\sigma}$$
 
-        One product and one sum, each rounded to float32, so that NumPy and TensorFlow agree in every bit. Code that XLA
-        compiles may round once less, and differ in the last bit.
+        This is one product and one sum, each rounded to float32, so that NumPy and TensorFlow return the same bits.
+        Code that XLA compiles may round once less, and differ in the last bit.
 
         Args:
             pixels: Floats in `[0, 255]`, float32, shape `(..., channels)`, of any library.
@@ -143,9 +151,9 @@ class ImageDataset:
         return pixels * scale + shift
 
     def preprocessor(self):
-        """Pixels to what networks take, as `normalize` has it: the model that `export` puts before a student.
+        """Return `normalize` as a model, which `export` puts before a student.
 
-        Of layers of Keras alone, so that no file needs this package.
+        It has only layers of Keras, so files of it do not need this package.
 
         Returns:
             `keras.Model` that maps uint8 images, shape `(batch, *input_shape)`, to float32 of the same shape.
@@ -157,41 +165,42 @@ class ImageDataset:
 
     @property
     def preprocessing(self):
-        """What becomes of the pixels, beside crops and flips."""
+        """Settings that affect the network's inputs, except crops and flips."""
         return {"input_shape": list(self.input_shape), "mean": list(self.mean), "std": list(self.std)}
 
     def _set_statistics(self, channels):
-        """Checks mean and standard deviation, and keeps them as tuples of floats."""
+        """Validate mean and standard deviation, and store them as tuples of floats."""
         mean, std = (tuple(float(value) for value in np.atleast_1d(values)) for values in (self.mean, self.std))
+        received = f"Received: mean={mean}, std={std}."
         if len(mean) != channels or len(std) != channels:
-            raise ValueError(f"mean {mean} and std {std} expected to have {channels} values, as images have channels.")
+            raise ValueError(f"`mean` and `std` must have {channels} values, one per channel of the images. {received}")
         if max(mean) > 1 or max(std) > 1:
-            raise ValueError(f"mean {mean} and std {std} expected of pixels in [0, 1]. Divide both by 255.")
+            raise ValueError(f"`mean` and `std` must be those of pixels in [0, 1]. {received} Divide both by 255.")
         if not np.isfinite([*mean, *std]).all() or min(std) <= 0:
-            raise ValueError(f"mean {mean} and std {std} expected to be finite, and std positive.")
+            raise ValueError(f"`mean` and `std` must be finite, and `std` positive. {received}")
         self._set(mean=mean, std=std)
 
 
-def fingerprint(*parts):
-    """64 bits that tell contents apart.
+def fingerprint(*chunks):
+    """Return a 64-bit hash of some contents.
 
     Args:
-        parts: Bytes, or NumPy arrays.
+        chunks: Bytes, or NumPy arrays.
 
     Returns:
         Integer in `[0, 2**64)`.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for part in parts:
-        digest.update(part if isinstance(part, bytes) else np.ascontiguousarray(part))
+    for chunk in chunks:
+        digest.update(chunk if isinstance(chunk, bytes) else np.ascontiguousarray(chunk))
     return int.from_bytes(digest.digest(), "little")
 
 
-def _integers(name, values, count):
+def _validate_integers(name, values, count):
     values = np.asarray(values)
     if not np.issubdtype(values.dtype, np.integer) or values.shape != (count,):
         raise ValueError(
-            f"{name} have dtype {values.dtype} and shape {values.shape}; expected integers, shape ({count},). "
-            "Give one number an example."
+            f"`{name}` must be integers of shape ({count},), one per example. "
+            f"Received: dtype {values.dtype} and shape {values.shape}."
         )
     return values.astype("int64")

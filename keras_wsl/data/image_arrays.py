@@ -1,4 +1,4 @@
-"""Labelled images in memory, with the numbers and statistics that every pipeline needs."""
+"""Labeled images in memory, with their numbers and normalization statistics."""
 
 import dataclasses
 import pathlib
@@ -16,20 +16,20 @@ _FIELDS = ("images", "labels", "index", "classes", "mean", "std")
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ImageArrays(Dataset, ImageDataset):
-    """Images, labels, and each example's number in the split that it came from.
+    """Images, labels, and each example's number in its split.
 
     Args:
         images: uint8, shape `(n, height, width, channels)`.
-        labels: Integers in `[0, len(classes))`, shape `(n,)`; kept as int32.
+        labels: Integers in `[0, len(classes))`, shape `(n,)`. Stored as int32.
         classes: Names of the classes, a tuple of strings.
-        mean: Each channel's mean of training images in `[0, 1]`, a tuple of floats.
-        std: Each channel's standard deviation, likewise.
-        index: Integers, shape `(n,)`, no two equal; kept as int32. The position in the whole split, so that a subset's
-            examples keep their numbers, and with them their crops and their rows of cached soft labels. Default:
+        mean: Each channel's mean over training images in `[0, 1]`, a tuple of floats.
+        std: Each channel's standard deviation over training images in `[0, 1]`, a tuple of floats.
+        index: Distinct integers, shape `(n,)`: the positions in the whole split. Stored as int32. The examples of a
+            subset keep their numbers, and so their crops and their rows of cached soft labels. Default:
             0, 1, ..., n - 1.
 
     Raises:
-        ValueError: Shapes, dtypes or lengths do not fit, a label is out of range, or a number comes twice.
+        ValueError: If shapes, dtypes or lengths do not match, a label is out of range, or a number repeats.
     """
 
     images: np.ndarray
@@ -39,16 +39,18 @@ class ImageArrays(Dataset, ImageDataset):
     std: tuple
     index: np.ndarray | None = None
 
-    ROWS = ("images", "labels", "index")
+    PER_EXAMPLE_FIELDS = ("images", "labels", "index")
 
     def __post_init__(self):
         images = np.asarray(self.images)
         if images.dtype != np.uint8:
-            raise ValueError(f"images are {images.dtype}; expected uint8, not yet scaled or normalised. Give 0 to 255.")
+            raise ValueError(
+                f"`images` must be uint8 in [0, 255], neither scaled nor normalized. Received: dtype {images.dtype}."
+            )
         if images.ndim != 4 or 0 in images.shape:
             raise ValueError(
-                f"images have shape {images.shape}; expected (n, height, width, channels), none of them 0. Add the "
-                "axis that is missing."
+                "`images` must have shape (n, height, width, channels), none of them 0. "
+                f"Received: shape {images.shape}."
             )
         self._set_labels(len(images))
         self._set_statistics(images.shape[3])
@@ -61,43 +63,45 @@ class ImageArrays(Dataset, ImageDataset):
 
     @property
     def augmentation(self):
-        """Crops and flips of natural images, as in the recipes; grey ones are glyphs, which a flip would change."""
+        """Crops and flips of the recipes for color images. Gray images are taken as glyphs, which are not flipped."""
         padding, flip = (4, True) if self.images.shape[-1] == 3 else (1, False)
         return {"padding": padding, "padding_mode": "constant", "flip": flip}
 
     def inputs(self, rows):
-        """The images at some positions, normalised: float32, shape `(n, height, width, channels)`."""
+        """Return the normalized images at some positions: float32, shape `(n, height, width, channels)`."""
         return self.normalize(self.images[rows].astype("float32"))
 
     @property
     def fingerprints(self):
-        """64 bits for each image and its label: uint64, shape `(n,)`."""
+        """64-bit hash of each image and its label: uint64, shape `(n,)`."""
         return np.array([fingerprint(*row) for row in zip(self.images, self.labels)], "uint64")
 
     def save(self, path):
-        """Writes one `.npz` file, which `ImageArrays.load` reads without TensorFlow."""
-        _write(path, _arrays(self))
+        """Write one `.npz` file, which `ImageArrays.load` reads without TensorFlow."""
+        _write(path, _to_arrays(self))
 
     @classmethod
     def load(cls, path):
-        """Reads what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: It is not a file of `ImageArrays`.
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is not a file of `ImageArrays`.
         """
         return _read(path, [""])[0]
 
 
 class Splits(NamedTuple):
-    """A data set. A validation set is a part of train: `rest, validation = splits.train.split(5000)`."""
+    """A data set. For a validation set, split train: `rest, validation = splits.train.stratified_split(5000)`."""
 
     train: ImageArrays
     test: ImageArrays
 
 
-def halves(splits):
-    """The task of two classes, whether a label is in the second half of the classes, as in the second paper's figures.
+def binarize_classes(splits):
+    """Replace the classes by two: whether a label is in the second half of the classes.
+
+    Harutyunyan et al., https://arxiv.org/abs/2301.12245, use this task in their figures.
 
     Args:
         splits: `Splits`.
@@ -106,40 +110,39 @@ def halves(splits):
         `Splits` of the same images, with the labels 0 and 1.
     """
 
-    def of(part):
-        half = len(part.classes) // 2
-        labels = (part.labels >= half).astype(part.labels.dtype)
-        return dataclasses.replace(part, labels=labels, classes=("first half", "second half"))
+    def binarize(examples):
+        labels = (examples.labels >= len(examples.classes) // 2).astype(examples.labels.dtype)
+        return dataclasses.replace(examples, labels=labels, classes=("first half", "second half"))
 
-    return Splits(*map(of, splits))
+    return Splits(*map(binarize, splits))
 
 
 def save_npz(splits, path):
-    """Writes both splits to one `.npz` file, which `load_npz` and `cifar100(path)` read without TensorFlow."""
-    _write(path, {**_arrays(splits.train, "train."), **_arrays(splits.test, "test.")})
+    """Write both splits to one `.npz` file, which `load_npz` and `cifar100(path)` read without TensorFlow."""
+    _write(path, {**_to_arrays(splits.train, "train."), **_to_arrays(splits.test, "test.")})
 
 
 def load_npz(path):
-    """Reads what `save_npz` wrote.
+    """Read a file that `save_npz` wrote.
 
     Returns:
         `Splits`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not a file of `Splits`.
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a file of `Splits`.
     """
     return Splits(*_read(path, ["train.", "test."]))
 
 
-def _arrays(examples, prefix=""):
+def _to_arrays(examples, prefix=""):
     return {prefix + name: np.asarray(getattr(examples, name)) for name in _FIELDS}
 
 
 def _write(path, arrays):
     path = pathlib.Path(path)
     if path.suffix != ".npz":
-        raise ValueError(f"{path} is not named .npz.")
+        raise ValueError(f"The file's name must end in '.npz'. Received: {str(path)!r}.")
     make_directory(path.parent)
     atomic_write(path, lambda file: np.savez(file, **arrays))
 
@@ -147,19 +150,21 @@ def _write(path, arrays):
 def _read(path, prefixes):
     path = pathlib.Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path}; `save` and `save_npz` write such files.")
+        raise FileNotFoundError(f"The file {path} does not exist. Write it with `save` or `save_npz`.")
     if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is not a whole .npz file; write it again with `save` or `save_npz`.")
+        raise ValueError(f"{path} is not a complete .npz file. Write it again with `save` or `save_npz`.")
     with np.load(path, allow_pickle=False) as arrays:
         needed = [prefix + name for prefix in prefixes for name in _FIELDS]
         missing = [name for name in needed if name not in arrays]
         if missing:
             raise ValueError(
-                f"{path} has the arrays {arrays.files}, and not {missing}; `ImageArrays.load` reads "
-                "what `ImageArrays.save` wrote, `load_npz` what `save_npz` wrote."
+                f"{path} must have the arrays {missing}. Received: {arrays.files}. `ImageArrays.load` reads files of "
+                "`ImageArrays.save`, and `load_npz` those of `save_npz`."
             )
         try:
-            found = {name: arrays[name] for name in needed}
+            values = {name: arrays[name] for name in needed}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"{path} holds what is no array, or is damaged: {error}. Write it again.") from error
-        return [ImageArrays(**{name: found[prefix + name] for name in _FIELDS}) for prefix in prefixes]
+            raise ValueError(
+                f"{path} is damaged or has other contents than arrays: {error}. Write it again."
+            ) from error
+        return [ImageArrays(**{name: values[prefix + name] for name in _FIELDS}) for prefix in prefixes]

@@ -1,4 +1,4 @@
-"""JPEG files to arrays, as torchvision's transforms for ImageNet have it; a file that cannot be read is left out."""
+"""Decode JPEG files like torchvision's transforms for ImageNet. Files that cannot be read are left out."""
 
 import math
 
@@ -7,78 +7,78 @@ import tensorflow as tf
 
 from keras_wsl.data import stateless_random
 
-ATTEMPTS = 10  # Random crops that may not fit before the centre is taken.
+ATTEMPTS = 10  # Number of random crops that are tried before the center is used.
 
 
-def readable(examples, contents, labels, index, decode):
-    """Decodes the images of a batch, without those that cannot be read.
+def decode_and_filter(examples, contents, labels, index, decode):
+    """Decode the images of a batch, and leave out those that cannot be read.
 
     Args:
-        examples: `ImageFolder` or `TfdsImageDataset`, whose `unreadable` hears of what was left out.
-        contents: Strings, shape `(n,)`: what `decode` takes.
+        examples: `ImageFolder` or `TfdsImageDataset`, whose `corrupt_files` records what is left out.
+        contents: Strings, shape `(n,)`: the first argument of `decode`.
         labels: int32, shape `(n,)`.
         index: int32, shape `(n,)`.
-        decode: Function of one of the contents and its number, to float32 `(size, size, 3)` in `[0, 255]`.
+        decode: Function of one of the contents and its number to float32 `(size, size, 3)` in `[0, 255]`.
 
     Returns:
-        Normalised images, float32, shape `(m, size, size, 3)` where m <= n; labels; index.
+        Normalized images, float32, shape `(m, size, size, 3)` where m <= n; labels; index.
     """
     images = tf.data.Dataset.from_tensor_slices((contents, labels, index)).map(
         lambda content, label, number: (decode(content, number), label, number)
     )
-    # The only way that TensorFlow's graphs have to go on after a file that is damaged.
+    # The only way in a graph of TensorFlow to continue after a damaged file.
     images = images.ignore_errors().batch(tf.size(index, tf.int64))
-    nothing = (tf.zeros([0, *examples.input_shape]), tf.zeros([0], tf.int32), tf.zeros([0], tf.int32))
-    images, labels, found = images.reduce(nothing, lambda _, batch: batch)
+    empty = (tf.zeros([0, *examples.input_shape]), tf.zeros([0], tf.int32), tf.zeros([0], tf.int32))
+    images, labels, decoded = images.reduce(empty, lambda _, batch: batch)
 
-    def note(index, found):
-        for name in examples.names_of(np.setdiff1d(index, found)):
-            examples.unreadable.note(name)
-        examples.unreadable.check()
-        if not len(found):
-            raise ValueError(f"None of the {len(index)} images of a batch could be read.")
-        return np.int32(len(found))
+    def record_corrupt(index, decoded):
+        for name in examples.get_names(np.setdiff1d(index, decoded)):
+            examples.corrupt_files.add(name)
+        examples.corrupt_files.check_limit()
+        if not len(decoded):
+            raise ValueError(f"None of the {len(index)} images of a batch can be read.")
+        return np.int32(len(decoded))
 
     count = tf.cond(
-        tf.size(found) < tf.size(index),
-        lambda: tf.numpy_function(note, [index, found], tf.int32),
-        lambda: tf.size(found),
+        tf.size(decoded) < tf.size(index),
+        lambda: tf.numpy_function(record_corrupt, [index, decoded], tf.int32),
+        lambda: tf.size(decoded),
     )
     with tf.control_dependencies([count]):
         images = tf.ensure_shape(examples.normalize(images), [None, *examples.input_shape])
-    return images, tf.ensure_shape(labels, [None]), tf.ensure_shape(found, [None])
+    return images, tf.ensure_shape(labels, [None]), tf.ensure_shape(decoded, [None])
 
 
-def centre(contents, number, examples):
-    """The centre of an image whose shorter side was resized: float32, shape `(size, size, 3)`, in `[0, 255]`."""
-    del number  # It is the same for every example.
-    image = _decoded(contents)
-    height, width = _size_of(image)
-    # Whole numbers, rounded down, as PyTorch's.
+def center_crop(contents, number, examples):
+    """Resize an image's shorter side and crop the center: float32, shape `(size, size, 3)`, in `[0, 255]`."""
+    del number  # Unused: the crop is not random.
+    image = _decode(contents)
+    height, width = _get_size(image)
+    # Integers, rounded down, as in PyTorch.
     shorter, resize, size = tf.minimum(height, width), examples.resize, examples.image_size
-    resized = _resized(image, tf.stack([resize * height // shorter, resize * width // shorter]))
-    height, width = _size_of(resized)
-    top, left = (_rounded((tf.cast(side - size, tf.float64)) / 2) for side in (height, width))
+    resized = _resize(image, tf.stack([resize * height // shorter, resize * width // shorter]))
+    height, width = _get_size(resized)
+    top, left = (_round((tf.cast(side - size, tf.float64)) / 2) for side in (height, width))
     return resized[top : top + size, left : left + size]
 
 
 def random_crop(contents, number, examples, *, seed, view, scale, ratio, flip):
-    r"""A crop of random area and shape, resized, and flipped or not: Szegedy et al., https://arxiv.org/abs/1409.4842.
+    r"""Crop a random area and shape, resize it and flip it at random: Szegedy et al., https://arxiv.org/abs/1409.4842.
 
     $$w = \sqrt{s H W r}, \qquad h = \sqrt{s H W / r}, \qquad s \sim U(\mathrm{scale}), \quad
       \log r \sim U(\log \mathrm{ratio})$$
 
-    The first of ten draws that fits in the image; else the centre, of the nearest shape. Only that part of a JPEG is
-    decoded: a file that was cut off can be read as long as the crop lies above the cut.
+    Uses the first of ten draws that fits in the image; if none fits, the center with the nearest shape. Of a JPEG, only
+    that part is decoded: a truncated file can be read if the crop lies above the missing part.
 
     Args:
-        contents: String, the file.
-        number: int32, the example's number, which with seed and view decides all.
+        contents: String, the file's content.
+        number: int32, the example's number. With seed and view it determines the result.
         examples: `ImageFolder` or `TfdsImageDataset`.
         seed: uint32, shape `(1,)`.
         view: uint32, shape `(1,)`.
-        scale: Two floats, the range of the share of the area.
-        ratio: Two floats, the range of width by height.
+        scale: Two floats, the range of the crop's fraction of the area.
+        ratio: Two floats, the range of the aspect ratio, width / height.
         flip: Whether half of the images are flipped left to right.
 
     Returns:
@@ -89,7 +89,7 @@ def random_crop(contents, number, examples, *, seed, view, scale, ratio, flip):
     shape = tf.cond(
         is_jpeg,
         lambda: tf.io.extract_jpeg_shape(contents)[:2],
-        lambda: tf.shape(_decoded(contents))[:2],
+        lambda: tf.shape(_decode(contents))[:2],
     )
     top, left, height, width = random_window(number, shape[0], shape[1], seed=seed, view=view, scale=scale, ratio=ratio)
     image = tf.cond(
@@ -97,43 +97,41 @@ def random_crop(contents, number, examples, *, seed, view, scale, ratio, flip):
         lambda: tf.image.decode_and_crop_jpeg(
             contents, tf.stack([top, left, height, width]), channels=3, dct_method="INTEGER_ACCURATE"
         ),
-        lambda: _decoded(contents)[top : top + height, left : left + width],
+        lambda: _decode(contents)[top : top + height, left : left + width],
     )
-    image = _resized(image, [examples.image_size] * 2)
-    flips = stateless_random.draw("flip", seed, view, number[None])[0] // np.uint32(2**31)
+    image = _resize(image, [examples.image_size] * 2)
+    flips = stateless_random.random_uint32("flip", seed, view, number[None])[0] // np.uint32(2**31)
     return tf.cond((flips == 1) & flip, lambda: image[:, ::-1], lambda: image)
 
 
 def random_window(number, height, width, *, seed, view, scale, ratio):
-    """Top, left, height and width of the crop of `random_crop` in an image of a size: four int32."""
+    """Return top, left, height and width of `random_crop`'s crop of an image of a size: four int32."""
 
-    def uniform(choice, low, high):
-        bits = stateless_random.draw(
-            choice, seed, view, number * np.uint32(ATTEMPTS) + np.arange(ATTEMPTS, dtype="uint32")
-        )
+    def uniform(stream, low, high):
+        counters = number * np.uint32(ATTEMPTS) + np.arange(ATTEMPTS, dtype="uint32")
+        bits = stateless_random.random_uint32(stream, seed, view, counters)
         return low + (high - low) * tf.cast(bits, tf.float64) / 2**32
 
-    area = uniform("area", *scale) * tf.cast(height * width, tf.float64)
-    shape = tf.exp(uniform("ratio", math.log(ratio[0]), math.log(ratio[1])))
-    widths, heights = _rounded(tf.sqrt(area * shape)), _rounded(tf.sqrt(area / shape))
+    areas = uniform("area", *scale) * tf.cast(height * width, tf.float64)
+    ratios = tf.exp(uniform("ratio", math.log(ratio[0]), math.log(ratio[1])))
+    widths, heights = _round(tf.sqrt(areas * ratios)), _round(tf.sqrt(areas / ratios))
     fits = (0 < widths) & (widths <= width) & (0 < heights) & (heights <= height)
-    first = tf.argmax(fits)
-    # The largest centre that is as wide or as narrow as the range of shapes allows.
-    all_width, all_height = tf.cast(width, tf.float64), tf.cast(height, tf.float64)
-    high = tf.minimum(height, _rounded(all_width / ratio[0]))
-    wide = tf.minimum(width, _rounded(all_height * ratio[1]))
-    found = tf.reduce_any(fits)
-    high, wide = tf.where(found, heights[first], high), tf.where(found, widths[first], wide)
+    first, any_fits = tf.argmax(fits), tf.reduce_any(fits)
+    # The largest centered crop with an aspect ratio in the range.
+    center_height = tf.minimum(height, _round(tf.cast(width, tf.float64) / ratio[0]))
+    center_width = tf.minimum(width, _round(tf.cast(height, tf.float64) * ratio[1]))
+    crop_height = tf.where(any_fits, heights[first], center_height)
+    crop_width = tf.where(any_fits, widths[first], center_width)
 
-    def place(choice, room):
-        drawn = tf.cast(tf.floor(uniform(choice, 0, 1)[first] * tf.cast(room + 1, tf.float64)), tf.int32)
-        return tf.where(found, drawn, room // 2)
+    def offset(stream, max_offset):
+        drawn = tf.cast(tf.floor(uniform(stream, 0, 1)[first] * tf.cast(max_offset + 1, tf.float64)), tf.int32)
+        return tf.where(any_fits, drawn, max_offset // 2)
 
-    return place("top", height - high), place("left", width - wide), high, wide
+    return offset("top", height - crop_height), offset("left", width - crop_width), crop_height, crop_width
 
 
-def _decoded(contents):
-    """The whole image, uint8; of a JPEG the pixels that Pillow has, which `decode_image` misses by some levels."""
+def _decode(contents):
+    """Return the whole image, uint8. Of a JPEG, the pixels equal Pillow's; those of `decode_image` differ slightly."""
     return tf.cond(
         tf.io.is_jpeg(contents),
         lambda: tf.image.decode_jpeg(contents, channels=3, dct_method="INTEGER_ACCURATE"),
@@ -141,17 +139,17 @@ def _decoded(contents):
     )
 
 
-def _resized(image, size):
-    """Bilinear with antialiasing, to whole grey values as Pillow gives them."""
+def _resize(image, size):
+    """Resize bilinearly with antialiasing, and round to integers like Pillow."""
     resized = tf.image.resize(image, size, antialias=True)
     return tf.clip_by_value(tf.round(resized), 0.0, 255.0)
 
 
-def _size_of(image):
+def _get_size(image):
     shape = tf.shape(image)
     return shape[0], shape[1]
 
 
-def _rounded(value):
-    """Of a half, to the even neighbour, as Python does."""
+def _round(value):
+    """Round to the nearest integer, halves to the even one, like Python."""
     return tf.cast(tf.round(value), tf.int32)

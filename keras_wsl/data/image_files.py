@@ -1,4 +1,4 @@
-"""Images that stay in their files: a folder for each class, or the records of TFDS. Read by `tensorflow.py`."""
+"""Images that stay in their files: a directory per class, or the records of TFDS. `tf_data_pipeline` reads them."""
 
 import dataclasses
 import logging
@@ -9,7 +9,7 @@ import numpy as np
 
 from keras_wsl.data.dataset import Dataset, ImageDataset, fingerprint
 
-# Of ImageNet, as all its networks have them.
+# The statistics of ImageNet that all its published networks use.
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 SUFFIXES = (".jpeg", ".jpg", ".png")
@@ -17,37 +17,37 @@ SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Vo
 
 
 class TooManyCorruptImagesError(ValueError):
-    """More files could not be read than the limit allows."""
+    """Raised if more images cannot be read than the limit allows."""
 
 
 @dataclasses.dataclass
 class CorruptFiles:
-    """The files that could not be read, which batches leave out; shared by all parts of a data set.
+    """The files that cannot be read and that batches leave out. All subsets of a data set share one object.
 
     Args:
-        limit: Integer, so many may be left out; at one more, reading ends with an error.
+        limit: Integer, the maximum number of files. One more is an error.
     """
 
     limit: int = 100
     names: list = dataclasses.field(default_factory=list)
 
-    def note(self, name):
-        """Adds a file, once, and warns of it."""
+    def add(self, name):
+        """Add a file, once, and log a warning."""
         if name not in self.names:
             self.names.append(name)
-            logging.getLogger(__name__).warning("%s cannot be read as an image, and is left out.", name)
+            logging.getLogger(__name__).warning("%s cannot be read as an image and is left out.", name)
 
-    def check(self):
-        """Raises `TooManyCorruptImagesError` if there are more than the limit."""
+    def check_limit(self):
+        """Raise `TooManyCorruptImagesError` if there are more than the limit."""
         if len(self.names) > self.limit:
             raise TooManyCorruptImagesError(
-                f"{len(self.names)} images could not be read, and the limit is {self.limit}; the first is "
-                f"{self.names[0]!r}. Fetch these files again, or raise the limit."
+                f"At most {self.limit} images may be unreadable. Received: {len(self.names)}, the first is "
+                f"{self.names[0]!r}. Download these files again, or increase the limit."
             )
 
 
 class ImageFileDataset(ImageDataset):
-    """What the data sets of files share. Fields: `classes`, `image_size`, `resize`, `mean`, `std`, `unreadable`."""
+    """Base of data sets in files. Fields: `classes`, `image_size`, `resize`, `mean`, `std`, `corrupt_files`."""
 
     @property
     def input_shape(self):
@@ -56,18 +56,18 @@ class ImageFileDataset(ImageDataset):
 
     @property
     def augmentation(self):
-        """Crops of 8 % to all of the area, of shapes from 3:4 to 4:3, and flips, as in the recipes for ImageNet."""
+        """Crops of 8 % to 100 % of the area, with aspect ratios from 3:4 to 4:3, and flips: the recipes of ImageNet."""
         return {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3), "flip": True}
 
     @property
     def preprocessing(self):
-        """What becomes of the pixels, beside crops and flips."""
+        """Settings that affect the network's inputs, except crops and flips."""
         return {**super().preprocessing, "resize": self.resize}
 
     @property
-    def report(self):
-        """What a run's record should say of it: `{name: count}`, and the first of the images left out."""
-        left_out = self.unreadable.names
+    def summary(self):
+        """Counts for the record of a run, and the names of the first 20 images that were left out."""
+        left_out = self.corrupt_files.names
         counts = {"examples": len(self), "classes": len(self.classes)}
         return {**counts, "unreadable_images": len(left_out), "unreadable": left_out[:20]}
 
@@ -75,11 +75,11 @@ class ImageFileDataset(ImageDataset):
         for name in ("image_size", "resize"):
             value = getattr(self, name)
             if value != int(value) or value < 1:
-                raise ValueError(f"{name} is {value!r}; expected an integer >= 1.")
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}.")
         if self.resize < self.image_size:
             raise ValueError(
-                f"resize is {self.resize} and image_size {self.image_size}; expected a shorter side, before the centre "
-                "is cut out, at least as long as what is cut out."
+                "`resize` must be at least `image_size`, because the center is cropped after resizing. "
+                f"Received: resize={self.resize}, image_size={self.image_size}."
             )
         self._set_statistics(3)
 
@@ -89,18 +89,18 @@ class ImageFolder(ImageFileDataset, Dataset):
     """Image files and their labels.
 
     Args:
-        paths: Paths, n of them.
-        labels: Integers in `[0, len(classes))`, shape `(n,)`; kept as int32.
+        paths: n paths.
+        labels: Integers in `[0, len(classes))`, shape `(n,)`. Stored as int32.
         classes: Names of the classes, a tuple of strings.
-        image_size: Integer, height and width of what networks see.
-        resize: Integer, the shorter side of a test image before its centre is cut out.
-        mean: Each channel's mean of training images in `[0, 1]`, a tuple of floats.
-        std: Each channel's standard deviation, likewise.
-        unreadable: `CorruptFiles`, which counts the files that could not be read.
-        index: Integers, shape `(n,)`, no two equal; kept as int32. Default: 0, 1, ..., n - 1.
+        image_size: Integer, height and width of a network's inputs.
+        resize: Integer, the shorter side of a test image before its center is cropped.
+        mean: Each channel's mean over training images in `[0, 1]`, a tuple of floats.
+        std: Each channel's standard deviation over training images in `[0, 1]`, a tuple of floats.
+        corrupt_files: `CorruptFiles`, which collects the files that cannot be read.
+        index: Distinct integers, shape `(n,)`. Stored as int32. Default: 0, 1, ..., n - 1.
 
     Raises:
-        ValueError: Lengths do not fit, a size or a label is out of range, or a number comes twice.
+        ValueError: If lengths do not match, a size or a label is out of range, or a number repeats.
     """
 
     paths: np.ndarray
@@ -110,10 +110,10 @@ class ImageFolder(ImageFileDataset, Dataset):
     resize: int = 256
     mean: tuple = MEAN
     std: tuple = STD
-    unreadable: CorruptFiles = dataclasses.field(default_factory=CorruptFiles)
+    corrupt_files: CorruptFiles = dataclasses.field(default_factory=CorruptFiles)
     index: np.ndarray | None = None
 
-    ROWS = ("paths", "labels", "index")
+    PER_EXAMPLE_FIELDS = ("paths", "labels", "index")
 
     def __post_init__(self):
         self._set_sizes()
@@ -122,40 +122,40 @@ class ImageFolder(ImageFileDataset, Dataset):
 
     @property
     def fingerprints(self):
-        """64 bits for each file's name, its folder's, its size and its label: uint64, shape `(n,)`."""
-        found = []
+        """64-bit hash of each file's name, its directory's name, its size and its label: uint64, shape `(n,)`."""
+        hashes = []
         for path, label in zip(self.paths, self.labels):
             name, size = b"/".join(path.split(b"/")[-2:]), os.stat(path).st_size
-            found.append(fingerprint(name, size.to_bytes(8, "little"), label))
-        return np.array(found, "uint64")
+            hashes.append(fingerprint(name, size.to_bytes(8, "little"), label))
+        return np.array(hashes, "uint64")
 
-    def names_of(self, numbers):
-        """The paths of the examples of these numbers."""
+    def get_names(self, numbers):
+        """Return the paths of the examples with these numbers."""
         return [os.fsdecode(self.paths[row]) for row in np.flatnonzero(np.isin(self.index, numbers))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TfdsImageDataset(ImageFileDataset):
-    """Images in the record files of a data set of TFDS, read file by file: nothing is held in memory.
+    """Images in the record files of a TFDS data set, which are read file by file and not kept in memory.
 
     Example i of a split is the i-th in its files, which TFDS wrote in a random order. An epoch's order comes from a
-    random order of the files, several of which are read at once, and a buffer of examples.
+    random order of the files, several of which are read at once, and a shuffle buffer of examples.
 
     Args:
         builder: A `tfds.core.DatasetBuilder` that is prepared as `tfrecord` files, with the features `image` and
             `label`.
-        split: The name of a split.
-        image_size: Integer, height and width of what networks see.
-        resize: Integer, the shorter side of a test image before its centre is cut out.
-        mean: Each channel's mean of training images in `[0, 1]`, a tuple of floats.
-        std: Each channel's standard deviation, likewise.
-        unreadable: `CorruptFiles`, which counts the images that could not be read.
-        buffer: Integer, the examples among which the next one is drawn.
+        split_name: The name of a split.
+        image_size: Integer, height and width of a network's inputs.
+        resize: Integer, the shorter side of a test image before its center is cropped.
+        mean: Each channel's mean over training images in `[0, 1]`, a tuple of floats.
+        std: Each channel's standard deviation over training images in `[0, 1]`, a tuple of floats.
+        corrupt_files: `CorruptFiles`, which collects the images that cannot be read.
+        buffer: Integer, the size of the shuffle buffer.
         low: Integer, the first example.
-        high: Integer, the one after the last; the split's end by default.
+        high: Integer, the example after the last one. Default: the split's end.
 
     Raises:
-        ValueError: There is no such split, it has other features or files, or a size is out of range.
+        ValueError: If there is no such split, it has other features or files, or a size is out of range.
     """
 
     builder: object
@@ -164,7 +164,7 @@ class TfdsImageDataset(ImageFileDataset):
     resize: int = 256
     mean: tuple = MEAN
     std: tuple = STD
-    unreadable: CorruptFiles = dataclasses.field(default_factory=CorruptFiles)
+    corrupt_files: CorruptFiles = dataclasses.field(default_factory=CorruptFiles)
     buffer: int = 10_000
     low: int = 0
     high: int | None = None
@@ -172,16 +172,23 @@ class TfdsImageDataset(ImageFileDataset):
     def __post_init__(self):
         info = self.builder.info
         if self.split_name not in info.splits:
-            raise ValueError(f"{info.full_name} has no split {self.split_name!r}; expected one of {list(info.splits)}.")
-        if missing := {"image", "label"} - set(info.features):
-            raise ValueError(f"{info.full_name} has no {sorted(missing)}; its features are {list(info.features)}.")
+            raise ValueError(
+                f"`split_name` must be one of {list(info.splits)}, the splits of {info.full_name}. "
+                f"Received: {self.split_name!r}."
+            )
+        if not {"image", "label"} <= set(info.features):
+            raise ValueError(
+                f"{info.full_name} must have the features 'image' and 'label'. Received: {list(info.features)}."
+            )
         if info.file_format.value != "tfrecord":
-            raise ValueError(f"{info.full_name} is in {info.file_format.value} files; expected tfrecord.")
+            raise ValueError(
+                f"{info.full_name} must be stored in tfrecord files. Received: {info.file_format.value} files."
+            )
         self._set_sizes()
         size = info.splits[self.split_name].num_examples
         high = size if self.high is None else self.high
         if not 0 <= self.low < high <= size:
-            raise ValueError(f"Examples {self.low} to {high} were asked for; expected some of 0 to {size}.")
+            raise ValueError(f"`low` and `high` must be in [0, {size}]. Received: low={self.low}, high={high}.")
         self._set(high=high)
 
     def _set(self, **fields):
@@ -198,11 +205,11 @@ class TfdsImageDataset(ImageFileDataset):
 
     @property
     def labels(self):
-        """The labels of all examples, int32, shape `(n,)`: reads all files once, which takes its time."""
+        """The labels of all examples, int32, shape `(n,)`. Reads all files, which is slow."""
         import tensorflow_datasets as tfds
 
         skip = {"image": tfds.decode.SkipDecoding()}
-        # File after file; by default TFDS reads several in turns.
+        # File by file. By default TFDS interleaves several.
         dataset = self.builder.as_dataset(
             split=f"{self.split_name}[{self.low}:{self.high}]",
             decoders=skip,
@@ -217,104 +224,104 @@ class TfdsImageDataset(ImageFileDataset):
 
     @property
     def shards(self):
-        """Of each file, its path and the number of its first example: `[(path, number)]`."""
+        """The path of each file and the number of its first example: `[(path, number)]`."""
         split = self.builder.info.splits[self.split_name]
-        firsts = np.cumsum([0, *split.shard_lengths])
-        found = zip(split.filepaths, firsts[:-1], firsts[1:])
-        return [(os.fspath(path), int(first)) for path, first, end in found if first < self.high and end > self.low]
+        limits = np.cumsum([0, *split.shard_lengths])
+        files = zip(split.filepaths, limits[:-1], limits[1:])
+        return [(os.fspath(path), int(first)) for path, first, end in files if first < self.high and end > self.low]
 
     @property
     def fingerprints(self):
-        """64 bits for each example: of the data set, its version, the split's files, and the number among them."""
+        """64-bit hash of the data set's name and version, the split's files, and each example's number in them."""
         split = self.builder.info.splits[self.split_name]
         text = f"{self.builder.info.full_name} {self.split_name} {split.num_bytes} {split.shard_lengths}".encode()
         return np.array([fingerprint(text, number) for number in self.index], "uint64")
 
     def steps_per_epoch(self, batch_size):
-        """Batches of an epoch, the smaller last one among them."""
+        """Return the number of batches per epoch, including the smaller last one."""
         return -(-len(self) // batch_size)
 
-    def between(self, low, high):
-        """The examples at the positions from `low` to `high - 1`, with the numbers they have here."""
+    def slice(self, low, high):
+        """Return the examples at the positions from `low` to `high - 1`. They keep their numbers."""
         return dataclasses.replace(self, low=self.low + low, high=min(self.low + high, self.high))
 
-    def take(self, limit, *, seed=0):
-        """The first examples: the files are in a random order, and whatever the seed, they are a random part."""
+    def stratified_subset(self, limit, *, seed=0):
+        """Return the first `limit` examples. The files are in a random order, so this ignores the seed."""
         del seed
         self._check_count(limit, len(self))
         return dataclasses.replace(self, high=self.low + int(limit))
 
-    def split(self, num_holdout, *, seed=0):
-        """All but the last examples, and the last ones, likewise."""
+    def stratified_split(self, num_holdout, *, seed=0):
+        """Return all but the last `num_holdout` examples, and those. Ignores the seed, like `stratified_subset`."""
         del seed
         self._check_count(num_holdout, len(self) - 1)
         end = self.high - int(num_holdout)
         return dataclasses.replace(self, high=end), dataclasses.replace(self, low=end)
 
-    def _check_count(self, count, most):
-        if count != int(count) or not 1 <= count <= most:
-            raise ValueError(f"{count!r} of {len(self)} examples asked for; expected an integer from 1 to {most}.")
+    def _check_count(self, count, maximum):
+        if count != int(count) or not 1 <= count <= maximum:
+            raise ValueError(
+                f"The number of examples must be an integer from 1 to {maximum}. Received: {count!r} of {len(self)}."
+            )
 
-    def names_of(self, numbers):
-        """What the examples of these numbers are called."""
+    def get_names(self, numbers):
+        """Return names of the examples with these numbers."""
         return [f"{self.split_name} example {number} of {self.builder.info.full_name}" for number in numbers]
 
 
-def image_folder(folder, *, classes=None, **settings):
-    """The images of a tree `folder/CLASS/*.jpg` (or .jpeg, .png, in whatever case), labelled by their folder's name.
+def image_folder(directory, *, classes=None, **kwargs):
+    """Return the images of a tree `directory/CLASS/*.jpg` (or .jpeg, .png, in any case), labeled by directory name.
 
-    Hidden files and folders, such as `.thumbs` and `._1.jpg`, are ignored. What has an image's name and is no regular
-    file, such as a named pipe or a link without a target, is counted among the files that cannot be read.
+    Hidden files and directories, such as `.thumbs` and `._1.jpg`, are ignored. An entry with an image's name that is
+    not a regular file, such as a named pipe or a symbolic link without a target, counts as a corrupt file.
 
     Args:
-        folder: Path.
-        classes: The classes' names that are expected; by default those found, in alphabetical order.
-        **settings: Fields of `ImageFolder`, such as `image_size`.
+        directory: Path.
+        classes: The expected names of the classes. Default: the directories' names, in alphabetical order.
+        **kwargs: Fields of `ImageFolder`, such as `image_size`.
 
     Returns:
-        `ImageFolder`, by class and file name.
+        `ImageFolder`, in the order of class and file name.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has no folders, one of them has no image, or the classes are others than those expected.
-        TooManyCorruptImagesError: More than `unreadable.limit` are no regular files.
+        FileNotFoundError: If there is no such directory.
+        ValueError: If it has no directories, one of them has no image, or the classes are not the expected ones.
+        TooManyCorruptImagesError: If more than `corrupt_files.limit` are not regular files.
     """
-    folder = pathlib.Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"There is no folder {str(folder)!r}; expected one with a folder for each class. Name another."
-        )
-    found = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not _is_hidden(entry.name))
-    if not found:
-        raise ValueError(f"{str(folder)!r} has no folders; expected one for each class, with its images.")
-    if classes is not None and set(found) != set(classes):
+    directory = pathlib.Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{str(directory)!r} must be a directory with a subdirectory per class. It is missing.")
+    names = sorted(entry.name for entry in os.scandir(directory) if entry.is_dir() and not _is_hidden(entry.name))
+    if not names:
+        raise ValueError(f"{str(directory)!r} must have a subdirectory of images per class. It has none.")
+    if classes is not None and set(names) != set(classes):
         raise ValueError(
-            f"{str(folder)!r} has other classes than were expected: {sorted(set(classes) - set(found))} are missing, "
-            f"{sorted(set(found) - set(classes))} are not known. Training and test images must have the same ones."
+            f"{str(directory)!r} must have the same classes as the training images. "
+            f"Missing: {sorted(set(classes) - set(names))}. Unknown: {sorted(set(names) - set(classes))}."
         )
-    classes = tuple(found if classes is None else classes)
-    paths, labels, left_out = [], [], []
+    classes = tuple(names if classes is None else classes)
+    paths, labels, irregular = [], [], []
     for label, name in enumerate(classes):
-        images = [entry for entry in os.scandir(folder / name) if _is_image(entry.name)]
-        # To read a named pipe or a device would take forever.
-        left_out += sorted(entry.path for entry in images if not entry.is_file())
+        images = [entry for entry in os.scandir(directory / name) if _is_image(entry.name)]
+        # Reading a named pipe or a device could wait forever.
+        irregular += sorted(entry.path for entry in images if not entry.is_file())
         files = sorted(entry.path for entry in images if entry.is_file())
         if not files:
             raise ValueError(
-                f"{str(folder / name)!r} has no images; expected files that end in {', '.join(SUFFIXES)}. Put some "
-                "there, or remove the folder."
+                f"{str(directory / name)!r} must have files that end in {', '.join(SUFFIXES)}. It has none. Add "
+                "images, or remove the directory."
             )
         paths += files
         labels += [label] * len(files)
-    examples = ImageFolder(paths, np.array(labels), classes, **settings)
-    for path in left_out:
-        examples.unreadable.note(path)
-    examples.unreadable.check()
+    examples = ImageFolder(paths, np.array(labels), classes, **kwargs)
+    for path in irregular:
+        examples.corrupt_files.add(path)
+    examples.corrupt_files.check_limit()
     return examples
 
 
 def _is_hidden(name):
-    """Whether a file or folder is hidden, or made by an operating system or a file manager."""
+    """Return whether a file or directory is hidden, or made by an operating system or a file manager."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 

@@ -1,4 +1,4 @@
-"""Networks of the papers, built by name, and their weights."""
+"""Build the papers' networks by name, and load and save weights."""
 
 from keras_wsl.models.registry import build, names, register
 from keras_wsl.models.weights import load_weights, save_weights

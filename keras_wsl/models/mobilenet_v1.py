@@ -1,6 +1,6 @@
 """MobileNet: Howard et al., 2017, https://arxiv.org/abs/1704.04861, with width 1.
 
-As in https://github.com/bellymonster/Weighted-Soft-Label-Distillation, where it is the student of ResNet-50.
+As in https://github.com/bellymonster/Weighted-Soft-Label-Distillation, in which it is the student of ResNet-50.
 """
 
 import keras
@@ -12,26 +12,26 @@ _UNITS = (
     *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
     *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
 )
-# The units at the end of each resolution, counted from 1.
+# The last unit of each resolution, counted from 1.
 ENDS = (3, 5, 11, 13)
 
 
 def mobilenet_v1(*, classes, input_shape=(224, 224, 3), dtype=None, name="mobilenet_v1"):
-    r"""A 3x3 convolution with stride 2 and 13 units, each of a depthwise and a 1x1 convolution.
+    r"""Build a 3x3 convolution with stride 2 and 13 units, each of a depthwise and a 1x1 convolution.
 
     $$y = \mathrm{ReLU}(\mathrm{BN}(W * \mathrm{ReLU}(\mathrm{BN}(D * x))))$$
 
-    Layers: `stem` after the first ReLU; `block1` to `block4` are what the units 3, 5, 11 and 13 give, with 128,
-    256, 512 and 1,024 channels, `block1_preact` to `block4_preact` the batch normalization before their last ReLU;
-    `pooled`, `logits`.
+    Endpoints: `stem` is the first ReLU; `block1` to `block4` are the outputs of the units 3, 5, 11 and 13, with 128,
+    256, 512 and 1,024 channels; `block1_preact` to `block4_preact` the batch normalization before their last ReLU;
+    `pooled`; `logits`.
 
-    The first weights are those of the reference's other networks, $N(0, 2 / (k^2 c_{out}))$ for all convolutions,
-    depthwise ones too; what the reference starts this one from is not known to us.
+    The initial weights are those of the reference's other networks, $N(0, 2 / (k^2 c_{out}))$ for all convolutions,
+    including depthwise ones. The reference does not state those of this network.
 
     Args:
         classes: Integer.
-        input_shape: `(height, width, channels)`; height and width may be `None`. The inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`. Height and width may be `None`. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""A registry of networks by name."""
 
 import functools
 
@@ -47,12 +47,12 @@ _KERAS_CV = "keras_cv:"
 
 
 def names():
-    """The names that `build` takes: a tuple of strings."""
+    """Return the names that `build` accepts, a tuple of strings."""
     return tuple(_NETWORKS)
 
 
 def register(name):
-    """Gives a network of your own a name, for `build` and so for the scripts: a decorator.
+    """Register a function that builds a network under a name, for `build` and the scripts. Use as a decorator.
 
     ```python
     @keras_wsl.models.register("tiny")
@@ -61,7 +61,7 @@ def register(name):
         return keras.Model(inputs, logits, name=name)
     ```
 
-    Losses on inner layers look for the endpoints `block1`, `block2`, `block3` (and `block4`), `pooled` and `logits`.
+    Losses on inner layers use the endpoints `block1`, `block2`, `block3` (and `block4`), `pooled` and `logits`.
 
     Args:
         name: String.
@@ -71,11 +71,11 @@ def register(name):
     """
 
     if not isinstance(name, str):
-        raise ValueError(f"A network needs a name. Received: {name!r}. Write @register('tiny') above its function.")
+        raise ValueError(f"`name` must be a string. Received: {name!r}. Write @register('tiny') above the function.")
 
     def add(function):
         if _NETWORKS.get(name, function) is not function:
-            raise ValueError(f"There is a network {name!r} already. Choose another name.")
+            raise ValueError(f"The network {name!r} is already registered. Use another name.")
         _NETWORKS[name] = function
         return function
 
@@ -83,24 +83,25 @@ def register(name):
 
 
 def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
-    """A network of the distillation papers, with new weights or those of a file.
+    """Build a network of the distillation papers, with new weights or those of a file.
 
     Layers, initial weights and endpoints are those of https://github.com/HobbitLong/RepDistiller. The endpoints are
-    layers' names: `stem`, `block1`, `block2`, `block3`, `block1_preact`, `block2_preact`, `block3_preact`, `pooled`
-    and `logits`. resnet50, vgg8, vgg13 and mobilenet_v2 have `block4` and `block4_preact` too. lenet5x8, which is of
+    names of layers: `stem`, `block1`, `block2`, `block3`, `block1_preact`, `block2_preact`, `block3_preact`, `pooled`
+    and `logits`. resnet50, vgg8, vgg13 and mobilenet_v2 also have `block4` and `block4_preact`. lenet5x8, from
     https://arxiv.org/abs/2301.12245, has `block1`, `block2`, `hidden1`, `hidden2`, `pooled` and `logits`.
 
-    Those that start with `imagenet_` have the four blocks; their layers are torchvision's, and keras-cv's classes build
-    the ResNets. Any other backbone of keras-cv comes by the name of its preset, "keras_cv:efficientnetv2_b0_imagenet",
-    which keras-cv downloads, or by its folder; its endpoints are `block1` and so on, `pooled`, `logits`.
+    Networks whose names start with `imagenet_` have four blocks and torchvision's layers. The ResNets are built with
+    classes of keras-cv. For any other backbone of keras-cv, pass the name of its preset, such as
+    "keras_cv:efficientnetv2_b0_imagenet", which keras-cv downloads, or its directory. Its endpoints are `block1` and so
+    on, `pooled`, `logits`.
 
     Args:
-        name: One of `names()`, where "wrn_40_2" has depth 40 and width 2; or "keras_cv:" and a preset.
-        classes: Integer, the number of logits; 100 by default, of networks for ImageNet 1000.
-        weights: Path of a `.weights.h5` file (of `save_weights`, or of Keras) or of a `.keras` file, of the same
-            network; `None` for new weights, which `keras.utils.set_random_seed` decides.
-        input_shape: `(height, width, channels)`; height and width may be `None`, but not of the ShuffleNets and
-            lenet5x8. (32, 32, 3) by default, of networks for ImageNet (224, 224, 3). Inputs are normalized floats.
+        name: One of `names()`, in which "wrn_40_2" has depth 40 and width 2; or "keras_cv:" and a preset.
+        classes: Integer, the number of logits. Default: 100, or 1000 for networks for ImageNet.
+        weights: Path of a `.weights.h5` file (of `save_weights` or Keras) or a `.keras` file of the same network.
+            `None` for new weights, which depend on `keras.utils.set_random_seed`.
+        input_shape: `(height, width, channels)`. Height and width may be `None`, except for the ShuffleNets and
+            lenet5x8. Default: (32, 32, 3), or (224, 224, 3) for networks for ImageNet. Inputs are normalized floats.
         dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
 
     Returns:
@@ -108,7 +109,7 @@ def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
 
     Raises:
         FileNotFoundError: If there is no file `weights`.
-        ValueError: If the name is unknown, a setting is out of its range, or the file is damaged or of another network.
+        ValueError: If the name is unknown, an argument is out of its range, or the file is damaged or does not match.
     """
     if isinstance(name, str) and name.startswith(_KERAS_CV):
         make = functools.partial(keras_cv_backbones.preset_classifier, name.removeprefix(_KERAS_CV))
@@ -116,13 +117,13 @@ def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
         make = functools.partial(_NETWORKS[name], name=name)
     else:
         raise ValueError(
-            f"Unknown network {name!r}. Choose one of {', '.join(_NETWORKS)}; or "
+            f"Unknown network {name!r}. Expected one of {', '.join(_NETWORKS)}; or "
             f"'keras_cv:' and a preset of keras-cv.{did_you_mean(name, _NETWORKS)}"
         )
     size, count = (32, 100) if not name.startswith(("imagenet_", _KERAS_CV)) else (224, 1000)
     model = make(
         classes=check_positive_int(count if classes is None else classes, "classes"),
-        input_shape=_image_shape((size, size, 3) if input_shape is None else input_shape),
+        input_shape=_validate_input_shape((size, size, 3) if input_shape is None else input_shape),
         dtype=dtype,
     )
     if weights is not None:
@@ -130,11 +131,11 @@ def build(name, classes=None, weights=None, *, input_shape=None, dtype=None):
     return model
 
 
-def _image_shape(shape):
-    """A tuple `(height, width, channels)`, whose first two may be `None`."""
+def _validate_input_shape(shape):
+    """Validate `(height, width, channels)`, of which the first two may be `None`, and return it as a tuple."""
     if not isinstance(shape, (tuple, list)) or len(shape) != 3:
         raise ValueError(
-            f"`input_shape` must be (height, width, channels), as in (32, 32, 3), without the batch. "
+            "`input_shape` must be (height, width, channels), such as (32, 32, 3), without the batch size. "
             f"Received: {shape!r}."
         )
     height, width = (side if side is None else check_positive_int(side, "input_shape") for side in shape[:2])

@@ -11,22 +11,22 @@ from keras_wsl.models import blocks
 
 
 def resnet(*, depth, stem_filters, filters, classes, input_shape, dtype=None, name):
-    r"""A network of three stages of n blocks, where `depth = 6 n + 2`.
+    r"""Build a network of three stages of n blocks, where `depth = 6 n + 2`.
 
     $$y = \mathrm{ReLU}(\mathrm{BN}(W_2 * \mathrm{ReLU}(\mathrm{BN}(W_1 * x))) + s(x))$$
 
-    The shortcut $s$ is a 1x1 convolution with batch normalization where the shape changes, else the identity.
+    The shortcut $s$ is a 1x1 convolution with batch normalization if the shape changes, else the identity.
 
-    Layers: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
-    `block3_preact` the sums before it; `pooled`, `logits`.
+    Endpoints: `stem` and `block1` to `block3` are the last ReLU of their stage; `block1_preact` to `block3_preact` the
+    sums before it; `pooled`; `logits`.
 
     Args:
         depth: Integer, 6 n + 2.
-        stem_filters: Integer, the channels of the first convolution.
-        filters: The channels of the three stages.
+        stem_filters: Integer, the number of channels of the first convolution.
+        filters: The numbers of channels of the three stages.
         classes: Integer.
-        input_shape: `(height, width, channels)`; the inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:
@@ -55,23 +55,23 @@ def resnet(*, depth, stem_filters, filters, classes, input_shape, dtype=None, na
 
 
 def bottleneck_resnet(*, units, classes, input_shape, dtype=None, name):
-    r"""A network of four stages of bottlenecks, with 256, 512, 1024 and 2048 channels.
+    r"""Build a network of four stages of bottlenecks, with 256, 512, 1024 and 2048 channels.
 
     $$y = \mathrm{ReLU}(\mathrm{BN}(W_3 * a_2) + s(x)), \qquad a_2 = \mathrm{ReLU}(\mathrm{BN}(W_2 * a_1)), \qquad
       a_1 = \mathrm{ReLU}(\mathrm{BN}(W_1 * x))$$
 
     $W_1$ and $W_3$ are 1x1 convolutions, $W_2$ is a 3x3 one with a quarter of the channels and the strides of the unit.
-    The shortcut $s$ is a 1x1 convolution with batch normalization where the shape changes, else the identity. The
-    stages are those of the networks for ImageNet; the stem is for small images, 3x3 without strides or pool.
+    The shortcut $s$ is a 1x1 convolution with batch normalization if the shape changes, else the identity. The stages
+    are those of the networks for ImageNet. The stem is for small images: 3x3 without strides or pool.
 
-    Layers: `stem` and `block1` to `block4` are what the last ReLU of their stage gives, `block1_preact` to
-    `block4_preact` the sums before it; `pooled`, `logits`.
+    Endpoints: `stem` and `block1` to `block4` are the last ReLU of their stage; `block1_preact` to `block4_preact` the
+    sums before it; `pooled`; `logits`.
 
     Args:
-        units: The number of units of the four stages; (3, 4, 6, 3) makes 50 layers.
+        units: The numbers of units of the four stages. (3, 4, 6, 3) makes 50 layers.
         classes: Integer.
-        input_shape: `(height, width, channels)`; the inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:
@@ -98,7 +98,7 @@ def bottleneck_resnet(*, units, classes, input_shape, dtype=None, name):
 
 
 def _unit(x, filters, *, strides, name, sum_name, output_name, dtype):
-    """Two convolutions and their shortcut; the ReLU is after the sum."""
+    """Apply two convolutions and their shortcut, with a ReLU after the sum."""
     shortcut = _shortcut(x, filters, strides=strides, name=name, dtype=dtype)
     x = blocks.convolution(x, filters, 3, strides=strides, name=f"{name}_conv1", dtype=dtype)
     x = blocks.normalization(x, name=f"{name}_bn1", dtype=dtype)
@@ -125,7 +125,7 @@ def _bottleneck(x, filters, *, strides, name, sum_name, output_name, dtype):
 
 
 def _shortcut(x, filters, *, strides, name, dtype):
-    """A 1x1 convolution with batch normalization where the shape changes, else the identity."""
+    """Apply a 1x1 convolution with batch normalization if the shape changes, else the identity."""
     if strides == 1 and x.shape[-1] == filters:
         return x
     x = blocks.convolution(x, filters, 1, strides=strides, name=f"{name}_shortcut_conv", dtype=dtype)

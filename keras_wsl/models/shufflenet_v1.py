@@ -1,6 +1,6 @@
 """ShuffleNet for CIFAR: Zhang et al., CVPR 2018, https://arxiv.org/abs/1707.01083.
 
-With a 1x1 stem and a ReLU after the depthwise convolution, which the paper has not, as in
+With a 1x1 stem and a ReLU after the depthwise convolution, unlike the paper, as in
 https://github.com/HobbitLong/RepDistiller (`models/ShuffleNetv1.py`).
 """
 
@@ -13,21 +13,21 @@ _GROUPS = 3
 
 
 def shufflenet_v1(*, classes, input_shape, dtype=None, name):
-    r"""A network of three stages of 4, 8 and 4 units, with 240, 480 and 960 channels.
+    r"""Build a network of three stages of 4, 8 and 4 units, with 240, 480 and 960 channels.
 
     $$y = \mathrm{ReLU}(G_2 * \mathrm{ReLU}(D * \mathrm{shuffle}(\mathrm{ReLU}(G_1 * x))) + x)$$
 
     $G_1$ and $G_2$ are 1x1 convolutions in 3 groups (the first of all has one) and $D$ is a depthwise 3x3 one, each
-    with batch normalization. The first unit of a stage has strides 2, and instead of the sum the channels of both: the
-    shortcut is the mean of 3x3 values, padded zeros among them.
+    with batch normalization. The first unit of a stage has strides 2, and concatenates instead of adding: its shortcut
+    is the mean of 3x3 values, including padded zeros.
 
-    Layers: `stem` and `block1` to `block3` are what the last ReLU of their stage gives, `block1_preact` to
-    `block3_preact` the sums before it; `pooled`, `logits`.
+    Endpoints: `stem` and `block1` to `block3` are the last ReLU of their stage; `block1_preact` to `block3_preact` the
+    sums before it; `pooled`; `logits`.
 
     Args:
         classes: Integer.
-        input_shape: `(height, width, channels)`, all known; the inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`, all known. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:
@@ -61,9 +61,9 @@ def shufflenet_v1(*, classes, input_shape, dtype=None, name):
 
 
 def _unit(x, filters, *, first_groups, strides, name, sum_name, output_name, dtype):
-    """Two grouped convolutions with a shuffle and a depthwise one between them, and their shortcut."""
+    """Apply two grouped convolutions with a shuffle and a depthwise one between them, and their shortcut."""
     shortcut = x
-    # With strides the shortcut's channels are part of the result.
+    # With strides, the shortcut's channels are part of the output.
     residual_filters = filters - (x.shape[-1] if strides == 2 else 0)
     filters = residual_filters // 4
     x = _pointwise(x, filters, first_groups, name=f"{name}_conv1", dtype=dtype)
@@ -78,10 +78,10 @@ def _unit(x, filters, *, first_groups, strides, name, sum_name, output_name, dty
     x = _pointwise(x, residual_filters, _GROUPS, name=f"{name}_conv2", dtype=dtype)
     x = blocks.normalization(x, name=f"{name}_bn3", dtype=dtype)
     if strides == 2:
-        settings = {"data_format": "channels_last", "dtype": dtype}
-        # Zeros of a layer of its own count in the mean; those of the pool would not.
-        shortcut = layers.ZeroPadding2D(1, name=f"{name}_shortcut_padding", **settings)(shortcut)
-        shortcut = layers.AveragePooling2D(3, 2, name=f"{name}_shortcut_pool", **settings)(shortcut)
+        kwargs = {"data_format": "channels_last", "dtype": dtype}
+        # Zeros of a separate layer count in the mean; those of the pool would not.
+        shortcut = layers.ZeroPadding2D(1, name=f"{name}_shortcut_padding", **kwargs)(shortcut)
+        shortcut = layers.AveragePooling2D(3, 2, name=f"{name}_shortcut_pool", **kwargs)(shortcut)
         x = layers.Concatenate(name=f"{name}_concatenation", dtype=dtype)([x, shortcut])
     else:
         x = layers.Add(name=sum_name or f"{name}_sum", dtype=dtype)([x, shortcut])
@@ -89,10 +89,10 @@ def _unit(x, filters, *, first_groups, strides, name, sum_name, output_name, dty
 
 
 def _pointwise(x, filters, groups, *, name, dtype):
-    """A 1x1 convolution without bias, in groups.
+    """Apply a 1x1 convolution without bias, in groups.
 
-    In groups it is one matrix product a group. `Conv2D(groups=3)` is the same, but on TensorFlow it is an XLA function
-    of its own, which is compiled anew in every eager step.
+    It is one matrix product per group. `Conv2D(groups=3)` computes the same, but on TensorFlow it is a separate XLA
+    function, which is compiled again in every eager step.
     """
     height, width, channels = x.shape[1:]
     initializer = blocks.uniform(channels // groups)

@@ -10,22 +10,22 @@ from keras_wsl.models import blocks
 
 
 def shufflenet_v2(*, classes, input_shape, dtype=None, name):
-    r"""A network of three stages of 4, 8 and 4 units, with 116, 232 and 464 channels.
+    r"""Build a network of three stages of 4, 8 and 4 units, with 116, 232 and 464 channels.
 
     $$y = \mathrm{shuffle}(\mathrm{ReLU}([x_1, W_2 * (D * \mathrm{ReLU}(W_1 * x_2))]))$$
 
-    $x_1$ and $x_2$ are the halves of the channels, $W_1$ and $W_2$ 1x1 convolutions and $D$ a depthwise 3x3 one, each
-    with batch normalization. $x_1$ is not negative, so its ReLU changes nothing. In a stage's first unit $D$ has
-    strides 2, $x_2$ is the whole of $x$, and $W_3 * (D' * x)$ takes the place of $x_1$.
+    $x_1$ and $x_2$ are the halves of the channels, $W_1$ and $W_2$ are 1x1 convolutions and $D$ is a depthwise 3x3 one,
+    each with batch normalization. $x_1$ is not negative, so its ReLU changes nothing. In the first unit of a stage, $D$
+    has strides 2, $x_2$ is all of $x$, and $W_3 * (D' * x)$ replaces $x_1$.
 
-    Layers: `stem` is a ReLU; `block1` to `block3` are the shuffled ends of the stages, `block1_preact` to
-    `block3_preact` the same before ReLU and shuffle. `pooled` is of the 1x1 convolution to 1024 channels, batch
-    normalization and ReLU that follow; the last is `logits`.
+    Endpoints: `stem` is a ReLU; `block1` to `block3` are the shuffled outputs of the stages; `block1_preact` to
+    `block3_preact` the same before ReLU and shuffle; `pooled` is the mean after a 1x1 convolution to 1024 channels,
+    batch normalization and ReLU; `logits`.
 
     Args:
         classes: Integer.
-        input_shape: `(height, width, channels)`, all known; the inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`, all known. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:
@@ -56,13 +56,13 @@ def shufflenet_v2(*, classes, input_shape, dtype=None, name):
 
 
 def _unit(x, filters, *, down, name, end, dtype):
-    """Two branches of `filters` channels each; without `down` the first is the identity."""
+    """Apply two branches of `filters` channels each. Without `down` the first is the identity."""
     strides = 2 if down else 1
     if down:
         left = _depthwise(x, strides, name=f"{name}_left_depthwise", dtype=dtype)
         left = _pointwise(left, filters, name=f"{name}_left_conv", bn_name=f"{name}_left_bn", dtype=dtype)
     else:
-        left, x = _halves(x, name=name, dtype=dtype)
+        left, x = _split_channels(x, name=name, dtype=dtype)
     x = _pointwise(x, filters, name=f"{name}_conv1", bn_name=f"{name}_bn1", dtype=dtype)
     x = blocks.relu(x, name=f"{name}_relu1", dtype=dtype)
     x = _depthwise(x, strides, name=f"{name}_depthwise", dtype=dtype)
@@ -72,24 +72,24 @@ def _unit(x, filters, *, down, name, end, dtype):
     return blocks.shuffle(x, 2, name=end or f"{name}_shuffle", dtype=dtype)
 
 
-def _halves(x, *, name, dtype):
-    """The first and the second half of the channels. Crops cut height and width, so the halves become a width of 2."""
+def _split_channels(x, *, name, dtype):
+    """Yield both halves of the channels. They become a width of 2, because a crop layer crops height and width."""
     height, width, channels = x.shape[1:]
-    settings = {"data_format": "channels_last", "dtype": dtype}
+    kwargs = {"data_format": "channels_last", "dtype": dtype}
     x = layers.Reshape((height * width, 2, channels // 2), name=f"{name}_halves", dtype=dtype)(x)
     for side, crop in (("left", (0, 1)), ("right", (1, 0))):
-        half = layers.Cropping2D(((0, 0), crop), name=f"{name}_{side}_half", **settings)(x)
+        half = layers.Cropping2D(((0, 0), crop), name=f"{name}_{side}_half", **kwargs)(x)
         yield layers.Reshape((height, width, channels // 2), name=f"{name}_{side}", dtype=dtype)(half)
 
 
 def _pointwise(x, filters, *, name, bn_name, dtype):
-    """A 1x1 convolution without bias and its normalization."""
+    """Apply a 1x1 convolution without bias and its normalization."""
     initializer = blocks.uniform(x.shape[-1])
     x = blocks.convolution(x, filters, 1, initializer=initializer, name=name, dtype=dtype)
     return blocks.normalization(x, name=bn_name, dtype=dtype)
 
 
 def _depthwise(x, strides, *, name, dtype):
-    """A depthwise convolution and its normalization."""
+    """Apply a depthwise convolution and its normalization."""
     x = blocks.depthwise(x, strides=strides, initializer=blocks.uniform(9), name=name, dtype=dtype)
     return blocks.normalization(x, name=f"{name}_bn", dtype=dtype)

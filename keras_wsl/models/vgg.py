@@ -10,20 +10,20 @@ from keras_wsl.models import blocks
 
 
 def vgg(*, convolutions, classes, input_shape, dtype=None, name):
-    r"""A network of five blocks of `convolutions` layers each, with 64, 128, 256, 512 and 512 channels.
+    r"""Build a network of five blocks of `convolutions` layers each, with 64, 128, 256, 512 and 512 channels.
 
     $$y = \mathrm{ReLU}(\mathrm{BN}(W * x + b))$$
 
-    A 2x2 max pool halves the maps after the first three blocks, and after the fourth if the images are 64 high.
+    A 2x2 max pool halves the feature maps after the first three blocks, and after the fourth if the images are 64 high.
 
-    Layers: `stem` and `block1` to `block4` are the last ReLU of the five blocks, before the pool, `block1_preact`
-    to `block4_preact` the batch normalization before it; `pooled`, `logits`.
+    Endpoints: `stem` and `block1` to `block4` are the last ReLU of the five blocks, before the pool; `block1_preact` to
+    `block4_preact` the batch normalization before it; `pooled`; `logits`.
 
     Args:
         convolutions: Integer, 1 for VGG-8 and 2 for VGG-13.
         classes: Integer.
-        input_shape: `(height, width, channels)`; the inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:

@@ -7,23 +7,23 @@ from keras_wsl.models import blocks
 
 
 def wide_resnet(*, depth, width, classes, input_shape, dtype=None, name):
-    r"""A network of three stages of n pre-activation blocks, where `depth = 6 n + 4`.
+    r"""Build a network of three stages of n pre-activation blocks, where `depth = 6 n + 4`.
 
     $$a = \mathrm{ReLU}(\mathrm{BN}(x)), \qquad y = W_2 * \mathrm{ReLU}(\mathrm{BN}(W_1 * a)) + s$$
 
-    The shortcut $s$ is $x$, or $W_s * a$ with a 1x1 convolution in the unit where the number of channels changes.
+    The shortcut $s$ is $x$, or $W_s * a$ with a 1x1 convolution if the number of channels changes.
     Dropout is 0, as in the distillation papers.
 
-    Layers: `stem` is the raw first convolution, `block1` to `block3` the raw sums at the end of their stage, signed
-    and not normalized. `block1_preact` to `block3_preact` are the batch normalization that follows them, in the next
-    stage's first unit or before `pooled`. The last two are `pooled` and `logits`.
+    Endpoints: `stem` is the output of the first convolution; `block1` to `block3` are the sums at the end of their
+    stage, neither normalized nor rectified; `block1_preact` to `block3_preact` are the batch normalization that follows
+    them, in the next stage's first unit or before `pooled`; `pooled`; `logits`.
 
     Args:
         depth: Integer, 6 n + 4.
         width: Integer, the factor of the channels 16, 32 and 64.
         classes: Integer.
-        input_shape: `(height, width, channels)`; the inputs are normalized floats.
-        dtype: Policy of all layers but `logits`, which is float32; `None` for the global one.
+        input_shape: `(height, width, channels)`. Inputs are normalized floats.
+        dtype: Dtype policy of all layers except `logits`, which is float32. `None` for the global policy.
         name: The model's name.
 
     Returns:
@@ -39,7 +39,7 @@ def wide_resnet(*, depth, width, classes, input_shape, dtype=None, name):
                 2 ** (3 + stage) * width,
                 strides=2 if stage > 1 and index == 0 else 1,
                 name=f"block{stage}_unit{index}",
-                # The first normalization of a stage is the one that follows the stage before.
+                # The first normalization of a stage is that of the previous stage's output.
                 first_name=f"block{stage - 1}_preact" if stage > 1 and index == 0 else None,
                 sum_name=f"block{stage}" if index == units - 1 else None,
                 dtype=dtype,
@@ -51,12 +51,12 @@ def wide_resnet(*, depth, width, classes, input_shape, dtype=None, name):
 
 
 def _unit(x, filters, *, strides, name, first_name, sum_name, dtype):
-    """Two convolutions, each after its normalization and ReLU, and their shortcut."""
+    """Apply two convolutions, each after its normalization and ReLU, and their shortcut."""
     shortcut = x
     in_filters = x.shape[-1]
     x = blocks.normalization(x, name=first_name or f"{name}_bn1", dtype=dtype)
     x = blocks.relu(x, name=f"{name}_relu1", dtype=dtype)
-    # Strides come only where the channels grow too.
+    # Units with strides also change the number of channels.
     if in_filters != filters:
         shortcut = blocks.convolution(x, filters, 1, strides=strides, name=f"{name}_shortcut_conv", dtype=dtype)
     x = blocks.convolution(x, filters, 3, strides=strides, name=f"{name}_conv1", dtype=dtype)

@@ -1,6 +1,6 @@
-"""A teacher's logits, written once for each view of each example, and replayed in place of the teacher."""
+"""A teacher's logits, written once per view of each example, and used in place of the teacher."""
 
 from keras_wsl.soft_labels.reader import SoftLabels
-from keras_wsl.soft_labels.writer import DTYPES, write
+from keras_wsl.soft_labels.writer import DTYPES, write_soft_labels
 
-__all__ = ["DTYPES", "SoftLabels", "write"]
+__all__ = ["DTYPES", "SoftLabels", "write_soft_labels"]

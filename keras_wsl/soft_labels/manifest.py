@@ -1,4 +1,4 @@
-"""What soft labels are of, and how they are stored: what has to agree before they may teach."""
+"""The manifest of soft labels: what they were computed from, and how they are stored."""
 
 import dataclasses
 import hashlib
@@ -12,11 +12,11 @@ import numpy as np
 from keras_wsl import top_k_logits, untrusted
 
 FORMAT = "keras_wsl.soft_labels/1"
-CLEAN = "clean"
+_UNAUGMENTED = "unaugmented"
 DTYPES = ("float32", "float16")
-_PART_BYTES = 2**28
-_LARGEST = 2**20  # Bytes of a manifest.
-_PART = re.compile(rf"(?:{CLEAN}|view-(\d+))(?:\.part-(\d+))?\.npy")
+_SHARD_BYTES = 2**28
+_MAX_BYTES = 2**20  # Of a manifest.
+_SHARD = re.compile(rf"(?:{_UNAUGMENTED}|view-(\d+))(?:\.shard-(\d+))?\.npy")
 EXAMPLE = np.dtype([("index", "<i4"), ("fingerprint", "<u8")])
 
 
@@ -26,20 +26,20 @@ class Manifest:
 
     Args:
         teacher: The network's name, a string.
-        weights_sha256: Of the teacher's variables.
-        file_sha256: Of the file of its weights, or `None`.
-        examples: Integer, how many.
-        examples_sha256: Of their numbers and fingerprints.
-        classes: Integer.
-        preprocessing: Dict, as of the data set.
-        augmentation: Dict, as of `data.train_batches`; empty for data that are not varied.
-        seed: Integer, of crops and flips.
-        num_views: Integer; 0 for data that are not varied.
-        clean: Whether the examples as they are were shown to the teacher too.
-        dtype: `"float32"` or `"float16"`; of top-k, `""`.
-        k: Integer, the logits kept of a row; 0 for all.
-        temperatures: Of top-k, those at which the mass of the rest is known: floats.
-        part_examples: Integer, the rows of a file.
+        weights_sha256: SHA-256 of the teacher's variables.
+        file_sha256: SHA-256 of the file of its weights, or `None`.
+        examples: Integer, the number of examples.
+        examples_sha256: SHA-256 of their numbers and fingerprints.
+        classes: Integer, the number of classes.
+        preprocessing: Dict, `preprocessing` of the data set.
+        augmentation: Dict, the augmentation arguments of `data.train_batches`. Empty for data without augmentation.
+        seed: Integer, the seed of crops and flips.
+        num_views: Integer. 0 for data without augmentation.
+        include_unaugmented: Whether there are also logits of the unaugmented examples.
+        dtype: `"float32"` or `"float16"`. `""` for top-k.
+        top_k: Integer, the number of logits stored per row. 0 for all.
+        temperatures: Floats, the temperatures at which the probability mass of the other logits is stored, for top-k.
+        rows_per_file: Integer.
     """
 
     teacher: str
@@ -52,11 +52,11 @@ class Manifest:
     augmentation: dict
     seed: int
     num_views: int
-    clean: bool
+    include_unaugmented: bool
     dtype: str
-    k: int
+    top_k: int
     temperatures: tuple
-    part_examples: int
+    rows_per_file: int
 
     @classmethod
     def read(cls, path):
@@ -66,151 +66,152 @@ class Manifest:
             path: Path of `manifest.json`.
 
         Returns:
-            `Manifest`, whose values are in their ranges and fit each other. Whether the files that it names are there
-            is not checked.
+            `Manifest`, whose values are in their ranges and consistent. Whether the files that it names exist is not
+            checked.
 
         Raises:
             ValueError: In one line with the path, if the file is damaged, of another version, or has fields that are
                 missing, unknown or out of their ranges.
             OSError: If it cannot be read.
         """
-        content = untrusted.read_bytes(path, _LARGEST)
+        content = untrusted.read_bytes(path, _MAX_BYTES)
         try:
             return cls.parse(content)
         except ValueError as error:
             raise ValueError(
-                f"{path} is no manifest of soft labels of this version. {error} Write the soft labels again in another "
-                "folder."
+                f"{path} is not a manifest of soft labels of this version. {error} Write the soft labels to another "
+                "directory."
             ) from error
 
     @classmethod
     def parse(cls, content):
-        """Return the manifest in the bytes of a file. Raises as `read` does, without the path."""
+        """Return the manifest in the bytes of a file. Raises the errors of `read`, without the path."""
         values = untrusted.parse_json(content, strict=True)
         untrusted.check_fields(values, _FIELDS)
         del values["format"]
         manifest = cls(**{**values, "temperatures": tuple(values["temperatures"])})
-        manifest._check_together()
+        manifest._check_consistent()
         return manifest
 
-    def _check_together(self):
-        """Raise `ValueError` for fields that are each in their range and contradict each other."""
-        if self.k > self.classes:
-            raise ValueError(f"`k` must be at most the number of classes, {self.classes}. Received: k={self.k}.")
-        if self.part_examples > self.examples:
+    def _check_consistent(self):
+        """Raise `ValueError` for fields that are each in their range but contradict each other."""
+        if self.top_k > self.classes:
             raise ValueError(
-                f"`part_examples` must be at most the number of examples, {self.examples}. Received: "
-                f"part_examples={self.part_examples}."
+                f"`top_k` must be at most the number of classes, {self.classes}. Received: top_k={self.top_k}."
             )
-        if bool(self.k) != (self.dtype == "") or bool(self.k) != bool(self.temperatures):
+        if self.rows_per_file > self.examples:
             raise ValueError(
-                f"`dtype` must be empty and `temperatures` must not be if `k` is positive, and the reverse if it is 0. "
-                f"Received: k={self.k}, dtype={self.dtype!r}, {len(self.temperatures)} temperatures."
+                f"`rows_per_file` must be at most the number of examples, {self.examples}. Received: "
+                f"rows_per_file={self.rows_per_file}."
             )
-        if bool(self.num_views) != bool(self.augmentation) or not (self.num_views or self.clean):
+        if bool(self.top_k) != (self.dtype == "") or bool(self.top_k) != bool(self.temperatures):
             raise ValueError(
-                f"`num_views` must be positive if there is an augmentation, and else 0 with clean=true. Received: "
-                f"num_views={self.num_views}, clean={self.clean}, augmentation of {len(self.augmentation)} settings."
+                "`dtype` must be empty and `temperatures` must not if `top_k` is positive, and the reverse if it is 0. "
+                f"Received: top_k={self.top_k}, dtype={self.dtype!r}, {len(self.temperatures)} temperatures."
+            )
+        if bool(self.num_views) != bool(self.augmentation) or not (self.num_views or self.include_unaugmented):
+            raise ValueError(
+                f"`num_views` must be positive if there is an augmentation, and else 0 with include_unaugmented=true. "
+                f"Received: num_views={self.num_views}, include_unaugmented={self.include_unaugmented}, augmentation "
+                f"of {len(self.augmentation)} arguments."
             )
 
-    def with_parts(self, rows=None):
-        """The same with so many rows a file; by default as many as 256 MiB hold."""
-        most = max(1, min(self.examples, _PART_BYTES // self.row_type.itemsize))
-        return dataclasses.replace(self, part_examples=min(rows or most, self.examples))
+    def with_shards(self, rows_per_file=None):
+        """Return a copy with another number of rows per file. Default: as many as 256 MiB hold."""
+        rows_per_file = rows_per_file or max(1, _SHARD_BYTES // self.row_type.itemsize)
+        return dataclasses.replace(self, rows_per_file=min(rows_per_file, self.examples))
 
     @property
-    def temperature_key(self):
+    def text(self):
         """The file's content."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @property
     def sha256(self):
-        """A name of all that is said here."""
-        return hashlib.sha256(self.temperature_key.encode()).hexdigest()
+        """The SHA-256 of the file."""
+        return hashlib.sha256(self.text.encode()).hexdigest()
 
     @property
     def row_type(self):
-        """The NumPy dtype of an example's row."""
-        if self.k:
-            return top_k_logits.row_type(self.k, self.classes, self.temperatures)
+        """The NumPy dtype of one example's row."""
+        if self.top_k:
+            return top_k_logits.row_type(self.top_k, self.classes, self.temperatures)
         return np.dtype((np.dtype(self.dtype), (self.classes,)))
 
     @property
     def all_views(self):
-        """An iterator over the views of which there are files: `None` for the examples as they are, then numbers."""
-        return itertools.chain([None] if self.clean else [], range(self.num_views))
+        """An iterator over the stored views: `None` for the unaugmented examples, then numbers."""
+        return itertools.chain([None] if self.include_unaugmented else [], range(self.num_views))
 
     @property
     def view_count(self):
         """The number of `all_views`."""
-        return self.num_views + self.clean
+        return self.num_views + self.include_unaugmented
 
     @property
-    def parts_a_view(self):
-        """The number of files of a view."""
-        return -(-self.examples // self.part_examples)
+    def shards_per_view(self):
+        """The number of files per view."""
+        return -(-self.examples // self.rows_per_file)
 
     def has_view(self, view):
-        """Return whether a view is one of `all_views`."""
-        return self.clean if view is None else 0 <= view < self.num_views
+        """Return whether a view is in `all_views`."""
+        return self.include_unaugmented if view is None else 0 <= view < self.num_views
 
     @property
-    def bytes_of_a_view(self):
-        """The size of the rows of a view."""
+    def bytes_per_view(self):
+        """The size of the rows of one view."""
         return self.examples * self.row_type.itemsize
 
-    def parts(self, view):
-        """Return an iterator over the files of a view: `(name, first row, the row after the last)`."""
-        return (self.part(view, i) for i in range(self.parts_a_view))
+    def shards(self, view):
+        """Return an iterator over the files of a view: `(name, first row, row after the last)`."""
+        return (self.shard(view, i) for i in range(self.shards_per_view))
 
     def find(self, name):
-        """Return the part of a file's name, as `parts` has it; `None` if it is no file of these soft labels."""
-        match = _PART.fullmatch(name)
+        """Return the element of `shards` with a file's name, or `None` if it is not a file of these soft labels."""
+        match = _SHARD.fullmatch(name)
         if not match:
             return None
         view, i = None if match[1] is None else int(match[1]), int(match[2] or 0)
-        part = self.part(view, i)
-        return part if self.has_view(view) and i < self.parts_a_view and part[0] == name else None
+        shard = self.shard(view, i)
+        return shard if self.has_view(view) and i < self.shards_per_view and shard[0] == name else None
 
-    def part(self, view, i):
-        """Return a file of a view by its number, as `parts` has it."""
-        name, low = CLEAN if view is None else f"view-{view:05d}", i * self.part_examples
-        name = f"{name}.npy" if self.parts_a_view == 1 else f"{name}.part-{i:05d}.npy"
-        return name, low, min(low + self.part_examples, self.examples)
+    def shard(self, view, i):
+        """Return element `i` of the `shards` of a view."""
+        name, low = _UNAUGMENTED if view is None else f"view-{view:05d}", i * self.rows_per_file
+        name = f"{name}.npy" if self.shards_per_view == 1 else f"{name}.shard-{i:05d}.npy"
+        return name, low, min(low + self.rows_per_file, self.examples)
 
     def shape_and_dtype(self, rows):
-        """Of an array of so many rows."""
-        return ((rows,), self.row_type) if self.k else ((rows, self.classes), np.dtype(self.dtype))
+        """Return shape and dtype of an array with a number of rows."""
+        return ((rows,), self.row_type) if self.top_k else ((rows, self.classes), np.dtype(self.dtype))
 
-    def check_same(self, wanted, but=()):
-        """Raises `ValueError` with what differs from another manifest, `but` for some names."""
-        for name, value in dataclasses.asdict(wanted).items():
-            here = getattr(self, name)
-            if name not in but and here != value:
+    def check_same(self, requested, ignore=()):
+        """Raise `ValueError` if another manifest differs in a field that is not in `ignore`."""
+        for name, value in dataclasses.asdict(requested).items():
+            stored = getattr(self, name)
+            if name not in ignore and stored != value:
                 raise ValueError(
-                    f"The soft labels are of another {_NAMES.get(name, name)}: they have {here!r}, and {value!r} is "
-                    "asked for. Write them in another folder, or ask for the same."
+                    f"The {_DESCRIPTIONS.get(name, name)} must be that of the existing soft labels, {stored!r}. "
+                    f"Received: {value!r}. Pass the same, or write to another directory."
                 )
 
 
-_NAMES = {
+_DESCRIPTIONS = {
     "weights_sha256": "teacher (SHA-256 of its weights)",
     "file_sha256": "teacher (SHA-256 of its file)",
     "examples": "number of examples",
     "examples_sha256": "data set (SHA-256 of its examples' numbers, contents and labels)",
     "classes": "number of classes",
-    "part_examples": "number of rows a file",
-    "k": "k of top-k",
 }
 
 
 def _are_temperatures(values):
-    """Return whether these are rising positive numbers, 1 among them, or none."""
+    """Return whether these are increasing positive numbers that include 1, or none."""
     return (
         isinstance(values, list)
         and len(values) <= 100
         and all(type(value) in (int, float) and 0 < value < math.inf for value in values)
-        and all(one < other for one, other in itertools.pairwise(values))
+        and all(low < high for low, high in itertools.pairwise(values))
         and len({top_k_logits.temperature_key(value) for value in values}) == len(values)
         and (not values or 1 in values)
     )
@@ -228,16 +229,16 @@ _FIELDS = {
     "augmentation": untrusted.OBJECT,
     "seed": untrusted.integer(0, 2**32 - 1),
     "num_views": untrusted.integer(0, 2**31),
-    "clean": untrusted.BOOLEAN,
+    "include_unaugmented": untrusted.BOOLEAN,
     "dtype": untrusted.choice("", *DTYPES),
-    "k": untrusted.integer(0, 10**7),
-    "temperatures": (_are_temperatures, "a list of at most 100 positive numbers that rise, with 1, or an empty list"),
-    "part_examples": untrusted.integer(1, 2**31),
+    "top_k": untrusted.integer(0, 10**7),
+    "temperatures": (_are_temperatures, "a list of at most 100 increasing positive numbers that include 1, or empty"),
+    "rows_per_file": untrusted.integer(1, 2**31),
 }
 
 
-def table_of(examples):
-    """The numbers and fingerprints of a data set: a structured array, a row an example."""
+def make_example_table(examples):
+    """Return numbers and fingerprints of a data set's examples: a structured array with one row per example."""
     table = np.empty(len(examples), EXAMPLE)
     table["index"], table["fingerprint"] = examples.index, examples.fingerprints
     return table

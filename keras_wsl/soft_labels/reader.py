@@ -1,4 +1,4 @@
-"""The reader of soft labels: the rows of whatever examples, in whatever order, through memory maps."""
+"""Read soft labels through memory maps: the rows of any examples in any order."""
 
 import collections
 import contextlib
@@ -14,13 +14,13 @@ import numpy as np
 
 from keras_wsl import top_k_logits, untrusted
 from keras_wsl.files import atomic_write, sha256
-from keras_wsl.soft_labels.manifest import EXAMPLE, Manifest, table_of
+from keras_wsl.soft_labels.manifest import EXAMPLE, Manifest, make_example_table
 
-_KEPT = 2  # Views whose files stay open: an epoch's, and the one before, while a pipeline reads ahead.
+_OPEN_VIEWS = 2  # Views whose files stay open: the epoch's and the one before, because a pipeline reads ahead.
 
 
 class SoftLabels:
-    """A folder of a teacher's logits that `soft_labels.write` made.
+    """A directory of a teacher's logits that `soft_labels.write_soft_labels` wrote.
 
     ```python
     store = soft_labels.SoftLabels("soft_labels/wrn_40_2")
@@ -28,269 +28,272 @@ class SoftLabels:
     distiller.fit(data.train_batches(splits.train, seed=0, batch_size=64, soft_labels=store), ...)
     ```
 
-    The batches have the crops and flips that the teacher saw, so that its logits are those of these very pixels; no
-    teacher is built. `num_views` of them come in turns, one an epoch.
+    The batches have the teacher's crops and flips, so that its logits are those of exactly these pixels. The teacher
+    itself is not needed. Each epoch uses one of `num_views` views, in turn.
 
-    The shape, dtype and size of every file are checked at once, and its SHA-256 when it is first used. The size, time
-    of change and inode of a file with the right SHA-256 are noted beside it, in `NAME.npy.verified`, so that the next
-    process need not read all of it again; a store that cannot be written to has no such notes. A file with another
-    size, time or inode is read again. Only `verify` notices a change that leaves all three as they were.
+    Opening checks the shape, dtype and size of every file; the first use of a file checks its SHA-256. If that is
+    correct, the file's size, modification time and inode are recorded in `NAME.npy.verified`, so that the next process
+    does not need to read the whole file again. A read-only directory has no such records. A file whose size, time or
+    inode differs is read again. Only `verify` detects a change that preserves all three.
 
     Args:
-        folder: Path.
+        directory: Path.
 
     Raises:
         FileNotFoundError: If there are no soft labels.
-        ValueError: In one line with the file's name, if they are of another version, not finished, the manifest has
-            values out of their ranges, or a file is not whole.
+        ValueError: In one line with the file's name, if they are of another version or incomplete, the manifest has
+            values out of their ranges, or a file is not complete.
     """
 
-    def __init__(self, folder):
-        self.folder = pathlib.Path(folder)
-        self.manifest = read_manifest(self.folder)
-        self.examples = self._examples()
+    def __init__(self, directory):
+        self.directory = pathlib.Path(directory)
+        self.manifest = read_manifest(self.directory)
+        self.examples = self._read_examples()
         self._by_index = np.argsort(self.examples["index"])
         self._sorted = self.examples["index"][self._by_index]
         self._open, self._verified, self._lock = collections.OrderedDict(), {}, threading.Lock()
-        there = present_parts(self.folder, self.manifest)
-        everything = self.manifest.view_count * self.manifest.parts_a_view
-        if len(there) < everything:
-            _, first, _, _ = next(missing_parts(self.folder, self.manifest))
+        shards = find_shards(self.directory, self.manifest)
+        total = self.manifest.view_count * self.manifest.shards_per_view
+        if len(shards) < total:
+            _, first, _, _ = next(find_missing_shards(self.directory, self.manifest))
             raise ValueError(
-                f"{self.folder} lacks {everything - len(there)} of {everything} files, the first is {first}. Write the "
-                "soft labels again with the same settings: what is there is kept."
+                f"{self.directory} must have {total} files. {total - len(shards)} are missing, the first is {first}. "
+                "Write the soft labels again with the same arguments: existing files are kept."
             )
-        for name, low, high in sorted(there):
-            self._array(name, high - low)
+        for name, low, high in sorted(shards):
+            self._map_array(name, high - low)
 
     @property
     def seed(self):
-        """Of crops and flips."""
+        """The seed of crops and flips."""
         return self.manifest.seed
 
     @property
     def num_views(self):
-        """How many there are before the first comes again; `None` for data that are not varied."""
+        """The number of views, after which the first is used again. `None` for data without augmentation."""
         return self.manifest.num_views or None
 
-    def rows(self, view, index):
-        """The teacher's logits.
+    def lookup(self, view, index):
+        """Return the teacher's logits of some examples.
 
         Args:
-            view: Integer in `[0, views)`, or `None` for the examples as they are.
+            view: Integer in `[0, num_views)`, or `None` for the unaugmented examples.
             index: Integers, shape `(n,)`: the examples' numbers.
 
         Returns:
-            float32, shape `(n, classes)`; or of top-k a dict, as `top_k.expand` takes it.
+            float32, shape `(n, classes)`. For top-k a dict, the first argument of `top_k_logits.expand`.
 
         Raises:
             ValueError: If there is no such view or example, a file is damaged, or an image could not be read when the
-                teacher saw it.
+                soft labels were written.
         """
-        positions = self._positions(index)
+        positions = self._get_positions(index)
         view = view if self.manifest.num_views else None
         if not self.manifest.has_view(view):
             raise ValueError(
-                f"{self.folder} has no view {view}; it has {self.manifest.num_views}, and clean={self.manifest.clean}."
+                f"{self.directory} has no view {view}: num_views={self.manifest.num_views}, "
+                f"include_unaugmented={self.manifest.include_unaugmented}."
             )
-        size = self.manifest.part_examples
-        found = np.empty(*self.manifest.shape_and_dtype(len(positions)))
-        for part in np.unique(positions // size):
-            here = positions // size == part
-            found[here] = self._part(view, int(part))[positions[here] - part * size]
-        self._check_rows(found, index)
-        return (
-            top_k_logits.decode(found, self.manifest.temperatures)
-            if self.manifest.k
-            else found.astype("float32", copy=False)
-        )
+        shards, offsets = np.divmod(positions, self.manifest.rows_per_file)
+        rows = np.empty(*self.manifest.shape_and_dtype(len(positions)))
+        for shard in np.unique(shards):
+            selected = shards == shard
+            rows[selected] = self._open_shard(view, int(shard))[offsets[selected]]
+        self._check_rows(rows, index)
+        if self.manifest.top_k:
+            return top_k_logits.decode(rows, self.manifest.temperatures)
+        return rows.astype("float32", copy=False)
 
     def _check_rows(self, rows, index):
-        """Raise `ValueError` for an example that had no row, or whose row no teacher gives."""
-        values = rows["logits"] if self.manifest.k else rows
-        good = np.isfinite(values).all(axis=-1)
-        if self.manifest.k:
-            good &= (rows["classes"] < self.manifest.classes).all(axis=-1)
-            good &= np.isfinite(rows["label"]) & np.isfinite(rows["rest"]).all(axis=-1)
-        if good.all():
+        """Raise `ValueError` for an example without logits, or with values that no teacher returns."""
+        values = rows["logits"] if self.manifest.top_k else rows
+        valid = np.isfinite(values).all(axis=-1)
+        if self.manifest.top_k:
+            valid &= (rows["classes"] < self.manifest.classes).all(axis=-1)
+            valid &= np.isfinite(rows["label"]) & np.isfinite(rows["rest"]).all(axis=-1)
+        if valid.all():
             return
-        example = index[good.argmin()]
-        if np.isnan(values[good.argmin()]).all():
-            raise ValueError(
-                f"Example {example} has no soft label in {self.folder}: it could not be read when they were written. "
-                "Write them again in another folder."
-            )
+        example = index[valid.argmin()]
+        problem = "has values that are not finite, or classes that do not exist"
+        if np.isnan(values[valid.argmin()]).all():
+            problem = "is missing, because the example could not be read when the soft labels were written"
         raise ValueError(
-            f"The soft label of example {example} in {self.folder} has values that are not finite, or classes that do "
-            "not exist. Write the soft labels again in another folder."
+            f"The soft label of example {example} in {self.directory} {problem}. Write the soft labels to another "
+            "directory."
         )
 
-    def check(self, examples, augmentation=None):
-        """Raises `ValueError` unless these are some of the store's examples, varied as they were.
+    def check_dataset(self, examples, augmentation=None):
+        """Raise `ValueError` unless these soft labels are of a data set, or a superset, with the same augmentation.
 
         Args:
             examples: A data set.
-            augmentation: Dict, as of `data.train_batches`; `None` for examples as they are.
+            augmentation: Dict, the augmentation arguments of `data.train_batches`. `None` for unaugmented examples.
         """
         manifest = self.manifest
-        if augmentation is None and not manifest.clean:
-            raise ValueError(f"{self.folder} has no logits of examples as they are. Write it with clean=True.")
-        wanted = {
+        if augmentation is None and not manifest.include_unaugmented:
+            raise ValueError(
+                f"{self.directory} has no logits of unaugmented examples. Write it with include_unaugmented=True."
+            )
+        pairs = {
             "number of classes": (manifest.classes, len(examples.classes)),
-            "preprocessing": (manifest.preprocessing, as_json(examples.preprocessing)),
+            "preprocessing": (manifest.preprocessing, tuples_to_lists(examples.preprocessing)),
         }
         if augmentation is not None:
-            wanted["augmentation"] = manifest.augmentation, as_json(augmentation)
-        for name, (here, there) in wanted.items():
-            if here != there:
+            pairs["augmentation"] = manifest.augmentation, tuples_to_lists(augmentation)
+        for name, (stored, requested) in pairs.items():
+            if stored != requested:
                 raise ValueError(
-                    f"{self.folder} is of another {name}: it has {here}, and {there} is asked for. Train with the "
-                    "same, or write soft labels of it."
+                    f"The {name} must be that of the soft labels in {self.directory}, {stored}. Received: {requested}. "
+                    "Train with the same, or write other soft labels."
                 )
-        table = table_of(examples)
-        other = self.examples[self._positions(table["index"])]["fingerprint"] != table["fingerprint"]
-        if other.any():
+        table = make_example_table(examples)
+        differs = self.examples[self._get_positions(table["index"])]["fingerprint"] != table["fingerprint"]
+        if differs.any():
             raise ValueError(
-                f"{self.folder} is of other data: {other.sum()} of {len(table)} examples have other contents or "
-                f"another label, the first is number {table['index'][other.argmax()]}. Write soft labels of these data."
+                f"The soft labels in {self.directory} are of other data: {differs.sum()} of {len(table)} examples have "
+                f"other contents or another label, the first is number {table['index'][differs.argmax()]}. Write soft "
+                "labels of these data."
             )
 
     def verify(self, verbose=1):
-        """Read every file and compare it with its SHA-256, also if it was compared before.
+        """Read every file and compare it with its SHA-256, including files that were verified before.
 
         Args:
-            verbose: 0; 1 for a progress bar; 2 for one line at the end.
+            verbose: 0 for no output, 1 for a progress bar, 2 for one line at the end.
 
         Raises:
-            ValueError: If a file is damaged, with its name.
+            ValueError: With the file's name, if a file is damaged.
         """
-        self._examples()
+        self._read_examples()
         bar = keras.utils.Progbar(
-            self.manifest.view_count * self.manifest.parts_a_view, verbose=verbose, unit_name="file"
+            self.manifest.view_count * self.manifest.shards_per_view, verbose=verbose, unit_name="file"
         )
         for view in self.manifest.all_views:
-            for name, _, _ in self.manifest.parts(view):
-                self._verify(name, again=True)
+            for name, _, _ in self.manifest.shards(view):
+                self._verify(name, force=True)
                 bar.add(1)
 
-    def _positions(self, index):
+    def _get_positions(self, index):
         index = np.asarray(index)
-        places = np.minimum(np.searchsorted(self._sorted, index), len(self._sorted) - 1)
-        unknown = self._sorted[places] != index
+        ranks = np.minimum(np.searchsorted(self._sorted, index), len(self._sorted) - 1)
+        unknown = self._sorted[ranks] != index
         if unknown.any():
             raise ValueError(
-                f"{self.folder} has no soft labels of {unknown.sum()} of {len(index)} examples, the first is number "
-                f"{index[unknown.argmax()]}; it is of {self.manifest.examples} examples. Write them for all that are "
-                "trained on."
+                f"{self.directory} has no soft labels of {unknown.sum()} of {len(index)} examples, the first is number "
+                f"{index[unknown.argmax()]}. It has {self.manifest.examples} examples. Write soft labels of all "
+                "training examples."
             )
-        return self._by_index[places]
+        return self._by_index[ranks]
 
-    def _part(self, view, i):
-        """A file's array, compared with its SHA-256 when it is opened."""
+    def _open_shard(self, view, i):
+        """Return a file's array. Verifies the file's SHA-256 when it opens it."""
         with self._lock:
-            parts = self._open.setdefault(view, {})
-            if i not in parts:
-                name, low, high = self.manifest.part(view, i)
+            shards = self._open.setdefault(view, {})
+            if i not in shards:
+                name, low, high = self.manifest.shard(view, i)
                 self._verify(name)
-                parts[i] = self._array(name, high - low)
-                while len(self._open) > _KEPT:
+                shards[i] = self._map_array(name, high - low)
+                while len(self._open) > _OPEN_VIEWS:
                     self._open.popitem(last=False)
-            return parts[i]
+            return shards[i]
 
-    def _array(self, name, rows):
-        """A file's array, mapped."""
+    def _map_array(self, name, rows):
         try:
-            return untrusted.map_array(self.folder / name, *self.manifest.shape_and_dtype(rows))
+            return untrusted.map_array(self.directory / name, *self.manifest.shape_and_dtype(rows))
         except ValueError as error:
             raise ValueError(f"{error} {_REPAIR}") from error
 
-    def _verify(self, name, *, again=False):
-        """Compare a file with its SHA-256, unless it is as it was when it was last compared."""
-        path = self.folder / name
-        digest, now = self._digest(path), os.stat(path)
-        # Before the file is read, so that a change in the meantime counts as one.
-        state = {"sha256": digest, "size": now.st_size, "mtime_ns": now.st_mtime_ns, "inode": now.st_ino}
+    def _verify(self, name, *, force=False):
+        """Compare a file with its SHA-256, unless it was verified and has not changed since."""
+        path = self.directory / name
+        digest, status = self._read_digest(path), os.stat(path)
+        # Made before the file is read, so that a later change is detected.
+        state = {"sha256": digest, "size": status.st_size, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
         state = json.dumps(state).encode()
-        note = path.with_name(f"{name}.verified")
-        if not again and state in (self._verified.get(name), _read_note(note)):
+        record = path.with_name(f"{name}.verified")
+        if not force and state in (self._verified.get(name), _read_record(record)):
             return
         if sha256(path) != digest:
-            with contextlib.suppress(OSError):  # The store may be one that cannot be written to.
-                note.unlink(missing_ok=True)
-            raise ValueError(f"{path} is damaged: its SHA-256 is another than when it was written. {_REPAIR}")
+            with contextlib.suppress(OSError):  # The directory may be read-only.
+                record.unlink(missing_ok=True)
+            raise ValueError(f"{path} is damaged: its SHA-256 differs from that when it was written. {_REPAIR}")
         self._verified[name] = state
         with contextlib.suppress(OSError):
-            atomic_write(note, lambda file: file.write(state))
+            atomic_write(record, lambda file: file.write(state))
 
-    def _digest(self, path):
-        """The SHA-256 that a file had when it was written."""
+    def _read_digest(self, path):
+        """Return the SHA-256 that a file had when it was written."""
         try:
-            digest = untrusted.read_bytes(digest_path(path), 100).decode("ascii").strip()
+            digest = untrusted.read_bytes(get_digest_path(path), 100).decode("ascii").strip()
         except (OSError, ValueError) as error:
-            raise ValueError(f"{digest_path(path)} cannot be read: {error}. {_REPAIR}") from error
+            raise ValueError(f"{get_digest_path(path)} cannot be read: {error}. {_REPAIR}") from error
         if not re.fullmatch("[0-9a-f]{64}", digest):
-            raise ValueError(f"{digest_path(path)} holds no SHA-256. {_REPAIR}")
+            raise ValueError(f"{get_digest_path(path)} must have a SHA-256. It has other contents. {_REPAIR}")
         return digest
 
-    def _examples(self):
-        path = self.folder / "examples.npy"
+    def _read_examples(self):
+        path = self.directory / "examples.npy"
         try:
             table = np.array(untrusted.map_array(path, (self.manifest.examples,), EXAMPLE))
         except ValueError as error:
             raise ValueError(f"{error} Write the soft labels again.") from error
         if hashlib.sha256(table.tobytes()).hexdigest() != self.manifest.examples_sha256:
-            raise ValueError(f"{path} is damaged: its SHA-256 is not the manifest's. Write the soft labels again.")
+            raise ValueError(
+                f"{path} is damaged: its SHA-256 is not that in the manifest. Write the soft labels again."
+            )
         index = np.sort(table["index"])
         if index[0] < 0 or (index[1:] == index[:-1]).any():
             raise ValueError(f"{path} has a negative or repeated example number. Write the soft labels again.")
         return table
 
 
-def _read_note(path):
-    """What was noted when a file was last compared with its SHA-256; `None` if there is no note that can be read."""
+def _read_record(path):
+    """Return the record of a file's last verification, or `None` if there is none that can be read."""
     try:
         return untrusted.read_bytes(path, 1000)
     except (OSError, ValueError):
         return None
 
 
-_REPAIR = "Remove it with its .sha256, and write the soft labels again with the same settings: the rest is kept."
+_REPAIR = "Remove it and its .sha256, and write the soft labels again with the same arguments: other files are kept."
 
 
-def read_manifest(folder):
-    """The manifest of a folder.
+def read_manifest(directory):
+    """Read the manifest of a directory.
 
     Raises:
         FileNotFoundError: If it has none.
         ValueError: If it is of another version.
     """
-    path = folder / "manifest.json"
+    path = directory / "manifest.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{folder} holds no soft labels: there is no {path.name}. Write them by soft_labels.write, or by "
-            "train/cache_soft_labels.py."
+            f"{directory} has no soft labels: there is no {path.name}. Write them with soft_labels.write_soft_labels, "
+            "or with train/cache_soft_labels.py."
         )
     return Manifest.read(path)
 
 
-def present_parts(folder, manifest):
-    """Return the files that are finished: `[(name, first row, the row after the last)]`."""
-    names = set(os.listdir(folder))
-    found = [manifest.find(name) for name in names if digest_path(pathlib.Path(name)).name in names]
-    return [part for part in found if part]
+def find_shards(directory, manifest):
+    """Return the complete files: `[(name, first row, row after the last)]`."""
+    names = set(os.listdir(directory))
+    shards = [manifest.find(name) for name in names if get_digest_path(pathlib.Path(name)).name in names]
+    return [shard for shard in shards if shard]
 
 
-def missing_parts(folder, manifest):
-    """Return an iterator over the files that are missing: `(view, name, first row, the row after the last)`."""
-    there = {name for name, _, _ in present_parts(folder, manifest)}
-    return ((view, *part) for view in manifest.all_views for part in manifest.parts(view) if part[0] not in there)
+def find_missing_shards(directory, manifest):
+    """Return an iterator over the missing files: `(view, name, first row, row after the last)`."""
+    complete = {name for name, _, _ in find_shards(directory, manifest)}
+    return (
+        (view, *shard) for view in manifest.all_views for shard in manifest.shards(view) if shard[0] not in complete
+    )
 
 
-def digest_path(path):
-    """Where the SHA-256 of a file stands: it is written last, and without it the file does not count."""
+def get_digest_path(path):
+    """Return the path of a file's SHA-256, which is written last. A file without it counts as missing."""
     return path.with_name(f"{path.name}.sha256")
 
 
-def as_json(settings):
-    """Settings as a manifest has them: tuples are lists."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()}
+def tuples_to_lists(values):
+    """Return a dict with lists in place of tuples, as JSON has them."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -17,7 +17,8 @@ from absl import flags
 
 from keras_wsl import untrusted
 from keras_wsl.callbacks.backup_state import list_differences
-from keras_wsl.files import atomic_write, exclusive, is_temporary, make_directory, remove_orphans
+from keras_wsl.file_lock import file_lock
+from keras_wsl.files import atomic_write, is_temporary, make_directory, remove_orphans
 from keras_wsl.training import config as settings_file
 from keras_wsl.training.fingerprint import identity
 
@@ -125,7 +126,7 @@ def alone_in(out):
     Raises:
         ValueError: If another process is doing so.
     """
-    with exclusive(out / LOCK) as mine:
+    with file_lock(out / LOCK) as mine:
         if not mine:
             raise ValueError(
                 f"Another process is writing to --output_dir={out}. Wait for its end, or choose another --output_dir."

@@ -7,7 +7,7 @@ import os
 import pathlib
 
 from keras_wsl.files import sha256
-from keras_wsl.soft_labels.manifest import table_of
+from keras_wsl.soft_labels.manifest import make_example_table
 
 FILES = ("teacher_weights", "student_weights", "vocabulary")
 FOLDERS = ("teacher", "student")  # A preset of keras-nlp may be a folder.
@@ -44,7 +44,7 @@ def contents(config, parts, *, store=None, checkpoints=None):
                 "examples": len(examples),
                 "classes": hashlib.sha256(json.dumps(examples.classes).encode()).hexdigest()[:16],
                 "preprocessing": examples.preprocessing,
-                "sha256": hashlib.sha256(table_of(examples).tobytes()).hexdigest(),
+                "sha256": hashlib.sha256(make_example_table(examples).tobytes()).hexdigest(),
             }
             found |= {f"data.{name}.{key}": value for key, value in described.items()}
     return json.loads(json.dumps(found))

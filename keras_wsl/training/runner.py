@@ -151,7 +151,7 @@ def _run(config, splits, out, held, *, build, also, top_5, resume, verbose, sour
                 models.load_weights(teacher, config.teacher_weights)
             judged = {"accuracy": test, **others}
             result |= {f"teacher_{name}": _accuracy(teacher, part, config) for name, part in judged.items()}
-        result["data"] = {"train": train.report, "test": test.report}
+        result["data"] = {"train": train.summary, "test": test.summary}
         result |= {"data_source": source, "contents": contents}
     export.save_keras(student, out / "student.keras")
     try:
@@ -172,7 +172,7 @@ def _reading(examples):
         yield
     except Exception:
         if isinstance(examples, data.ImageFileDataset):
-            examples.unreadable.check()
+            examples.corrupt_files.check_limit()
         raise
 
 
@@ -245,7 +245,7 @@ def _fit(distiller, config, train, table, backups, *, kept, epochs, verbose, obs
                 train,
                 seed=config.seed,
                 batch_size=config.batch_size,
-                start=backup.initial_position,
+                initial_position=backup.initial_position,
                 one_hot=config.label_smoothing > 0,
                 num_views=config.num_views or None,
                 soft_labels=soft_labels,
@@ -292,7 +292,7 @@ def _numbers(error, train, config):
     size = config.batch_size
     end = -(-last // size)  # RaiseOnNonFinite checks every execution; after a resume its range begins with the epoch.
     begin = max((first - 1) // size, end - config.steps_per_execution)
-    batches = data.train_batches(train, seed=config.seed, batch_size=size, start=(error.epoch - 1, begin))
+    batches = data.train_batches(train, seed=config.seed, batch_size=size, initial_position=(error.epoch - 1, begin))
     return [int(number) for _, (_, targets) in zip(range(begin, end), batches) for number in targets["index"]]
 
 
@@ -411,9 +411,9 @@ def parts(splits, config):
     train, test = splits.train, splits.test
     validation = None
     if config.validation_examples:
-        train, validation = train.split(config.validation_examples, seed=config.seed)
+        train, validation = train.stratified_split(config.validation_examples, seed=config.seed)
     if config.max_train_examples:
-        train = train.take(config.max_train_examples, seed=config.seed)
+        train = train.stratified_subset(config.max_train_examples, seed=config.seed)
     return train, validation, test
 
 
@@ -556,10 +556,10 @@ def _observers(config, recipe, checkpoints, store, train, out):
 
 def _clean_batches(config, store, train):
     """Batches of clean examples; `None` where soft labels have no logits of such."""
-    if store and not store.manifest.clean:
+    if store and not store.manifest.include_unaugmented:
         return None
-    clean_examples = train.take(min(config.clean_examples, len(train)))
-    batches = data.eval_batches(clean_examples, config.eval_batch_size, soft_labels=store, framework="numpy")
+    clean_examples = train.stratified_subset(min(config.clean_examples, len(train)))
+    batches = data.eval_batches(clean_examples, config.eval_batch_size, soft_labels=store, pipeline="numpy")
     if isinstance(batches, keras.utils.PyDataset):  # What is in memory; files are read again.
         batches = [batches[i] for i in range(len(batches))]
     return batches

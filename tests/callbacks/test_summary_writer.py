@@ -50,7 +50,7 @@ def test_summary_writer_reports_full_disk(tmp_path):
     events.flush()
     with (
         largest_file(400),
-        pytest.raises(OSError, match=r"File too large: .*log does not fit; .* bytes are free there. Make room"),
+        pytest.raises(OSError, match=r"File too large: .*log does not fit. .* bytes are free. Free space"),
     ):
         for step in range(2, 40):
             events.scalar("loss", 1.0, step)

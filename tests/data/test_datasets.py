@@ -11,18 +11,18 @@ FOLDER = pathlib.Path(__file__).resolve().parents[3] / "shared" / "tensorflow_da
 
 
 def test_missing_cifar100_says_where_and_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"No cifar100 in .*cifar100.*download=True.*data_dir.*\.npz") as error:
+    with pytest.raises(FileNotFoundError, match=r"cifar100 must have .*download=True.*data_dir.*\.npz") as error:
         cifar100(tmp_path)
     assert str(tmp_path) in str(error.value)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
     with pytest.raises(FileNotFoundError, match="elsewhere"):
         cifar100()
-    with pytest.raises(FileNotFoundError, match=r"no file .*cifar100\.npz"):
+    with pytest.raises(FileNotFoundError, match=r"cifar100\.npz does not exist"):
         cifar100(tmp_path / "cifar100.npz")
     # A half-made folder is not the data set.
     (tmp_path / "cifar100" / "3.0.2.incomplete").mkdir(parents=True)
     (tmp_path / "cifar100" / "3.0.2.incomplete" / "dataset_info.json").touch()
-    with pytest.raises(FileNotFoundError, match="No cifar100"):
+    with pytest.raises(FileNotFoundError, match="cifar100 must have"):
         cifar100(tmp_path)
 
 
@@ -48,13 +48,13 @@ def test_cifar100():
         assert train.labels[ids[-1]] == example["label"]
     assert len(ids) == 20 and ids != sorted(ids)
 
-    rest, held = train.split(5000)
+    rest, held = train.stratified_split(5000)
     np.testing.assert_array_equal(np.bincount(rest.labels), [450] * 100)
     np.testing.assert_array_equal(np.bincount(held.labels), [50] * 100)
 
-    settings = {"seed": 1, "batch_size": 64, "start": (239, 780)}
-    ours = train_batches(train, framework="numpy", **settings)
-    theirs = iter(train_batches(train, framework="tensorflow", **settings))
+    settings = {"seed": 1, "batch_size": 64, "initial_position": (239, 780)}
+    ours = train_batches(train, pipeline="numpy", **settings)
+    theirs = iter(train_batches(train, pipeline="tensorflow", **settings))
     for size in (64, 16, 64):  # 782 steps, the last of 16 images.
         (images, targets), (same, same_targets) = next(ours), next(theirs)
         assert images.shape == (size, 32, 32, 3)
@@ -73,7 +73,7 @@ def test_digits():
         np.testing.assert_array_equal(part.index, np.arange(len(part)))
     whole = np.bincount(np.concatenate([train.labels, test.labels]))
     assert (np.abs(np.bincount(test.labels) - whole * 449 / 1797) <= 1).all()
-    (images, _), *_ = eval_batches(train, 1348, framework="numpy")
+    (images, _), *_ = eval_batches(train, 1348, pipeline="numpy")
     assert abs(images.mean()) < 1e-5 and abs(images.std() - 1) < 1e-5
     assert test.mean == train.mean and test.std == train.std
 
@@ -98,5 +98,5 @@ def test_digits_are_scikit_learns_and_the_split_is_the_same_each_time():
 
 @pytest.mark.parametrize("fraction", [0, 1, 1.5, -0.1])
 def test_digits_needs_examples_in_both_splits(fraction):
-    with pytest.raises(ValueError, match="leaves examples in both splits"):
+    with pytest.raises(ValueError, match="must leave examples in both splits"):
         digits(test_fraction=fraction)

@@ -97,8 +97,8 @@ def slow_window(number, height, width, *, seed, view, scale, ratio):
 
     def uniform(choice, attempt, low=0.0, high=1.0):
         key = np.array([(10 * number + attempt) % 2**32], "uint32")
-        bits = stateless_random.draw(
-            choice, stateless_random.key("seed", seed), stateless_random.key("view", view), key
+        bits = stateless_random.random_uint32(
+            choice, stateless_random.as_uint32("seed", seed), stateless_random.as_uint32("view", view), key
         )[0]
         return low + (high - low) * (int(bits) / 2**32)
 
@@ -120,7 +120,10 @@ def slow_window(number, height, width, *, seed, view, scale, ratio):
 
 def windows(numbers, heights, widths, *, seed=3, view=0, **settings):
     """`random_window` of many images: int array, shape `(n, 4)`."""
-    seed, view = tf.constant(stateless_random.key("seed", seed)), tf.constant(stateless_random.key("view", view))
+    seed, view = (
+        tf.constant(stateless_random.as_uint32("seed", seed)),
+        tf.constant(stateless_random.as_uint32("view", view)),
+    )
     sizes = [np.broadcast_to(np.asarray(side, "int32"), np.shape(numbers)) for side in (heights, widths)]
     found = tf.data.Dataset.from_tensor_slices((np.asarray(numbers, "uint32"), *sizes)).map(
         lambda *image: tf.stack(decoding.random_window(*image, seed=seed, view=view, **{**DEFAULTS, **settings}))
@@ -134,7 +137,10 @@ def slow_crop(path, number, size, *, seed, view, **settings):
         int(number), image.height, image.width, seed=seed, view=view, **{**DEFAULTS, **settings}
     )
     crop = resized(image.crop((left, top, left + width, top + height)), size, size)
-    flip = stateless_random.draw("flip", *(np.array([value], "uint32") for value in (seed, view, number)))[0] >= 2**31
+    flip = (
+        stateless_random.random_uint32("flip", *(np.array([value], "uint32") for value in (seed, view, number)))[0]
+        >= 2**31
+    )
     return crop[:, ::-1] if flip else crop
 
 
@@ -143,14 +149,14 @@ def test_classes_and_files_are_in_alphabetical_order(tree):
     assert train.classes == test.classes == ("n01", "n02", "n03")
     np.testing.assert_array_equal(train.labels, np.repeat([0, 1, 2], 8))
     np.testing.assert_array_equal(train.index, np.arange(24))
-    assert [pathlib.Path(name).name for name in train.names_of([0, 9, 23])] == [
+    assert [pathlib.Path(name).name for name in train.get_names([0, 9, 23])] == [
         "n01_0.JPEG",
         "n02_1.JPEG",
         "n03_7.JPEG",
     ]
     assert (len(train), len(test), train.input_shape) == (24, 24, (16, 16, 3))
-    assert train.report == {"examples": 24, "classes": 3, "unreadable_images": 0, "unreadable": []}
-    assert train.unreadable is test.unreadable
+    assert train.summary == {"examples": 24, "classes": 3, "unreadable_images": 0, "unreadable": []}
+    assert train.corrupt_files is test.corrupt_files
     assert imagenet(tree).train.resize == 256 and imagenet(tree, image_size=112).train.resize == 128
 
 
@@ -166,7 +172,7 @@ def test_other_files_are_no_images(tmp_path):
     (tmp_path / "a" / "notes.txt").write_text("none")
     (tmp_path / "classes.txt").write_text("a")
     examples = image_folder(tmp_path)
-    assert [pathlib.Path(name).name for name in examples.names_of(range(3))] == ["A.Jpeg", "b.PNG", "c.jpg"]
+    assert [pathlib.Path(name).name for name in examples.get_names(range(3))] == ["A.Jpeg", "b.PNG", "c.jpg"]
 
 
 def test_image_folder_ignores_what_is_hidden(tmp_path):
@@ -177,7 +183,7 @@ def test_image_folder_ignores_what_is_hidden(tmp_path):
     for name in (".DS_Store", "._a_0.JPEG", ".hidden.png", "Thumbs.db"):
         (hidden / "train" / "a" / name).write_bytes(b"\0")
     train, same = imagenet(hidden, **SIZES).train, imagenet(plain, **SIZES).train
-    assert train.classes == ("a", "b") and not train.unreadable.names
+    assert train.classes == ("a", "b") and not train.corrupt_files.names
     np.testing.assert_array_equal(train.fingerprints, same.fingerprints)
 
 
@@ -195,11 +201,11 @@ def test_image_folder_leaves_out_what_is_no_regular_file(tmp_path, caplog):
         os.rename(tmp_path / "s" / "x", folder / "socket.JPG")
         with caplog.at_level(logging.WARNING):
             train = imagenet(tmp_path, **SIZES).train
-    left_out = [pathlib.Path(name).name for name in train.unreadable.names]
+    left_out = [pathlib.Path(name).name for name in train.corrupt_files.names]
     assert left_out == ["dangling.jpeg", "device.png", "folder.jpg", "pipe.jpg", "socket.JPG"]
     assert len(train) == 3 + 1 + 3 and len(train.fingerprints) == 7 and "pipe.jpg cannot be read" in caplog.text
     assert sum(len(labels) for _, labels, _ in numpy_batches(eval_batches(train, 4))) == 7
-    with pytest.raises(TooManyCorruptImagesError, match="5 images could not be read, and the limit is 4"):
+    with pytest.raises(TooManyCorruptImagesError, match="At most 4 images may be unreadable. Received: 5"):
         imagenet(tmp_path, **SIZES, max_corrupt_images=4)
 
 
@@ -208,7 +214,7 @@ def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):
     assert [len(images) for images, _, _ in three_epochs] == [10, 10, 4] * 3
     for epoch in range(3):
         index = np.concatenate([index for _, _, index in three_epochs[3 * epoch : 3 * epoch + 3]])
-        np.testing.assert_array_equal(index, stateless_random.order(5, epoch, train.index))
+        np.testing.assert_array_equal(index, stateless_random.epoch_permutation(5, epoch, train.index))
     for images, labels, index in three_epochs:
         assert images.dtype == np.float32 and images.shape[1:] == (16, 16, 3)
         assert labels.dtype == index.dtype == np.int32
@@ -235,14 +241,14 @@ def test_views_come_again_in_another_order(tree, three_epochs):
 
 @pytest.mark.parametrize("start", [(0, 2), (2, 0)])
 def test_a_later_start_goes_on_as_if_from_the_beginning(tree, three_epochs, start):
-    resumed = train_batches(imagenet(tree, **SIZES).train, seed=5, batch_size=10, start=start)
+    resumed = train_batches(imagenet(tree, **SIZES).train, seed=5, batch_size=10, initial_position=start)
     skipped = 3 * start[0] + start[1]
     assert_same(numpy_batches(resumed, 3), three_epochs[skipped : skipped + 3])
 
 
 def test_parts_look_as_they_do_in_the_whole(tree, three_epochs):
     whole = by_number(three_epochs[:3])
-    rest, held = imagenet(tree, **SIZES).train.split(6)
+    rest, held = imagenet(tree, **SIZES).train.stratified_split(6)
     assert not set(rest.index) & set(held.index) and len(rest) == 18
     np.testing.assert_array_equal(np.bincount(held.labels), [2, 2, 2])
     ((images, _, index),) = numpy_batches(train_batches(held, seed=5, batch_size=6), 1)
@@ -252,12 +258,12 @@ def test_parts_look_as_they_do_in_the_whole(tree, three_epochs):
 @pytest.mark.parametrize("sizes", [SIZES, {"image_size": 16, "resize": 16}, {"image_size": 33, "resize": 90}])
 def test_eval_is_torchvisions_resize_and_centre(tree, sizes):
     test = imagenet(tree, **sizes).test
-    dataset = eval_batches(test, 10, framework="numpy")  # TensorFlow reads files beside any backend.
+    dataset = eval_batches(test, 10, pipeline="numpy")  # TensorFlow reads files beside any backend.
     for _ in range(2):
         images, labels, index = (np.concatenate(arrays) for arrays in zip(*numpy_batches(dataset)))
         np.testing.assert_array_equal(index, test.index)
         np.testing.assert_array_equal(labels, test.labels)
-    expected = [slow_centre(path, sizes["resize"], sizes["image_size"]) for path in test.names_of(test.index)]
+    expected = [slow_centre(path, sizes["resize"], sizes["image_size"]) for path in test.get_names(test.index)]
     difference = np.abs(levels(test, images) - expected)
     # Pillow rounds between its two passes.
     assert difference.max() < 1.01 and difference.mean() < 0.2
@@ -318,7 +324,7 @@ def test_train_crops_are_slices_of_the_whole_image(tmp_path, settings):
         # No chroma is left out: else the decoder of a part guesses that of its edges otherwise.
         picture(k, 150 - 3 * k, 70 + 4 * k).save(tmp_path / "a" / f"{k:02}.jpg", quality=90, subsampling=k % 3 // 2)
     examples = image_folder(tmp_path, **SIZES)
-    paths = examples.names_of(examples.index)
+    paths = examples.get_names(examples.index)
     for images, _, index in numpy_batches(train_batches(examples, seed=8, batch_size=24, **settings), 2)[1:]:
         expected = [slow_crop(paths[number], number, 16, seed=8, view=1, **settings) for number in index]
         difference = np.abs(levels(examples, images) - expected).max(axis=(1, 2, 3))
@@ -348,13 +354,13 @@ def test_every_kind_of_image_has_three_channels(tmp_path):
         # ImageNet has a PNG of this name too.
         picture(1, 40, 53).convert(mode).save(tmp_path / "a" / f"{mode}_{kind}.JPEG", kind)
     examples = image_folder(tmp_path, **SIZES)
-    paths = examples.names_of(examples.index)
+    paths = examples.get_names(examples.index)
     ((images, _, _),) = numpy_batches(eval_batches(examples, 6))
     assert np.abs(levels(examples, images) - [slow_centre(path, 20, 16) for path in paths]).max() < 1.01
     ((images, _, index),) = numpy_batches(train_batches(examples, seed=2, batch_size=6), 1)
     expected = [slow_crop(paths[number], number, 16, seed=2, view=0) for number in index]
     assert np.abs(levels(examples, images) - expected).max() < 1.01
-    assert examples.unreadable.names == []
+    assert examples.corrupt_files.names == []
 
 
 def damage(folder):
@@ -380,11 +386,11 @@ def test_what_cannot_be_read_is_left_out_counted_and_told_once(tmp_path, caplog)
         ):
             kept = [np.isin(index, list(damaged), invert=True) for _, _, index in before]
             assert_same(after, [tuple(array[rows] for array in batch) for batch, rows in zip(before, kept)])
-    assert sorted(train.unreadable.names) == sorted(map(str, damaged.values()))
-    assert train.report["unreadable_images"] == 4 and train.report["unreadable"] == train.unreadable.names
+    assert sorted(train.corrupt_files.names) == sorted(map(str, damaged.values()))
+    assert train.summary["unreadable_images"] == 4 and train.summary["unreadable"] == train.corrupt_files.names
     warned = [record.getMessage() for record in caplog.records if record.name == "keras_wsl.data.image_files"]
-    assert sorted(warned) == [f"{path} cannot be read as an image, and is left out." for path in damaged.values()]
-    train.unreadable.check()
+    assert sorted(warned) == [f"{path} cannot be read as an image and is left out." for path in damaged.values()]
+    train.corrupt_files.check_limit()
 
 
 def test_a_file_cut_off_is_read_as_far_as_the_crop_needs_it(tmp_path):
@@ -395,20 +401,20 @@ def test_a_file_cut_off_is_read_as_far_as_the_crop_needs_it(tmp_path):
     shown = [len(images) for images, _, _ in numpy_batches(train_batches(train, seed=0, batch_size=24), 6)]
     assert set(shown) == {23, 24}
     assert sum(len(images) for images, _, _ in numpy_batches(eval_batches(train, 24))) == 23
-    assert train.unreadable.names == [str(path)]
+    assert train.corrupt_files.names == [str(path)]
 
 
 def test_beyond_the_limit_reading_ends(tmp_path):
     train, test = imagenet(make(tmp_path), max_corrupt_images=3, **SIZES)
     damaged = damage(tmp_path)
-    message = "4 images could not be read, and the limit is 3; the first is '.*n02_.*'. Fetch these files again"
+    message = "At most 3 images .* Received: 4, the first is '.*n02_.*'. Download these files again"
     for dataset in (train_batches(train, seed=0, batch_size=24), eval_batches(train, 24)):
         with pytest.raises(tf.errors.OpError, match=message):
             numpy_batches(dataset, 3)
     with pytest.raises(TooManyCorruptImagesError, match=message):
-        test.unreadable.check()
-    assert len(train.unreadable.names) == len(damaged)
-    with pytest.raises(tf.errors.OpError, match="3 images could not be read, and the limit is 0"):
+        test.corrupt_files.check_limit()
+    assert len(train.corrupt_files.names) == len(damaged)
+    with pytest.raises(tf.errors.OpError, match="At most 0 images may be unreadable. Received: 3"):
         numpy_batches(eval_batches(imagenet(tmp_path, max_corrupt_images=0, **SIZES).train, 8))
 
 
@@ -416,40 +422,40 @@ def test_a_batch_needs_one_image(tmp_path):
     (tmp_path / "a").mkdir()
     for k in range(3):
         (tmp_path / "a" / f"{k}.jpg").write_bytes(b"")
-    with pytest.raises(tf.errors.OpError, match="None of the 3 images of a batch could be read"):
+    with pytest.raises(tf.errors.OpError, match="None of the 3 images of a batch can be read"):
         numpy_batches(eval_batches(image_folder(tmp_path), 3))
 
 
 def test_folders_that_are_not_a_data_set_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="There is no folder '.*missing'; expected one with a folder for each"):
+    with pytest.raises(FileNotFoundError, match="missing' must be a directory with a subdirectory per class"):
         image_folder(tmp_path / "missing")
     (tmp_path / "only_files").mkdir()
     (tmp_path / "only_files" / "a.jpg").touch()
-    with pytest.raises(ValueError, match="only_files' has no folders"):
+    with pytest.raises(ValueError, match="only_files' must have a subdirectory"):
         image_folder(tmp_path / "only_files")
-    with pytest.raises(FileNotFoundError, match=r"No imagenet2012 in .*imagenet2012.*image-net\.org.* train/ and val/"):
+    with pytest.raises(FileNotFoundError, match=r"imagenet2012 must have .*image-net\.org.* train/ and val/"):
         imagenet(tmp_path)
     make(tmp_path / "tree", count=1)
     (tmp_path / "tree" / "val" / "n04").mkdir()
-    with pytest.raises(ValueError, match=r"val' has other classes .*: \[\] are missing, \['n04'\] are not known"):
+    with pytest.raises(ValueError, match=r"val' must have the same classes .* Missing: \[\]. Unknown: \['n04'\]"):
         imagenet(tmp_path / "tree")
-    with pytest.raises(ValueError, match="n04' has no images; expected files that end in .jpeg, .jpg, .png"):
+    with pytest.raises(ValueError, match="n04' must have files that end in .jpeg, .jpg, .png"):
         image_folder(tmp_path / "tree" / "val")
     (tmp_path / "tree" / "val" / "n04").rename(tmp_path / "tree" / "train" / "n04")
     picture(0, 20, 20).save(tmp_path / "tree" / "train" / "n04" / "a.jpg")
-    with pytest.raises(ValueError, match=r"val' has other classes .*: \['n04'\] are missing, \[\] are not known"):
+    with pytest.raises(ValueError, match=r"val' must have the same classes .* Missing: \['n04'\]. Unknown: \[\]"):
         imagenet(tmp_path / "tree")
     (tmp_path / "tree" / "val").rename(tmp_path / "tree" / "validation")
-    with pytest.raises(FileNotFoundError, match="no folder '.*val'"):
+    with pytest.raises(FileNotFoundError, match="val' must be a directory"):
         imagenet(tmp_path / "tree")
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 32, "resize": 31}, "resize is 31 and image_size 32; expected a shorter side"),
-        ({"image_size": 0}, "image_size is 0; expected an integer >= 1"),
-        ({"resize": 256.5}, "resize is 256.5; expected an integer"),
+        ({"image_size": 32, "resize": 31}, "`resize` must be .* Received: resize=31, image_size=32"),
+        ({"image_size": 0}, "`image_size` must be .* Received: image_size=0"),
+        ({"resize": 256.5}, "`resize` must be .* Received: resize=256.5"),
     ],
 )
 def test_sizes_out_of_range_are_refused(tree, settings, message):
@@ -460,12 +466,12 @@ def test_sizes_out_of_range_are_refused(tree, settings, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"padding": 4}, r"ImageFolder are not varied by \['padding'\]; expected some of \['flip', 'ratio', 'scale'\]"),
-        ({"scale": (0.5, 1.1)}, r"scale is \(0.5, 1.1\); expected 0 < low <= high <= 1"),
-        ({"scale": (0.5, 0.4)}, "scale is"),
-        ({"ratio": (0, 1)}, r"ratio is \(0, 1\); expected 0 < low <= high\."),
-        ({"start": (0, 3)}, "step 3; expected a step from 0 to 2"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"padding": 4}, r"ImageFolder has the arguments \['flip', 'ratio', 'scale'\]. Received: \['padding'\]"),
+        ({"scale": (0.5, 1.1)}, r"0 < low <= high <= 1. Received: scale=\(0.5, 1.1\)"),
+        ({"scale": (0.5, 0.4)}, "`scale` must be"),
+        ({"ratio": (0, 1)}, r"0 < low <= high\. Received: ratio=\(0, 1\)"),
+        ({"initial_position": (0, 3)}, "a step from 0 to 2, .* step 3"),
+        ({"batch_size": 0}, "`batch_size` must be"),
     ],
 )
 def test_settings_out_of_range_are_refused_at_the_call(tree, settings, message):
@@ -480,25 +486,25 @@ def test_imagenet_sample():
     np.testing.assert_array_equal(np.bincount(train.labels), [100] * 10)
     np.testing.assert_array_equal(np.bincount(test.labels), [50] * 10)
     assert train.classes[0] == "n01440764" and train.classes == tuple(sorted(train.classes))
-    names = train.names_of(train.index)
+    names = train.get_names(train.index)
     grey = [number for number, name in enumerate(names) if Image.open(name).mode == "L"]
     assert grey
-    some = train.rows(np.array(grey + [0, 500, 999]))
+    some = train.select(np.array(grey + [0, 500, 999]))
     ((images, labels, _),) = numpy_batches(eval_batches(some, 64))
     assert images.shape == (len(grey) + 3, 224, 224, 3)
     np.testing.assert_array_equal(labels, some.labels)
-    expected = [slow_centre(name, 256, 224) for name in some.names_of(some.index)]
+    expected = [slow_centre(name, 256, 224) for name in some.get_names(some.index)]
     assert np.abs(levels(train, images) - expected).max() < 1.01
     ((images, _, _),) = numpy_batches(train_batches(some, seed=0, batch_size=64), 1)
     assert images.shape == (len(grey) + 3, 224, 224, 3) and np.isfinite(images).all()
-    assert train.unreadable.names == []
+    assert train.corrupt_files.names == []
 
 
 @pytest.mark.skipif(not (SHARED / "imagenet_sample_natural").is_dir(), reason="imagenet_sample_natural is not there")
 def test_images_of_natural_sizes():
     examples = image_folder(SHARED / "imagenet_sample_natural" / "val")
     assert (len(examples), len(examples.classes)) == (98, 98)
-    paths = examples.names_of(examples.index)
+    paths = examples.get_names(examples.index)
     for images, _, index in numpy_batches(eval_batches(examples, 33)):
         for image, number in zip(images, index):
             assert np.abs(levels(examples, image) - slow_centre(paths[number], 256, 224)).max() < 1.01
@@ -507,4 +513,4 @@ def test_images_of_natural_sizes():
             difference = np.abs(levels(examples, image) - slow_crop(paths[number], number, 224, seed=0, view=0))
             # At its edges, a part's chroma is another.
             assert np.quantile(difference, 0.9) < 1.01 and difference.mean() < 0.5
-    assert examples.unreadable.names == []
+    assert examples.corrupt_files.names == []

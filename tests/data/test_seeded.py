@@ -37,14 +37,14 @@ def indices():
 
 
 def test_mix_is_murmur3s_finalizer():
-    np.testing.assert_array_equal(stateless_random.mix(u32(*FINALIZED)), u32(*FINALIZED.values()))
+    np.testing.assert_array_equal(stateless_random.murmur3_finalizer(u32(*FINALIZED)), u32(*FINALIZED.values()))
 
 
 @pytest.mark.parametrize(("choice", "seed", "epoch", "index", "expected"), DRAWN)
 def test_draws_are_the_golden_bits(choice, seed, epoch, index, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy would warn of scalars that wrap round.
-        drawn = stateless_random.draw(choice, u32(seed), u32(epoch), u32(index))
+        drawn = stateless_random.random_uint32(choice, u32(seed), u32(epoch), u32(index))
     assert drawn.dtype == np.uint32
     assert drawn.tolist() == [expected]
 
@@ -55,7 +55,10 @@ def test_tensorflow_has_the_same_bits(seed, epoch):
 
     @tf.function
     def everything(seed, epoch, index):
-        return [stateless_random.draw("order", seed, epoch, index), *stateless_random.windows(seed, epoch, index, 4)]
+        return [
+            stateless_random.random_uint32("order", seed, epoch, index),
+            *stateless_random.crop_offsets(seed, epoch, index, 4),
+        ]
 
     arguments = u32(seed), u32(epoch), indices()
     for ours, theirs in zip(everything.python_function(*arguments), everything(*map(tf.constant, arguments))):
@@ -68,7 +71,10 @@ def test_jax_has_the_same_bits(seed, epoch):
     jax = pytest.importorskip("jax")
 
     def everything(seed, epoch, index):
-        return [stateless_random.draw("order", seed, epoch, index), *stateless_random.windows(seed, epoch, index, 4)]
+        return [
+            stateless_random.random_uint32("order", seed, epoch, index),
+            *stateless_random.crop_offsets(seed, epoch, index, 4),
+        ]
 
     arguments = u32(seed), u32(epoch), indices()
     for ours, theirs in zip(everything(*arguments), jax.jit(everything)(*map(jax.numpy.asarray, arguments))):
@@ -77,7 +83,9 @@ def test_jax_has_the_same_bits(seed, epoch):
 
 
 def test_every_epoch_is_another_permutation():
-    orders = [stateless_random.order(seed, epoch, np.arange(COUNT)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
+    orders = [
+        stateless_random.epoch_permutation(seed, epoch, np.arange(COUNT)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
     for order in orders:
         np.testing.assert_array_equal(np.sort(order), np.arange(COUNT))
     for one, other in [(0, 1), (0, 2), (1, 2)]:
@@ -89,13 +97,14 @@ def test_every_epoch_is_another_permutation():
 def test_order_goes_by_the_numbers_and_not_by_the_places():
     numbers = np.random.default_rng(0).permutation(1000)
     np.testing.assert_array_equal(
-        numbers[stateless_random.order(5, 2, numbers)], stateless_random.order(5, 2, np.arange(1000))
+        numbers[stateless_random.epoch_permutation(5, 2, numbers)],
+        stateless_random.epoch_permutation(5, 2, np.arange(1000)),
     )
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (3, 239)])
 def test_crops_and_flips_are_uniform(seed, epoch):
-    top, left, flip = stateless_random.windows(u32(seed), u32(epoch), indices(), 4)
+    top, left, flip = stateless_random.crop_offsets(u32(seed), u32(epoch), indices(), 4)
     assert top.max() == left.max() == 8 and flip.max() == 1
     cells = np.bincount(top * 18 + left * 2 + flip, minlength=162)
     expected = COUNT / 162
@@ -105,13 +114,15 @@ def test_crops_and_flips_are_uniform(seed, epoch):
 
 
 def test_an_examples_flips_over_epochs_are_those_of_a_coin():
-    flips = np.stack([stateless_random.windows(u32(0), u32(epoch), indices()[:5000], 4)[2] for epoch in range(240)])
+    flips = np.stack(
+        [stateless_random.crop_offsets(u32(0), u32(epoch), indices()[:5000], 4)[2] for epoch in range(240)]
+    )
     assert abs(flips.mean() - 0.5) < 0.003
     assert abs(flips.sum(axis=0).std() - np.sqrt(240 / 4)) < 0.4
 
 
 def test_draws_of_neighbours_seeds_epochs_and_choices_are_not_correlated():
-    uniform = lambda *key: stateless_random.draw(key[0], u32(key[1]), u32(key[2]), indices()) / 2**32  # noqa: E731
+    uniform = lambda *key: stateless_random.random_uint32(key[0], u32(key[1]), u32(key[2]), indices()) / 2**32  # noqa: E731
     base = uniform("top", 0, 0)
     assert abs(base.mean() - 0.5) < 0.006
     others = [uniform("left", 0, 0), uniform("top", 1, 0), uniform("top", 0, 1), np.roll(base, 1)]
@@ -121,12 +132,12 @@ def test_draws_of_neighbours_seeds_epochs_and_choices_are_not_correlated():
 
 @pytest.mark.parametrize("value", [-1, 2**32, 0.5])
 def test_key_refuses_what_would_wrap_round(value):
-    with pytest.raises(ValueError, match=r"seed is .*expected an integer in \[0, 2\*\*32\)"):
-        stateless_random.key("seed", value)
+    with pytest.raises(ValueError, match=r"`seed` must be an integer in \[0, 2\*\*32\). Received: seed="):
+        stateless_random.as_uint32("seed", value)
 
 
 def test_pixels_are_places_in_the_flattened_padded_batch():
     # Two images of 1 x 2, padding 1: each 3 x 4 when padded. The second is flipped.
     rows, top, left, flip = (np.array(values, "int32") for values in ([0, 1], [0, 2], [2, 1], [0, 1]))
-    places = stateless_random.pixels(rows, top, left, flip, height=1, width=2, padding=1)
+    places = stateless_random.crop_indices(rows, top, left, flip, height=1, width=2, padding=1)
     np.testing.assert_array_equal(places, [[[2, 3]], [[12 + 8 + 2, 12 + 8 + 1]]])

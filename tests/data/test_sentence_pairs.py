@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from keras_wsl.data import SentencePairs, eval_batches, multinli, sentence_pairs, tfds_builder, train_batches
-from keras_wsl.data.multinli import _pairs
+from keras_wsl.data.multinli import _load_split
 
 tf = pytest.importorskip("tensorflow")
 tfds = pytest.importorskip("tensorflow_datasets")
@@ -34,9 +34,9 @@ def numbers(text):
 
 
 def pairs_of(*pairs, tokenizer, length=16, **settings):
-    firsts, seconds = zip(*pairs)
+    text_a, text_b = zip(*pairs)
     settings = {"labels": np.arange(len(pairs)) % 3, "classes": CLASSES, **settings}
-    return SentencePairs.from_text(firsts, seconds, tokenizer=tokenizer, length=length, **settings)
+    return SentencePairs.from_text(text_a, text_b, tokenizer=tokenizer, length=length, **settings)
 
 
 def make(count=100, length=50, longest=50):
@@ -75,7 +75,7 @@ def test_both_sentences_stand_between_the_start_and_the_ends(tokenizer):
         first = text.split().index("[SEP]") + 1
         assert pairs.segment_ids[row].tolist() == [0] * first + [1] * (count - first) + [0] * (16 - count)
         assert pairs.lengths[row] == count
-    assert pairs.truncated.tolist() == [False] * 3 and pairs.report == {
+    assert pairs.truncated.tolist() == [False] * 3 and pairs.summary == {
         "examples": 3,
         "classes": 3,
         "truncated_pairs": 0,
@@ -107,7 +107,7 @@ def test_truncated_pairs_are_counted_over_all_chunks(tokenizer, monkeypatch):
     sizes = [len(f"{first} {second}".split()) + 3 for first, second in texts]
     np.testing.assert_array_equal(pairs.lengths, np.minimum(sizes, 15))
     np.testing.assert_array_equal(pairs.truncated, np.array(sizes) > 15)
-    assert pairs.report == {"examples": 40, "classes": 3, "truncated_pairs": sum(size > 15 for size in sizes)}
+    assert pairs.summary == {"examples": 40, "classes": 3, "truncated_pairs": sum(size > 15 for size in sizes)}
     np.testing.assert_array_equal(pairs.index, np.arange(40)[::-1])
     for tokens, segments, (first, second), size in zip(pairs.token_ids, pairs.segment_ids, texts, pairs.lengths):
         shown = [tokens[1:size][segments[1:size] == k][:-1].tolist() for k in range(2)]
@@ -116,15 +116,15 @@ def test_truncated_pairs_are_counted_over_all_chunks(tokenizer, monkeypatch):
         assert tokens[0] == CLS and (tokens[:size] == SEP).sum() == 2 and not tokens[size:].any()
 
 
-@pytest.mark.parametrize("framework", ["numpy", "tensorflow"], ids=["numpy", "tf.data"])
-def test_batches_are_cut_at_a_multiple_of_sixteen(framework):
+@pytest.mark.parametrize("pipeline", ["numpy", "tensorflow"], ids=["numpy", "tf.data"])
+def test_batches_are_cut_at_a_multiple_of_sixteen(pipeline):
     pairs = make()
     place = {number: row for row, number in enumerate(pairs.index)}
     short = make(40, length=50, longest=20)
     widths = set()
     for part, dataset in (
-        (pairs, train_batches(pairs, seed=0, batch_size=3, framework=framework)),
-        (short, eval_batches(short, 3, framework=framework)),
+        (pairs, train_batches(pairs, seed=0, batch_size=3, pipeline=pipeline)),
+        (short, eval_batches(short, 3, pipeline=pipeline)),
     ):
         place = {number: row for row, number in enumerate(part.index)}
         for batch in numpy_batches(dataset, 14):
@@ -144,39 +144,39 @@ def test_batches_are_cut_at_a_multiple_of_sixteen(framework):
 @pytest.mark.parametrize("start", [(0, 0), (1, 3)])
 def test_tensorflow_and_numpy_have_the_same_bits(start):
     pairs = make()
-    settings = {"seed": 7, "batch_size": 16, "start": start, "one_hot": start == (1, 3)}
-    ours, theirs = (train_batches(pairs, framework=name, **settings) for name in ("numpy", "tensorflow"))
+    settings = {"seed": 7, "batch_size": 16, "initial_position": start, "one_hot": start == (1, 3)}
+    ours, theirs = (train_batches(pairs, pipeline=name, **settings) for name in ("numpy", "tensorflow"))
     assert_same_bits(numpy_batches(ours, 16), numpy_batches(theirs, 16))
-    whole = numpy_batches(train_batches(pairs, framework="numpy", **{**settings, "start": (0, 0)}), 20)
+    whole = numpy_batches(train_batches(pairs, pipeline="numpy", **{**settings, "initial_position": (0, 0)}), 20)
     skipped = 7 * start[0] + start[1]
-    assert_same_bits(numpy_batches(train_batches(pairs, framework="numpy", **settings), 5), whole[skipped:][:5])
+    assert_same_bits(numpy_batches(train_batches(pairs, pipeline="numpy", **settings), 5), whole[skipped:][:5])
     for epoch in (whole[:7], whole[7:14]):
         seen = np.concatenate([batch["index"] for batch in epoch])
         np.testing.assert_array_equal(np.sort(seen), np.sort(pairs.index))
-    ours, theirs = (eval_batches(pairs, 16, framework=name) for name in ("numpy", "tensorflow"))
+    ours, theirs = (eval_batches(pairs, 16, pipeline=name) for name in ("numpy", "tensorflow"))
     assert_same_bits(numpy_batches(ours), numpy_batches(theirs))
 
 
 def test_parts_keep_every_field():
     pairs = dataclasses.replace(make(300), truncated=np.arange(300) % 4 == 0)
-    taken = pairs.take(60, seed=2)
+    taken = pairs.stratified_subset(60, seed=2)
     share = 60 * np.bincount(pairs.labels) / 300
     assert (np.abs(np.bincount(taken.labels) - share) <= 1).all()
-    rest, held = pairs.split(60, seed=2)
+    rest, held = pairs.stratified_split(60, seed=2)
     assert not set(rest.index) & set(held.index) and len(rest) == 240
     np.testing.assert_array_equal(taken.index, held.index)
     rows = [list(pairs.index).index(number) for number in held.index]
-    for name in pairs.ROWS:
+    for name in pairs.PER_EXAMPLE_FIELDS:
         np.testing.assert_array_equal(getattr(held, name), getattr(pairs, name)[rows])
-    assert held.report == {"examples": 60, "classes": 3, "truncated_pairs": int(pairs.truncated[rows].sum())}
+    assert held.summary == {"examples": 60, "classes": 3, "truncated_pairs": int(pairs.truncated[rows].sum())}
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"length": 4}, "length is 4; expected at least 5"),
-        ({"labels": np.zeros(2, int)}, "Received 1 first sentences, 1 second ones and 2 labels. Give as many"),
-        ({"labels": np.array([3])}, "example 0 .* has 3; expected 0 to 2, as there are 3 classes"),
+        ({"length": 4}, "`length` must be at least 5.* Received: length=4"),
+        ({"labels": np.zeros(2, int)}, "must have the same length. Received: 1, 1 and 2"),
+        ({"labels": np.array([3])}, r"in \[0, 2\], because there are 3 classes. Received: label 3 for example 0"),
     ],
 )
 def test_texts_that_do_not_fit_are_refused(tokenizer, settings, message):
@@ -187,14 +187,14 @@ def test_texts_that_do_not_fit_are_refused(tokenizer, settings, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"token_ids": np.zeros(100)}, r"token_ids have shape \(100,\)"),
-        ({"segment_ids": np.zeros((100, 49))}, r"segment_ids \(100, 49\); expected \(n, length\) of both"),
-        ({"lengths": np.full(100, 51)}, "lengths expected to be 100 integers from 1 to 50"),
-        ({"lengths": np.zeros(100)}, "lengths expected"),
-        ({"lengths": np.ones(99)}, "lengths expected"),
-        ({"truncated": np.zeros(99)}, r"truncated have shape \(99,\); expected \(100,\)"),
-        ({"labels": np.full(100, -1)}, "has -1; expected 0 to 2"),
-        ({"index": np.zeros(100, int)}, "a number of its own"),
+        ({"token_ids": np.zeros(100)}, r"must have the same shape .* Received: \(100,\)"),
+        ({"segment_ids": np.zeros((100, 49))}, r"the same shape \(n, length\). Received: .* and \(100, 49\)"),
+        ({"lengths": np.full(100, 51)}, "`lengths` must be 100 integers from 1 to 50"),
+        ({"lengths": np.zeros(100)}, "`lengths` must be"),
+        ({"lengths": np.ones(99)}, "`lengths` must be"),
+        ({"truncated": np.zeros(99)}, r"`truncated` must have shape \(100,\). Received: shape \(99,\)"),
+        ({"labels": np.full(100, -1)}, r"in \[0, 2\], .* Received: label -1"),
+        ({"index": np.zeros(100, int)}, "a distinct integer"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes, message):
@@ -203,9 +203,9 @@ def test_what_does_not_fit_is_refused(changes, message):
 
 
 def test_sentences_are_not_augmented():
-    for framework in ("numpy", "tensorflow"):
-        with pytest.raises(ValueError, match=r"SentencePairs are not varied by \['flip'\]; expected some of \[\]"):
-            train_batches(make(), seed=0, batch_size=4, framework=framework, flip=True)
+    for pipeline in ("numpy", "tensorflow"):
+        with pytest.raises(ValueError, match=r"SentencePairs has the arguments \[\]. Received: \['flip'\]"):
+            train_batches(make(), seed=0, batch_size=4, pipeline=pipeline, flip=True)
 
 
 def test_bert_gives_the_same_where_the_padding_is_cut():
@@ -279,14 +279,14 @@ def test_glue_has_its_official_numbers_and_leaves_out_hidden_labels(tmp_path, to
         kept = [number for number, row in enumerate(rows) if row[2] >= 0]
         np.testing.assert_array_equal(pairs.index, kept)
         assert shown(pairs) == [rows[number] for number in kept]
-        assert pairs.classes == CLASSES and pairs.input_shape == (20,) and pairs.report["truncated_pairs"] == 0
+        assert pairs.classes == CLASSES and pairs.input_shape == (20,) and pairs.summary["truncated_pairs"] == 0
     assert splits.mismatched is splits[2]
 
 
 def test_multi_nli_has_the_places_in_its_files(tmp_path, tokenizer):
     build(tmp_path, glue=False)
-    builder = tfds_builder.builder("multi_nli", tmp_path, advice="")
-    train = _pairs(builder, "train", tokenizer, 20)
+    builder = tfds_builder.find_builder("multi_nli", tmp_path, advice="")
+    train = _load_split(builder, "train", tokenizer, 20)
     records = itertools.chain(*(tf.data.TFRecordDataset(path) for path in builder.info.splits["train"].filepaths))
     examples = [builder.info.features.deserialize_example_np(record.numpy()) for record in records]
     rows = [(e["premise"].decode(), e["hypothesis"].decode(), int(e["label"])) for e in examples]
@@ -298,20 +298,22 @@ def test_multi_nli_has_the_places_in_its_files(tmp_path, tokenizer):
 
 def test_other_classes_are_refused(tmp_path, tokenizer):
     build(tmp_path, glue=False, names=CLASSES[::-1])
-    with pytest.raises(ValueError, match=r"multi_nli/2.0.0 has the classes \('contradiction', .* expected \('entail"):
+    with pytest.raises(
+        ValueError, match=r"multi_nli/2.0.0 must have the classes \('entail.* Received: \('contradiction"
+    ):
         multinli(tmp_path, tokenizer=tokenizer)
 
 
 def test_a_missing_data_set_says_what_to_do(tmp_path, tokenizer):
-    with pytest.raises(FileNotFoundError, match="No glue/mnli in .*download=True.*data_dir.* multi_nli will do too"):
+    with pytest.raises(FileNotFoundError, match="glue/mnli must have .*download=True.*data_dir"):
         multinli(tmp_path, tokenizer=tokenizer)
 
 
 @pytest.mark.skipif(not (SHARED / "tensorflow_datasets" / "glue").is_dir(), reason="glue/mnli is not in ../shared")
 def test_a_part_of_the_real_one():
     tokenizer = keras_nlp.models.BertTokenizer(str(SHARED / "bert" / "bert_base_uncased_vocab.txt"), lowercase=True)
-    builder = tfds_builder.builder("glue/mnli", SHARED / "tensorflow_datasets", advice="")
-    pairs = _pairs(builder, "validation_mismatched", tokenizer, 48)
+    builder = tfds_builder.find_builder("glue/mnli", SHARED / "tensorflow_datasets", advice="")
+    pairs = _load_split(builder, "validation_mismatched", tokenizer, 48)
     assert len(pairs) == 999 and pairs.input_shape == (48,) and np.bincount(pairs.labels).tolist() == [345, 319, 335]
     assert 200 < pairs.truncated.sum() < 400
     tokens, inside = pairs.token_ids, np.arange(48) < pairs.lengths[:, None]

@@ -108,8 +108,8 @@ def test_fields(data_dir):
     assert (len(train), len(test), train.input_shape) == (150, 40, (12, 12, 3))
     assert train.steps_per_epoch(64) == 3 and len(train.shards) == 3
     assert [number > 0 for _, number in train.shards] == [False, True, True]
-    assert train.report == {"examples": 150, "classes": 3, "unreadable_images": 0, "unreadable": []}
-    assert train.names_of([7]) == ["train example 7 of imagenet2012/5.1.0"]
+    assert train.summary == {"examples": 150, "classes": 3, "unreadable_images": 0, "unreadable": []}
+    assert train.get_names([7]) == ["train example 7 of imagenet2012/5.1.0"]
 
 
 def test_numbers_and_labels_go_by_the_place_in_the_files(train, images):
@@ -124,12 +124,12 @@ def test_numbers_and_labels_go_by_the_place_in_the_files(train, images):
     # The same files in folders: the same pixels.
     folder = image_folder(images / "train", **SIZES)
     ((others, _, _),) = numpy_batches(eval_batches(folder, 150))
-    places = {pathlib.Path(name).name: row for row, name in enumerate(folder.names_of(folder.index))}
+    places = {pathlib.Path(name).name: row for row, name in enumerate(folder.get_names(folder.index))}
     np.testing.assert_array_equal(pixels, others[[places[name] for name in names]])
 
     # And the same crops, if they have the same numbers.
     rows = np.array([places[name] for name in names])
-    renumbered = dataclasses.replace(folder.rows(rows), index=np.arange(150))
+    renumbered = dataclasses.replace(folder.select(rows), index=np.arange(150))
     crops, others = (
         {
             n: x
@@ -160,29 +160,29 @@ def test_epochs_are_permutations_whatever_the_global_seed(train):
     for _ in range(2):
         assert_same(numpy_batches(dataset, 4), batches[:4])
     # From a later start as if from the beginning.
-    assert_same(numpy_batches(train_batches(train, seed=3, batch_size=64, start=(1, 2)), 2), batches[5:7])
+    assert_same(numpy_batches(train_batches(train, seed=3, batch_size=64, initial_position=(1, 2)), 2), batches[5:7])
     other = indices(numpy_batches(train_batches(train, seed=4, batch_size=64), 1))
     assert (other != epochs[0][:64]).any()
 
 
 def test_parts_are_disjoint_and_together_whole(train):
-    rest, held = train.split(60)
+    rest, held = train.stratified_split(60)
     assert (len(rest), len(held)) == (90, 60)
     np.testing.assert_array_equal(np.concatenate([rest.index, held.index]), np.arange(150))
     np.testing.assert_array_equal(np.concatenate([rest.labels, held.labels]), train.labels)
     assert len(rest.shards) == len(held.shards) == 2  # The second file is in both.
-    for part in (rest, held, train.take(5.0), rest.split(30)[1].take(7)):
+    for part in (rest, held, train.stratified_subset(5.0), rest.stratified_split(30)[1].stratified_subset(7)):
         found = indices(numpy_batches(eval_batches(part, 64)))
         np.testing.assert_array_equal(found, part.index)
         assert len(part.labels) == len(found)
-    np.testing.assert_array_equal(rest.split(30)[1].take(7).index, np.arange(60, 67))
+    np.testing.assert_array_equal(rest.stratified_split(30)[1].stratified_subset(7).index, np.arange(60, 67))
     (batch,) = numpy_batches(train_batches(held, seed=0, batch_size=60), 1)
     np.testing.assert_array_equal(np.sort(batch[2]), held.index)
     for count in (0, 151, 1.5):
-        with pytest.raises(ValueError, match=f"{count} of 150 examples asked for; expected an integer from 1 to 150"):
-            train.take(count)
-    with pytest.raises(ValueError, match="150 of 150 .* from 1 to 149"):
-        train.split(150)
+        with pytest.raises(ValueError, match=f"an integer from 1 to 150. Received: {count} of 150"):
+            train.stratified_subset(count)
+    with pytest.raises(ValueError, match="from 1 to 149. Received: 150 of 150"):
+        train.stratified_split(150)
 
 
 def test_what_cannot_be_read_is_left_out(tmp_path, images):
@@ -194,35 +194,37 @@ def test_what_cannot_be_read_is_left_out(tmp_path, images):
     found = indices(numpy_batches(eval_batches(train, 16)))
     np.testing.assert_array_equal(found, np.delete(np.arange(40), place))
     assert sum(len(index) for _, _, index in numpy_batches(train_batches(train, seed=0, batch_size=16), 6)) == 78
-    assert train.unreadable.names == [f"train example {place} of imagenet2012/5.1.0"]
+    assert train.corrupt_files.names == [f"train example {place} of imagenet2012/5.1.0"]
 
 
 def test_other_data_sets_are_refused(tmp_path, train, data_dir):
     builder = train.builder
-    with pytest.raises(ValueError, match=r"imagenet2012/5.1.0 has no split 'test'; expected one of \['train', 'valid"):
+    with pytest.raises(ValueError, match=r"must be one of \['train', 'valid.*imagenet2012/5.1.0. Received: 'test'"):
         TfdsImageDataset(builder, "test")
     for low, high in ((-1, 5), (5, 5), (0, 151)):
-        with pytest.raises(ValueError, match=f"Examples {low} to {high} were asked for; expected some of 0 to 150"):
+        with pytest.raises(ValueError, match=rf"must be in \[0, 150\]. Received: low={low}, high={high}"):
             TfdsImageDataset(builder, "train", low=low, high=high)
-    with pytest.raises(ValueError, match="resize is 10 and image_size 224"):
+    with pytest.raises(ValueError, match="Received: resize=10, image_size=224"):
         TfdsImageDataset(builder, "train", resize=10)
-    with pytest.raises(ValueError, match=r"TfdsImages are not varied by \['padding'\]"):
+    with pytest.raises(ValueError, match=r"TfdsImageDataset has the arguments .* Received: \['padding'\]"):
         train_batches(train, seed=0, batch_size=64, padding=4)
 
     class Other:
         class info:
             full_name, splits, features = "mnist/3.0.1", {"train": None}, {"image": None, "digit": None}
 
-    with pytest.raises(ValueError, match=r"mnist/3.0.1 has no \['label'\]; its features are \['image', 'digit'\]"):
+    with pytest.raises(ValueError, match=r"mnist/3.0.1 must have the features .* Received: \['image', 'digit'\]"):
         TfdsImageDataset(Other, "train")
     Other.info.features, Other.info.file_format = {"image": 0, "label": 0}, tfds.core.FileFormat.ARRAY_RECORD
-    with pytest.raises(ValueError, match="mnist/3.0.1 is in array_record files; expected tfrecord"):
+    with pytest.raises(ValueError, match="mnist/3.0.1 must be stored in tfrecord files. Received: array_record"):
         TfdsImageDataset(Other, "train")
 
 
 def test_a_missing_data_set_says_what_to_do(tmp_path, monkeypatch):
-    message = r"No imagenet2012 in .*imagenet2012: expected a folder such as .* TFDS builds it from the archives of "
-    with pytest.raises(FileNotFoundError, match=message + r"image-net\.org, or set data_dir to a folder with train/"):
+    message = r"imagenet2012 must have a directory such as .* Build it with TFDS from the archives of "
+    with pytest.raises(
+        FileNotFoundError, match=message + r"image-net\.org, or set data_dir to a directory with train/"
+    ):
         imagenet(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "elsewhere"))
     with pytest.raises(FileNotFoundError, match="elsewhere"):

@@ -196,9 +196,9 @@ def test_a_presets_weights_are_copied(tmp_path):
 
 @pytest.mark.tensorflow
 def test_mistakes_are_told():
-    with pytest.raises(ValueError, match="no backbone 'ResNet18Backbone'.*Choose one of .*ResNetBackbone"):
+    with pytest.raises(ValueError, match="Unknown backbone 'ResNet18Backbone'.*Expected one of .*ResNetBackbone"):
         keras_cv_backbones.backbone_classifier("ResNet18Backbone", classes=5)
-    with pytest.raises(ValueError, match="refuses the settings.*stackwise_filters"):
+    with pytest.raises(ValueError, match="does not accept the arguments.*stackwise_filters"):
         keras_cv_backbones.backbone_classifier("ResNetBackbone", classes=5)
-    with pytest.raises(ValueError, match="neither a folder.*resnet50_imagenet"):
+    with pytest.raises(ValueError, match="`preset` must be a directory .*resnet50_imagenet"):
         keras_cv_backbones.preset_classifier("resnet_fifty", classes=5)

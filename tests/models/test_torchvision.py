@@ -185,7 +185,10 @@ def test_all_files_give_the_same(network, state, tmp_path):
         (lambda s: s.pop("model.5.3.weight"), "'model.5.3.weight' of shape \\(256, 256, 1, 1\\) is missing"),
         (lambda s: s.update({"model.5.3.bias": np.zeros(256)}), "'model.5.3.bias' is not part of it"),
         (lambda s: s.update({"model.1.1.bias": np.zeros(3)}), "shape \\(32,\\). Received: \\(3,\\)"),
-        (lambda s: s.update({"fc.weight": np.zeros((10, 1024))}), "of 10 classes, and mobilenet_v1 has 7"),
+        (
+            lambda s: s.update({"fc.weight": np.zeros((10, 1024))}),
+            "must be of 7 classes, as mobilenet_v1 is. Received: 10 classes",
+        ),
     ],
 )
 def test_other_arrays_are_refused(network, state, change, words):
@@ -198,21 +201,21 @@ def test_other_arrays_are_refused(network, state, change, words):
 
 
 def test_networks_without_names_are_refused(state):
-    with pytest.raises(ValueError, match="no name for"):
+    with pytest.raises(ValueError, match="has no name in PyTorch"):
         convert(state, models.build("wrn_16_1", 10))
 
 
 def test_bad_files_are_refused(tmp_path):
     with pytest.raises(ValueError, match="must end in one of"):
         read_file(tmp_path / "a.pkl")
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         read_file(tmp_path / "a.npz")
     for name in ("a.npz", "a.safetensors", "a.pth"):
         (tmp_path / name).write_bytes(b"PK\x03\x04 but no more")
-        with pytest.raises((ValueError, ImportError), match="is not a whole|pip install"):
+        with pytest.raises((ValueError, ImportError), match="is not a complete|pip install"):
             read_file(tmp_path / name)
     np.savez(tmp_path / "b.npz", a=np.array([{}], dtype=object))
-    with pytest.raises(ValueError, match="is not a whole"):
+    with pytest.raises(ValueError, match="is not a complete"):
         read_file(tmp_path / "b.npz")
 
 
@@ -224,7 +227,7 @@ class Harmful:
 def test_nothing_is_unpickled(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     torch.save({"fc.weight": Harmful()}, tmp_path / "a.pth")
-    with pytest.raises(ValueError, match="holds more than arrays"):
+    with pytest.raises(ValueError, match="contains more than arrays"):
         read_file(tmp_path / "a.pth")
     assert "unpickled" not in capsys.readouterr().out
     torch.save({"fc.weight": 3}, tmp_path / "b.pth")

@@ -25,7 +25,9 @@ def made(tmp_path_factory):
     keras.utils.set_random_seed(0)
     teacher = image_network("teacher", classes=3)
     folder = tmp_path_factory.mktemp("soft") / "labels"
-    return teacher, soft_labels.write(teacher, _train(), folder, seed=3, num_views=2, batch_size=40, verbose=0)
+    return teacher, soft_labels.write_soft_labels(
+        teacher, _train(), folder, seed=3, num_views=2, batch_size=40, verbose=0
+    )
 
 
 def _distiller(teacher, *loss, **settings):
@@ -42,17 +44,17 @@ def _fit(distiller, observers=(), epochs=3, **batches):
     return distiller.fit(found, callbacks=[*observers], **settings).history
 
 
-@pytest.mark.parametrize("framework", ["numpy", pytest.param("tensorflow", marks=pytest.mark.tensorflow)])
-def test_batches_bring_the_logits_of_their_pixels(made, framework):
+@pytest.mark.parametrize("pipeline", ["numpy", pytest.param("tensorflow", marks=pytest.mark.tensorflow)])
+def test_batches_bring_the_logits_of_their_pixels(made, pipeline):
     teacher, store = made
-    batches = data.train_batches(_train(), seed=8, batch_size=BATCH, soft_labels=store, framework=framework)
-    plain = data.train_batches(_train(), seed=8, batch_size=BATCH, num_views=2, framework=framework)
+    batches = data.train_batches(_train(), seed=8, batch_size=BATCH, soft_labels=store, pipeline=pipeline)
+    plain = data.train_batches(_train(), seed=8, batch_size=BATCH, num_views=2, pipeline=pipeline)
     for step, (batch, other) in enumerate(itertools.islice(zip(batches, plain), 3 * STEPS)):
         inputs, targets = keras.tree.map_structure(np.asarray, batch)
         np.testing.assert_array_equal(targets["index"], np.asarray(other[1]["index"]), err_msg=f"step {step}")
         expected = teacher.predict_on_batch(inputs)
         np.testing.assert_allclose(targets["teacher_logits"], expected, atol=1e-5)
-    for inputs, targets in data.eval_batches(_train(), 25, soft_labels=store, framework=framework):
+    for inputs, targets in data.eval_batches(_train(), 25, soft_labels=store, pipeline=pipeline):
         expected = teacher.predict_on_batch(np.asarray(inputs))
         np.testing.assert_allclose(np.asarray(targets["teacher_logits"]), expected, atol=1e-5)
 
@@ -69,10 +71,10 @@ def test_batches_bring_the_logits_of_their_pixels(made, framework):
 def test_training_ends_in_the_same_weights(made, loss, tmp_path):
     teacher, store = made
     histories, weights = [], []
-    probe = _train().take(10)
+    probe = _train().stratified_subset(10)
     for given, taught_by in ((None, teacher), (store, "teacher_logits")):
         distiller = _distiller(taught_by, type(loss).from_config(loss.get_config()))
-        clean = data.eval_batches(probe, 10, soft_labels=given, framework="numpy")
+        clean = data.eval_batches(probe, 10, soft_labels=given, pipeline="numpy")
         counts = callbacks.RegularizationSamples(tmp_path / str(len(weights)), [clean[0]])
         histories.append(_fit(distiller, [counts], **({"soft_labels": store} if given else {"num_views": 2})))
         weights.append(distiller.student.get_weights())
@@ -84,10 +86,12 @@ def test_training_ends_in_the_same_weights(made, loss, tmp_path):
         np.testing.assert_allclose(other, one, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"k": 3}, {"k": 2}], ids=["float16", "all", "top_2"])
+@pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"top_k": 3}, {"top_k": 2}], ids=["float16", "all", "top_2"])
 def test_smaller_storage_is_near(made, storage, tmp_path):
     teacher, store = made
-    small = soft_labels.write(teacher, _train(), tmp_path, seed=3, num_views=2, batch_size=40, verbose=0, **storage)
+    small = soft_labels.write_soft_labels(
+        teacher, _train(), tmp_path, seed=3, num_views=2, batch_size=40, verbose=0, **storage
+    )
     exact, near = (_fit(_distiller("teacher_logits"), epochs=1, soft_labels=s) for s in (store, small))
     for name in ("loss", "wsl", "mean_wsl_weight"):  # Of three classes the two highest and the label leave one at most.
         np.testing.assert_allclose(near[name], exact[name], rtol=2e-3, err_msg=name)
@@ -144,7 +148,7 @@ def test_what_a_teacher_given_by_its_logits_cannot(make, message):
 
 
 def test_other_views_are_refused(made):
-    with pytest.raises(ValueError, match="views is 5, and the soft labels are of 2 views"):
+    with pytest.raises(ValueError, match="`num_views` must be .* soft labels, 2. Received: num_views=5"):
         data.train_batches(_train(), seed=0, batch_size=8, num_views=5, soft_labels=made[1])
 
 
@@ -167,11 +171,13 @@ def test_an_image_that_cannot_be_read_has_no_soft_label(tmp_path):
     (tmp_path / "tree" / "a" / "1.jpg").write_bytes(b"no image".ljust(len(good), b"."))
     images = data.image_folder(tmp_path / "tree", image_size=8, resize=10)
     teacher = image_network("teacher", classes=2)
-    store = soft_labels.write(teacher, images, tmp_path / "soft", num_views=1, batch_size=3, verbose=0)
+    store = soft_labels.write_soft_labels(teacher, images, tmp_path / "soft", num_views=1, batch_size=3, verbose=0)
     for inputs, targets in data.augmented_batches(images, 8, seed=0, view=0):
-        np.testing.assert_allclose(store.rows(0, targets["index"].numpy()), teacher.predict_on_batch(inputs), atol=1e-5)
+        np.testing.assert_allclose(
+            store.lookup(0, targets["index"].numpy()), teacher.predict_on_batch(inputs), atol=1e-5
+        )
     assert len(targets["index"]) == 7
-    with pytest.raises(ValueError, match="Example 1 has no soft label .* could not be read"):
-        store.rows(0, [0, 1])
+    with pytest.raises(ValueError, match="label of example 1 .* is missing, because the example could not be read"):
+        store.lookup(0, [0, 1])
     batches = data.train_batches(images, seed=0, batch_size=4, soft_labels=store)
     assert sum(len(y["teacher_logits"]) for _, y in itertools.islice(batches, 2)) == 7

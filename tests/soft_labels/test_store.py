@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from keras_wsl import data, soft_labels
-from keras_wsl.files import exclusive
+from keras_wsl.file_lock import file_lock
 from keras_wsl.soft_labels import reader as store_module
 from keras_wsl.soft_labels import writer
 from tests.common import bright_splits, image_network, network
@@ -39,19 +39,19 @@ def _train():
 def made(tmp_path_factory):
     folder = tmp_path_factory.mktemp("soft") / "labels"
     teacher = _teacher()
-    return teacher, soft_labels.write(teacher, _train(), folder, **SETTINGS)
+    return teacher, soft_labels.write_soft_labels(teacher, _train(), folder, **SETTINGS)
 
 
 def _copy(store, folder):
-    return shutil.copytree(store.folder, folder / "copy")
+    return shutil.copytree(store.directory, folder / "copy")
 
 
 def _expected(teacher, view):
     train = _train()
     if view is None:
-        batches = data.eval_batches(train, 40, framework="numpy")
+        batches = data.eval_batches(train, 40, pipeline="numpy")
     else:
-        batches = data.augmented_batches(train, 40, seed=3, view=view, framework="numpy")
+        batches = data.augmented_batches(train, 40, seed=3, view=view, pipeline="numpy")
     ((inputs, _),) = batches
     return teacher.predict(inputs, verbose=0)
 
@@ -60,7 +60,7 @@ def _expected(teacher, view):
 def test_rows_are_what_the_teacher_says_of_a_view(made, view):
     teacher, store = made
     numbers = np.random.default_rng(0).permutation(40)[:25]
-    rows = store.rows(view, numbers)
+    rows = store.lookup(view, numbers)
     assert rows.dtype == np.float32 and rows.shape == (25, 3)
     np.testing.assert_allclose(rows, _expected(teacher, view)[numbers], atol=1e-5)
 
@@ -68,34 +68,34 @@ def test_rows_are_what_the_teacher_says_of_a_view(made, view):
 def test_views_differ_and_have_the_crops_of_training(made):
     _, store = made
     assert store.num_views == 2 and store.seed == 3
-    everything = [store.rows(view, np.arange(40)) for view in (None, 0, 1)]
+    everything = [store.lookup(view, np.arange(40)) for view in (None, 0, 1)]
     assert all(np.abs(a - b).max() > 1e-3 for a, b in itertools.pairwise(everything))
 
 
 def test_float16_is_precise_near_the_highest_logit(made, tmp_path):
     teacher, store = made
-    half = soft_labels.write(teacher, _train(), tmp_path, dtype="float16", **SETTINGS)
-    exact = store.rows(0, np.arange(40))
+    half = soft_labels.write_soft_labels(teacher, _train(), tmp_path, dtype="float16", **SETTINGS)
+    exact = store.lookup(0, np.arange(40))
     exact = exact - exact.max(axis=1, keepdims=True)
-    assert (np.abs(half.rows(0, np.arange(40)) - exact) <= np.abs(exact) * 2**-11 + 1e-7).all()
-    assert half.manifest.bytes_of_a_view == 40 * 3 * 2
+    assert (np.abs(half.lookup(0, np.arange(40)) - exact) <= np.abs(exact) * 2**-11 + 1e-7).all()
+    assert half.manifest.bytes_per_view == 40 * 3 * 2
 
 
 def test_several_files_a_view(made, tmp_path):
     teacher, store = made
-    parted = soft_labels.write(teacher, _train(), tmp_path, rows_per_file=7, **SETTINGS)
-    assert len(list(tmp_path.glob("view-00001.part-*.npy"))) == 6
+    parted = soft_labels.write_soft_labels(teacher, _train(), tmp_path, rows_per_file=7, **SETTINGS)
+    assert len(list(tmp_path.glob("view-00001.shard-*.npy"))) == 6
     numbers = np.random.default_rng(1).permutation(40)
-    np.testing.assert_allclose(parted.rows(1, numbers), store.rows(1, numbers), atol=1e-5)
+    np.testing.assert_allclose(parted.lookup(1, numbers), store.lookup(1, numbers), atol=1e-5)
     parted.verify()
 
 
 def test_parts_of_the_data_keep_their_numbers(made):
     _, store = made
-    part = _train().take(9, seed=5)
-    store.check(part, AUGMENTATION)
-    with pytest.raises(ValueError, match="no soft labels of 1 of 2 examples, the first is number 40; it is of 40"):
-        store.rows(0, [3, 40])
+    part = _train().stratified_subset(9, seed=5)
+    store.check_dataset(part, AUGMENTATION)
+    with pytest.raises(ValueError, match="no soft labels of 1 of 2 examples, the first is number 40. It has 40"):
+        store.lookup(0, [3, 40])
 
 
 def test_sentences_are_not_varied(tmp_path):
@@ -105,12 +105,12 @@ def test_sentences_are_not_varied(tmp_path):
     embedded = keras.layers.Embedding(9, 4)(inputs["token_ids"])
     logits = keras.layers.Dense(3)(keras.layers.GlobalAveragePooling1D()(embedded))
     teacher = keras.Model(inputs, logits)
-    store = soft_labels.write(teacher, pairs, tmp_path, num_views=5, batch_size=4, verbose=0)
+    store = soft_labels.write_soft_labels(teacher, pairs, tmp_path, num_views=5, batch_size=4, verbose=0)
     assert store.num_views is None and not list(tmp_path.glob("view-*"))
-    np.testing.assert_array_equal(store.rows(7, np.arange(6)), store.rows(None, np.arange(6)))
+    np.testing.assert_array_equal(store.lookup(7, np.arange(6)), store.lookup(None, np.arange(6)))
     changed = dataclasses.replace(pairs, token_ids=np.where(np.arange(16) == 0, 8, tokens))
     with pytest.raises(ValueError, match="of other data"):
-        store.check(changed, {})
+        store.check_dataset(changed, {})
 
 
 class _Stops(Exception):
@@ -129,15 +129,15 @@ def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
 
     monkeypatch.setattr(writer, "predict_batch", counted)
     with pytest.raises(_Stops):
-        soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
-    assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["clean.npy", "examples.npy"]
-    with pytest.raises(ValueError, match="lacks 2 of 3 files, the first is view-00000.npy"):
+        soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS)
+    assert sorted(p.name for p in tmp_path.glob("*.npy")) == ["examples.npy", "unaugmented.npy"]
+    with pytest.raises(ValueError, match="must have 3 files. 2 are missing, the first is view-00000.npy"):
         soft_labels.SoftLabels(tmp_path)
-    again = soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+    again = soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS)
     assert len(calls) == 5 + 6  # Three batches a view, and one view was finished.
     for view in (None, 0, 1):
-        np.testing.assert_array_equal(again.rows(view, np.arange(40)), store.rows(view, np.arange(40)))
-    soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+        np.testing.assert_array_equal(again.lookup(view, np.arange(40)), store.lookup(view, np.arange(40)))
+    soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS)
     assert len(calls) == 11
 
 
@@ -145,10 +145,10 @@ def test_more_views_add_to_a_folder(made, tmp_path):
     teacher, store = made
     folder = _copy(store, tmp_path)
     times = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npy.sha256")}
-    more = soft_labels.write(teacher, _train(), folder, **{**SETTINGS, "num_views": 3})
+    more = soft_labels.write_soft_labels(teacher, _train(), folder, **{**SETTINGS, "num_views": 3})
     assert more.num_views == 3 and {n: (folder / n).stat().st_mtime_ns for n in times} == times
-    with pytest.raises(ValueError, match="has 3 views, and 2 are asked for"):
-        soft_labels.write(teacher, _train(), folder, **SETTINGS)
+    with pytest.raises(ValueError, match="`num_views` must be at least .*, 3. Received: num_views=2"):
+        soft_labels.write_soft_labels(teacher, _train(), folder, **SETTINGS)
 
 
 def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
@@ -156,36 +156,38 @@ def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
     teacher, store = made
     monkeypatch.setattr(writer, "_WAIT", 0.01)
     done = []
-    work = threading.Thread(target=lambda: done.append(soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)))
+    work = threading.Thread(
+        target=lambda: done.append(soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS))
+    )
     for name in ("manifest.json", "examples.npy"):
-        shutil.copy(store.folder / name, tmp_path)
-    with exclusive(tmp_path / "clean.npy.lock") as mine:  # Another writer.
+        shutil.copy(store.directory / name, tmp_path)
+    with file_lock(tmp_path / "unaugmented.npy.lock") as mine:  # Another writer.
         assert mine
         work.start()
         for _ in range(1000):
             if len(list(tmp_path.glob("view-*.sha256"))) == 2:
                 break
             work.join(0.05)
-        assert not done and not (tmp_path / "clean.npy").exists()
+        assert not done and not (tmp_path / "unaugmented.npy").exists()
     work.join(60)
     (found,) = done
-    np.testing.assert_allclose(found.rows(None, np.arange(40)), store.rows(None, np.arange(40)), atol=1e-5)
+    np.testing.assert_allclose(found.lookup(None, np.arange(40)), store.lookup(None, np.arange(40)), atol=1e-5)
     assert not list(tmp_path.glob("*.lock"))
 
 
 def test_a_folder_in_which_another_writer_has_just_begun(made, tmp_path):
     """Or was killed before its manifest stood there."""
-    shutil.copy(made[1].folder / "examples.npy", tmp_path)
+    shutil.copy(made[1].directory / "examples.npy", tmp_path)
     for name in ("manifest.json.123.writing", "view-00000.npy.0123456789abcdef.writing"):
         (tmp_path / name).write_text("{")
-    soft_labels.write(made[0], _train(), tmp_path, **SETTINGS).verify()
+    soft_labels.write_soft_labels(made[0], _train(), tmp_path, **SETTINGS).verify()
     assert not list(tmp_path.glob("*.writing"))
 
 
 def test_a_lock_is_of_one_at_a_time(tmp_path):
-    with exclusive(tmp_path / "lock") as first, exclusive(tmp_path / "lock") as second:
+    with file_lock(tmp_path / "lock") as first, file_lock(tmp_path / "lock") as second:
         assert first and not second
-    with exclusive(tmp_path / "lock") as again:
+    with file_lock(tmp_path / "lock") as again:
         assert again
 
 
@@ -203,21 +205,21 @@ def _other_pixel():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"teacher": 1}, r"another teacher \(SHA-256 of its weights\)"),
-        ({"examples": _other_labels}, "another data set"),
-        ({"examples": lambda: _train().take(30)}, "another number of examples: they have 40, and 30"),
-        ({"seed": 4}, "another seed: they have 3, and 4"),
-        ({"padding": 2}, "another augmentation"),
-        ({"dtype": "float16"}, "another dtype"),
-        ({"clean": False}, "another clean"),
-        ({"rows_per_file": 5}, "another number of rows a file"),
-        ({"dtype": "bfloat16"}, "dtype='bfloat16' is unknown"),
-        ({"k": 4}, "k=4 is more than the 3 classes"),
-        ({"k": 2, "temperatures": [-1.0]}, "temperature"),
+        ({"teacher": 1}, r"The teacher \(SHA-256 of its weights\) must be that"),
+        ({"examples": _other_labels}, "The data set .* must be that"),
+        ({"examples": lambda: _train().stratified_subset(30)}, "The number of examples must be .*, 40. Received: 30"),
+        ({"seed": 4}, "The seed must be .*, 3. Received: 4"),
+        ({"padding": 2}, "The augmentation must be that"),
+        ({"dtype": "float16"}, "The dtype must be that"),
+        ({"include_unaugmented": False}, "The include_unaugmented must be that"),
+        ({"rows_per_file": 5}, "The rows_per_file must be that"),
+        ({"dtype": "bfloat16"}, "`dtype` must be one of .* Received: dtype='bfloat16'"),
+        ({"top_k": 4}, "`top_k` must be at most the number of classes, 3, .* Received: top_k=4"),
+        ({"top_k": 2, "temperatures": [-1.0]}, "temperature"),
         ({"num_views": 0}, "num_views"),
         ({"batch_size": 0}, "batch_size"),
-        ({"seed": -1}, "seed is -1"),
-        ({"scale": (0.1, 1)}, "not varied by"),
+        ({"seed": -1}, "`seed` must be .* Received: seed=-1"),
+        ({"scale": (0.1, 1)}, "augmentation of ImageArrays has the arguments .* Received: .'scale'."),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
@@ -227,30 +229,30 @@ def test_what_is_written_into_a_folder_is_of_one_kind(made, changes, message):
     teacher = _teacher(changes.pop("teacher")) if "teacher" in changes else teacher
     train = changes.pop("examples", _train)()
     with pytest.raises(ValueError, match=message):
-        soft_labels.write(teacher, train, store.folder, **{**SETTINGS, **changes})
+        soft_labels.write_soft_labels(teacher, train, store.directory, **{**SETTINGS, **changes})
 
 
 def test_a_folder_of_something_else(made, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
-    with pytest.raises(ValueError, match="holds something else"):
-        soft_labels.write(made[0], _train(), tmp_path, **SETTINGS)
-    with pytest.raises(FileNotFoundError, match="holds no soft labels"):
+    with pytest.raises(ValueError, match="must be empty or have soft labels"):
+        soft_labels.write_soft_labels(made[0], _train(), tmp_path, **SETTINGS)
+    with pytest.raises(FileNotFoundError, match="has no soft labels"):
         soft_labels.SoftLabels(tmp_path)
 
 
 @pytest.mark.parametrize(
     "teacher, message",
     [
-        (lambda: image_network("teacher", classes=4), r"logits of shape \(16, 4\) .* expected \(16, 3\)"),
+        (lambda: image_network("teacher", classes=4), r"must have shape \(16, 3\), .* Received: shape \(16, 4\)"),
         (lambda: keras.Sequential([image_network("inner", classes=3), keras.layers.Softmax()]), "gives probabilities"),
         (lambda: "teacher", "must be a keras.Model"),
-        (lambda: _with_nan(_teacher()), "not finite, for example number 0"),
+        (lambda: _with_nan(_teacher()), "must be finite. They are not for example number 0"),
     ],
     ids=["classes", "probabilities", "no_model", "nan"],
 )
 def test_teachers_that_are_refused(teacher, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        soft_labels.write(teacher(), _train(), tmp_path, **SETTINGS)
+        soft_labels.write_soft_labels(teacher(), _train(), tmp_path, **SETTINGS)
 
 
 def _with_nan(model):
@@ -268,27 +270,33 @@ def test_a_damaged_file_is_found_when_it_is_read(made, tmp_path):
     folder = _copy(made[1], tmp_path)
     _flip(folder / "view-00001.npy")
     store = soft_labels.SoftLabels(folder)
-    store.rows(0, [1])
-    for read in (lambda: store.rows(1, [1]), store.verify):
+    store.lookup(0, [1])
+    for read in (lambda: store.lookup(1, [1]), store.verify):
         with pytest.raises(ValueError, match="view-00001.npy is damaged: its SHA-256 .* Remove it"):
             read()
     for name in ("view-00001.npy", "view-00001.npy.sha256"):  # As the message says.
         (folder / name).unlink()
-    again = soft_labels.write(made[0], _train(), folder, **SETTINGS)
+    again = soft_labels.write_soft_labels(made[0], _train(), folder, **SETTINGS)
     again.verify()
-    np.testing.assert_array_equal(again.rows(1, np.arange(40)), made[1].rows(1, np.arange(40)))
+    np.testing.assert_array_equal(again.lookup(1, np.arange(40)), made[1].lookup(1, np.arange(40)))
 
 
 @pytest.mark.parametrize(
     "damage, message",
     [
-        (lambda f: (f / "view-00000.npy").write_bytes((f / "view-00000.npy").read_bytes()[:-9]), "is not whole"),
-        (lambda f: np.save(f / "view-00000.npy", np.zeros((40, 4), "float32")), r"of shape \(40, 4\); expected"),
-        (lambda f: (f / "view-00000.npy").unlink(), "lacks 1 of 3 files, the first is view-00000.npy"),
-        (lambda f: (f / "view-00001.npy.sha256").unlink(), "lacks 1 of 3 files, the first is view-00001.npy"),
+        (
+            lambda f: (f / "view-00000.npy").write_bytes((f / "view-00000.npy").read_bytes()[:-9]),
+            "is not a complete file",
+        ),
+        (
+            lambda f: np.save(f / "view-00000.npy", np.zeros((40, 4), "float32")),
+            r"must be .* Received: float32 of shape \(40, 4\)",
+        ),
+        (lambda f: (f / "view-00000.npy").unlink(), "3 files. 1 are missing, the first is view-00000.npy"),
+        (lambda f: (f / "view-00001.npy.sha256").unlink(), "3 files. 1 are missing, the first is view-00001.npy"),
         (lambda f: _flip(f / "examples.npy"), "examples.npy is damaged"),
-        (lambda f: (f / "examples.npy").unlink(), "examples.npy is not whole"),
-        (lambda f: (f / "manifest.json").write_text("{"), "is no manifest .*JSON"),
+        (lambda f: (f / "examples.npy").unlink(), "examples.npy is not a complete file"),
+        (lambda f: (f / "manifest.json").write_text("{"), "is not a manifest .*JSON"),
         (lambda f: (f / "manifest.json").write_text(json.dumps({"format": "other/2"})), "`format` must be one of"),
     ],
     ids=["truncated", "shape", "missing", "no_digest", "examples_flipped", "no_examples", "manifest", "version"],
@@ -309,23 +317,23 @@ def test_what_is_not_whole_is_refused_at_once(made, tmp_path, damage, message):
             "1 of 40 examples have other contents .* number 7",
         ),
         (_other_labels, AUGMENTATION, "40 of 40 examples"),
-        (_train, {"padding": 4, "flip": False}, "another augmentation"),
-        (lambda: dataclasses.replace(_train(), std=(0.3,) * 3), AUGMENTATION, "another preprocessing"),
-        (lambda: data.digits().train, {"padding": 1, "flip": False}, "another number of classes"),
+        (_train, {"padding": 4, "flip": False}, "The augmentation must be that"),
+        (lambda: dataclasses.replace(_train(), std=(0.3,) * 3), AUGMENTATION, "The preprocessing must be that"),
+        (lambda: data.digits().train, {"padding": 1, "flip": False}, "The number of classes must be that"),
     ],
     ids=["pixel", "labels", "augmentation", "preprocessing", "data"],
 )
 def test_they_teach_only_what_they_are_of(made, examples, augmentation, message):
     with pytest.raises(ValueError, match=message):
-        made[1].check(examples(), augmentation)
+        made[1].check_dataset(examples(), augmentation)
 
 
 def test_without_clean_rows(made, tmp_path):
-    store = soft_labels.write(made[0], _train(), tmp_path, clean=False, **SETTINGS)
-    with pytest.raises(ValueError, match="clean=True"):
-        store.check(_train())
-    with pytest.raises(ValueError, match="no view 2; it has 2, and clean=False"):
-        store.rows(2, [0])
+    store = soft_labels.write_soft_labels(made[0], _train(), tmp_path, include_unaugmented=False, **SETTINGS)
+    with pytest.raises(ValueError, match="include_unaugmented=True"):
+        store.check_dataset(_train())
+    with pytest.raises(ValueError, match="no view 2: num_views=2, include_unaugmented=False"):
+        store.lookup(2, [0])
 
 
 def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made, tmp_path, monkeypatch):
@@ -333,7 +341,7 @@ def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made
     with monkeypatch.context() as patch:
         patch.setattr(writer.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
         with pytest.raises(OSError, match="do not fit") as error:
-            soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+            soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS)
         assert error.value.errno == errno.ENOSPC
     save = np.save
 
@@ -345,33 +353,33 @@ def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made
 
     with monkeypatch.context() as patch:
         patch.setattr(writer.np, "save", full)
-        with pytest.raises(OSError, match="The disk is full: view-00001.npy needs .* finished are kept"):
-            soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
+        with pytest.raises(OSError, match="The disk is full: view-00001.npy needs .* complete files are kept"):
+            soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS)
     assert not list(tmp_path.glob("*.writing")) and not (tmp_path / "view-00001.npy").exists()
     assert (tmp_path / "view-00000.npy.sha256").exists()
-    soft_labels.write(teacher, _train(), tmp_path, **SETTINGS).verify()
+    soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS).verify()
 
 
 def test_sizes_before_and_the_rate_after(made, tmp_path, capsys):
-    soft_labels.write(made[0], _train(), tmp_path, **{**SETTINGS, "verbose": 2})
+    soft_labels.write_soft_labels(made[0], _train(), tmp_path, **{**SETTINGS, "verbose": 2})
     said = capsys.readouterr().out
-    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB a view; 3 files" in said
+    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB per view; 3 files" in said
     assert "/example" in said
 
 
 def test_few_views_stay_open(made):
-    store = soft_labels.SoftLabels(made[1].folder)
+    store = soft_labels.SoftLabels(made[1].directory)
     for view in (None, 0, 1):
-        store.rows(view, [0])
-    assert len(store._open) == store_module._KEPT
+        store.lookup(view, [0])
+    assert len(store._open) == store_module._OPEN_VIEWS
 
 
 def test_a_teacher_that_gives_a_dict(tmp_path):
     plain = network("plain", classes=3, inputs=192)
     x = keras.Input((8, 8, 3))
     teacher = keras.Model(x, {"logits": plain(keras.layers.Flatten()(x))})
-    store = soft_labels.write(teacher, _train(), tmp_path, **SETTINGS)
-    assert store.rows(0, [0]).shape == (1, 3)
+    store = soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS)
+    assert store.lookup(0, [0]).shape == (1, 3)
 
 
 ABSENT = object()
@@ -405,11 +413,11 @@ def _nested(depth):
         ({"examples": "40"}, "`examples` must be an integer"),
         ({"examples": 0}, "`examples` must be an integer"),
         ({"examples": 10**12}, "`examples` must be an integer"),
-        ({"examples": 10**9}, "examples.npy holds .*expected .* of .1000000000,."),
-        ({"examples": 10**9, "part_examples": 1}, "examples.npy holds"),
+        ({"examples": 10**9}, "examples.npy must be .* of shape .1000000000,. .*Received"),
+        ({"examples": 10**9, "rows_per_file": 1}, "examples.npy must be"),
         ({"classes": -3}, "`classes` must be an integer"),
         ({"classes": 10**30}, "`classes` must be an integer"),
-        ({"classes": 10**7}, "of shape .40, 3.; expected"),
+        ({"classes": 10**7}, "Received: float32 of shape .40, 3."),
         ({"preprocessing": [1]}, "`preprocessing` must be an object"),
         ({"preprocessing": {"mean": float("nan")}}, "a number that is not finite"),
         ({"preprocessing": _nested(500)}, "at most 100 deep"),
@@ -417,31 +425,34 @@ def _nested(depth):
         ({"augmentation": {}}, "`num_views` must be positive if there is an augmentation"),
         ({"seed": 2**32}, "`seed` must be an integer"),
         ({"num_views": -1}, "`num_views` must be an integer"),
-        ({"num_views": 2**31}, "lacks 2147483646 of 2147483649 files, the first is view-00002.npy"),
+        ({"num_views": 2**31}, "2147483649 files. 2147483646 are missing, the first is view-00002.npy"),
         (
-            {"num_views": 2**31, "part_examples": 1},
-            "lacks 85899345960 of 85899345960 files, the first is clean.part-00000",
+            {"num_views": 2**31, "rows_per_file": 1},
+            "85899345960 files. 85899345960 are missing, the first is unaugmented.shard-00000",
         ),
-        ({"num_views": 0, "clean": False, "augmentation": {}}, "and else 0 with clean=true"),
-        ({"clean": 1}, "`clean` must be true or false"),
+        (
+            {"num_views": 0, "include_unaugmented": False, "augmentation": {}},
+            "and else 0 with include_unaugmented=true",
+        ),
+        ({"include_unaugmented": 1}, "`include_unaugmented` must be true or false"),
         ({"dtype": "object"}, "`dtype` must be one of"),
         ({"dtype": ["float32"]}, "`dtype` must be one of"),
         ({"dtype": ""}, "`dtype` must be empty and"),
-        ({"dtype": "float16"}, "holds float32 .*expected float16"),
-        ({"k": 2}, "`dtype` must be empty and"),
-        ({"k": 4, "dtype": "", "temperatures": [1.0]}, "`k` must be at most the number of classes, 3"),
-        ({"k": 2, "dtype": "", "temperatures": [4.0]}, "`temperatures` must be a list"),
-        ({"k": 2, "dtype": "", "temperatures": [4.0, 1.0]}, "`temperatures` must be a list"),
-        ({"k": 2, "dtype": "", "temperatures": [1.0, 1.0000000001]}, "`temperatures` must be a list"),
-        ({"k": 2, "dtype": "", "temperatures": [0, 1.0]}, "`temperatures` must be a list"),
-        ({"k": 2, "dtype": "", "temperatures": [1.0, "4"]}, "`temperatures` must be a list"),
-        ({"k": 2, "dtype": "", "temperatures": [float("inf"), 1.0]}, "a number that is not finite"),
-        ({"k": 2, "dtype": "", "temperatures": [1.0]}, "holds float32 .*expected "),
+        ({"dtype": "float16"}, "must be float16 .*Received: float32"),
+        ({"top_k": 2}, "`dtype` must be empty and"),
+        ({"top_k": 4, "dtype": "", "temperatures": [1.0]}, "`top_k` must be at most the number of classes, 3"),
+        ({"top_k": 2, "dtype": "", "temperatures": [4.0]}, "`temperatures` must be a list"),
+        ({"top_k": 2, "dtype": "", "temperatures": [4.0, 1.0]}, "`temperatures` must be a list"),
+        ({"top_k": 2, "dtype": "", "temperatures": [1.0, 1.0000000001]}, "`temperatures` must be a list"),
+        ({"top_k": 2, "dtype": "", "temperatures": [0, 1.0]}, "`temperatures` must be a list"),
+        ({"top_k": 2, "dtype": "", "temperatures": [1.0, "4"]}, "`temperatures` must be a list"),
+        ({"top_k": 2, "dtype": "", "temperatures": [float("inf"), 1.0]}, "a number that is not finite"),
+        ({"top_k": 2, "dtype": "", "temperatures": [1.0]}, "must be .*Received: float32"),
         ({"temperatures": 4.0}, "`temperatures` must be a list"),
         ({"temperatures": [1.0]}, "`dtype` must be empty and"),
-        ({"part_examples": 0}, "`part_examples` must be an integer"),
-        ({"part_examples": 41}, "`part_examples` must be at most the number of examples, 40"),
-        ({"part_examples": 39}, "lacks 6 of 6 files, the first is clean.part-00000.npy"),
+        ({"rows_per_file": 0}, "`rows_per_file` must be an integer"),
+        ({"rows_per_file": 41}, "`rows_per_file` must be at most the number of examples, 40"),
+        ({"rows_per_file": 39}, "6 files. 6 are missing, the first is unaugmented.shard-00000.npy"),
         ({"format": "keras_wsl.soft_labels/2"}, "`format` must be one of"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -459,7 +470,7 @@ def test_a_manifest_is_checked_in_one_line(made, tmp_path, changes, message):
         tracemalloc.stop()
     assert "\n" not in str(caught.value) and str(folder) in str(caught.value) and len(str(caught.value)) < 1000
     with pytest.raises((ValueError, OSError)):
-        soft_labels.write(made[0], _train(), folder, **SETTINGS)
+        soft_labels.write_soft_labels(made[0], _train(), folder, **SETTINGS)
 
 
 @pytest.mark.parametrize(
@@ -494,7 +505,7 @@ def test_what_is_no_file_is_refused(made, tmp_path, name, make):
     (folder / name).unlink()
     make(folder / name)
     with pytest.raises((ValueError, FileNotFoundError), match=name) as caught:
-        soft_labels.SoftLabels(folder).rows(1, [0])
+        soft_labels.SoftLabels(folder).lookup(1, [0])
     assert "\n" not in str(caught.value)
 
 
@@ -504,8 +515,8 @@ def test_what_is_no_file_is_refused(made, tmp_path, name, make):
 def test_a_digest_that_is_none_is_refused(made, tmp_path, digest):
     folder = _copy(made[1], tmp_path)
     (folder / "view-00001.npy.sha256").write_bytes(digest)
-    with pytest.raises(ValueError, match="view-00001.npy.*Remove it with its .sha256"):
-        soft_labels.SoftLabels(folder).rows(1, [0])
+    with pytest.raises(ValueError, match="view-00001.npy.*Remove it and its .sha256"):
+        soft_labels.SoftLabels(folder).lookup(1, [0])
 
 
 @pytest.mark.parametrize("change", ["negative", "repeated"])
@@ -521,15 +532,15 @@ def test_example_numbers_are_unique_and_not_negative(made, tmp_path, change):
 
 def test_views_that_do_not_fit_on_the_disk_take_no_memory(made, tmp_path):
     with pytest.raises(OSError, match="do not fit"):
-        soft_labels.write(made[0], _train(), tmp_path, **{**SETTINGS, "num_views": 2**31 - 1})
+        soft_labels.write_soft_labels(made[0], _train(), tmp_path, **{**SETTINGS, "num_views": 2**31 - 1})
 
 
 def test_a_file_without_its_digest_or_the_reverse_is_written_again(made, tmp_path):
     folder = _copy(made[1], tmp_path)
     (folder / "view-00000.npy").unlink()
     (folder / "view-00001.npy.sha256").unlink()
-    store = soft_labels.write(made[0], _train(), folder, **SETTINGS)
-    np.testing.assert_array_equal(store.rows(0, np.arange(40)), made[1].rows(0, np.arange(40)))
+    store = soft_labels.write_soft_labels(made[0], _train(), folder, **SETTINGS)
+    np.testing.assert_array_equal(store.lookup(0, np.arange(40)), made[1].lookup(0, np.arange(40)))
 
 
 # What is hashed when.
@@ -551,23 +562,23 @@ def test_a_file_is_hashed_at_its_first_use_alone(hashed):
     store = soft_labels.SoftLabels(folder)
     assert names == []
     for view in (0, 1, None, 0, 1, None):  # Of which two stay open.
-        store.rows(view, [0])
-    assert names == ["view-00000.npy", "view-00001.npy", "clean.npy"]
-    soft_labels.SoftLabels(folder).rows(0, [0])  # As a new process.
+        store.lookup(view, [0])
+    assert names == ["view-00000.npy", "view-00001.npy", "unaugmented.npy"]
+    soft_labels.SoftLabels(folder).lookup(0, [0])  # As a new process.
     assert len(names) == 3
 
 
 def test_files_of_a_view_are_hashed_one_by_one(made, tmp_path, monkeypatch):
-    store = soft_labels.write(made[0], _train(), tmp_path, rows_per_file=7, **SETTINGS)
+    store = soft_labels.write_soft_labels(made[0], _train(), tmp_path, rows_per_file=7, **SETTINGS)
     names, sha256 = [], store_module.sha256
     monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
-    store.rows(0, [15, 20])
-    assert names == ["view-00000.part-00002.npy"]
-    _flip(tmp_path / "view-00000.part-00003.npy")
-    store.rows(0, [15, 0])
-    assert names[1:] == ["view-00000.part-00000.npy"]
-    with pytest.raises(ValueError, match="view-00000.part-00003.npy is damaged"):
-        store.rows(0, [15, 25])
+    store.lookup(0, [15, 20])
+    assert names == ["view-00000.shard-00002.npy"]
+    _flip(tmp_path / "view-00000.shard-00003.npy")
+    store.lookup(0, [15, 0])
+    assert names[1:] == ["view-00000.shard-00000.npy"]
+    with pytest.raises(ValueError, match="view-00000.shard-00003.npy is damaged"):
+        store.lookup(0, [15, 25])
 
 
 def test_verify_reads_all_every_time(hashed, capsys):
@@ -578,7 +589,7 @@ def test_verify_reads_all_every_time(hashed, capsys):
     assert len(names) == 6 and not capsys.readouterr().out
     store.verify()
     assert "3/3" in capsys.readouterr().out
-    store.rows(0, [0])
+    store.lookup(0, [0])
     assert len(names) == 9
 
 
@@ -586,7 +597,7 @@ def test_verify_reads_all_every_time(hashed, capsys):
 def test_a_file_that_is_not_as_noted_is_hashed_again(hashed, change):
     folder, names = hashed
     path, note = folder / "view-00000.npy", folder / "view-00000.npy.verified"
-    soft_labels.SoftLabels(folder).rows(0, [0])
+    soft_labels.SoftLabels(folder).lookup(0, [0])
     if change == "time":
         os.utime(path, ns=(0, 12345))
     elif change == "inode":
@@ -599,9 +610,9 @@ def test_a_file_that_is_not_as_noted_is_hashed_again(hashed, change):
     else:
         note.unlink()
         note.symlink_to("/dev/zero")
-    soft_labels.SoftLabels(folder).rows(0, [0])
+    soft_labels.SoftLabels(folder).lookup(0, [0])
     assert names == ["view-00000.npy"] * 2
-    soft_labels.SoftLabels(folder).rows(0, [0])
+    soft_labels.SoftLabels(folder).lookup(0, [0])
     assert len(names) == 2 and not note.is_symlink()
 
 
@@ -609,15 +620,15 @@ def test_a_changed_byte_is_found_by_size_or_time_and_else_by_verify(hashed):
     folder, _ = hashed
     path = folder / "view-00000.npy"
     store = soft_labels.SoftLabels(folder)
-    store.rows(0, [0])
+    store.lookup(0, [0])
     before = path.stat()
     _flip(path)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    soft_labels.SoftLabels(folder).rows(0, [0])  # As documented.
+    soft_labels.SoftLabels(folder).lookup(0, [0])  # As documented.
     with pytest.raises(ValueError, match="view-00000.npy is damaged"):
         store.verify(verbose=0)
     with pytest.raises(ValueError, match="view-00000.npy is damaged"):  # The note is gone.
-        soft_labels.SoftLabels(folder).rows(0, [0])
+        soft_labels.SoftLabels(folder).lookup(0, [0])
 
 
 def test_a_store_that_cannot_be_written_to_is_read(hashed, monkeypatch):
@@ -629,9 +640,9 @@ def test_a_store_that_cannot_be_written_to_is_read(hashed, monkeypatch):
     monkeypatch.setattr(store_module, "atomic_write", read_only)
     store = soft_labels.SoftLabels(folder)
     for view in (0, 1, None, 0):
-        store.rows(view, [0])
+        store.lookup(view, [0])
     assert len(names) == 3 and not list(folder.glob("*.verified"))
-    soft_labels.SoftLabels(folder).rows(0, [0])
+    soft_labels.SoftLabels(folder).lookup(0, [0])
     assert len(names) == 4
 
 
@@ -651,40 +662,40 @@ def test_values_that_are_not_finite_are_refused(made, tmp_path, value):
     folder = _copy(made[1], tmp_path)
     _replace_row(folder, "view-00000.npy", 5, value)
     store = soft_labels.SoftLabels(folder)
-    store.rows(0, [4, 6])
+    store.lookup(0, [4, 6])
     with pytest.raises(ValueError, match="label of example 5 in .* not finite"):
-        store.rows(0, [4, 5])
+        store.lookup(0, [4, 5])
     _replace_row(folder, "view-00000.npy", 5, np.nan)
-    with pytest.raises(ValueError, match="Example 5 has no soft label"):
-        soft_labels.SoftLabels(folder).rows(0, [4, 5])
+    with pytest.raises(ValueError, match="label of example 5 in .* is missing"):
+        soft_labels.SoftLabels(folder).lookup(0, [4, 5])
 
 
 @pytest.mark.parametrize("field, value", [("logits", np.inf), ("label", np.nan), ("rest", -np.inf), ("classes", 3)])
 def test_values_of_top_k_are_checked(made, tmp_path, field, value):
-    soft_labels.write(made[0], _train(), tmp_path, k=2, **SETTINGS)
+    soft_labels.write_soft_labels(made[0], _train(), tmp_path, top_k=2, **SETTINGS)
     row = np.load(tmp_path / "view-00000.npy")[5].copy()
     row[field] = value
     _replace_row(tmp_path, "view-00000.npy", 5, row)
     with pytest.raises(ValueError, match="label of example 5 in .* not finite, or classes that do not exist"):
-        soft_labels.SoftLabels(tmp_path).rows(0, [5])
+        soft_labels.SoftLabels(tmp_path).lookup(0, [5])
 
 
-@pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"k": 3}], ids=["float16", "top_k"])
+@pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"top_k": 3}], ids=["float16", "top_k"])
 @pytest.mark.parametrize("scale", [1e5, 1e38])
 def test_logits_beyond_float16_are_stored_as_its_lowest(tmp_path, storage, scale):
     x = keras.Input((8, 8, 3))
     y = keras.layers.Dense(3, kernel_initializer="zeros", name="logits")(keras.layers.Flatten()(x))
     teacher = keras.Model(x, y)
     teacher.get_layer("logits").bias.assign([scale, 0, -3 * scale])
-    store = soft_labels.write(teacher, _train(), tmp_path, **storage, **SETTINGS)
-    rows = store.rows(0, np.arange(40))
-    values = rows["logits"] if "k" in storage else rows
+    store = soft_labels.write_soft_labels(teacher, _train(), tmp_path, **storage, **SETTINGS)
+    rows = store.lookup(0, np.arange(40))
+    values = rows["logits"] if "top_k" in storage else rows
     np.testing.assert_array_equal(values, [[0, np.finfo("float16").min, np.finfo("float16").min]] * 40)
-    if "k" in storage:
+    if "top_k" in storage:
         assert np.isfinite(rows["label"]).all() and all(np.isfinite(mass).all() for mass in rows["rest"].values())
 
 
 def test_logits_beyond_float32_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "predict_batch", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
-    with pytest.raises(ValueError, match="logits that are not finite, for example number 0"):
-        soft_labels.write(_teacher(), _train(), tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match="must be finite. They are not for example number 0"):
+        soft_labels.write_soft_labels(_teacher(), _train(), tmp_path, **SETTINGS)

@@ -53,10 +53,10 @@ ROWS = {
     "method is misspelt": (["--method=reviewdk"], "no method 'reviewdk'", "Did you mean 'reviewkd'"),
     "student is misspelt": (["--student=resnet_8"], "Unknown network 'resnet_8'", "Did you mean 'resnet8'"),
     "teacher is misspelt": ([*KD, "--teacher=wrn40_2"], "Unknown network 'wrn40_2'", "Did you mean 'wrn_40_2'"),
-    "teacher of another depth": ([*KD, "--teacher=resnet14"], "does not fit resnet14", "build that network, or give"),
+    "teacher of another depth": ([*KD, "--teacher=resnet14"], "does not match resnet14", "Build that network, or pass"),
     "teacher's file is torn": (
         [*KD, "--teacher_weights=HERE/torn.weights.h5"],
-        "torn.weights.h5' is not a whole HDF5 file",
+        "torn.weights.h5' is not a complete HDF5 file",
         "Copy or write it again",
     ),
     "teacher's file is of images": (
@@ -66,7 +66,7 @@ ROWS = {
     ),
     "student's file is not there": (
         ["--student_weights=absent.keras"],
-        "no weight file 'absent.keras'",
+        "weight file 'absent.keras' .* does not exist",
         "Train one and write it",
     ),
     "weighting without a name": (
@@ -107,33 +107,37 @@ ROWS = {
     ),
     "limit is beyond the data": (
         ["--max_train_examples=31"],
-        "31 of 30 examples asked for",
-        "integer from 1 to 30. Ask",
+        "Received: 31 of 30",
+        "integer from 1 to 30",
     ),
     "nothing is left to train on": (
         ["--validation_examples=30"],
-        "30 of 30 examples asked for",
-        "integer from 1 to 29. Ask",
+        "Received: 30 of 30",
+        "integer from 1 to 29",
     ),
     "limit is beyond the rest": (
         ["--validation_examples=20", "--max_train_examples=11"],
-        "11 of 10 examples asked for",
+        "Received: 11 of 10",
         "from 1 to 10",
     ),
-    "holdout is negative": (["--validation_examples=-5"], "-5 of 30 examples asked for", "integer from 1 to 29"),
+    "holdout is negative": (["--validation_examples=-5"], "Received: -5 of 30", "integer from 1 to 29"),
     "checkpoints are not there": ([*KD, "--online"], "checkpoints has no checkpoints", "with --checkpoint_every=1"),
     "soft labels are not there": (
         ["--method=kd", "--soft_labels=HERE/full"],
-        "full holds no soft labels",
-        "by train/cache_soft_labels.py",
+        "full has no soft labels",
+        "with train/cache_soft_labels.py",
     ),
-    "data are not there": (["--data_dir=HERE/absent.npz"], "no file .*absent.npz", "`save_npz` write such files"),
+    "data are not there": (
+        ["--data_dir=HERE/absent.npz"],
+        "file .*absent.npz does not exist",
+        "Write it with `save` or `save_npz`",
+    ),
     "data are a folder of other things": (
         ["--data_dir=HERE/full"],
-        "No cifar100 in .*full",
+        "full.cifar100 must have a directory such as 3.0.2",
         "--download in the scripts",
     ),
-    "data are text": (["--data_dir=HERE/text.npz"], "text.npz is not a whole .npz file", "write it again"),
+    "data are text": (["--data_dir=HERE/text.npz"], "text.npz is not a complete .npz file", "Write it again"),
     **{
         f"loss_settings: {name}": (
             [*KD, f"--loss_kwargs=weight={value}"],
@@ -165,24 +169,40 @@ ROWS = {
     "name of two lines": (["--student_weights=a\nb.keras"], "--student_weights must be one line", "Received"),
     "teacher's file is a pipe": ([*KD, "--teacher_weights=HERE/pipe.keras"], "pipe.keras'", "Train one"),
     "student's file is a pipe": (["--student_weights=HERE/pipe.keras"], "pipe.keras'", "Train one"),
-    "data are a pipe": (["--data_dir=HERE/pipe.npz"], "no file .*pipe.npz", "`save_npz` write such files"),
+    "data are a pipe": (
+        ["--data_dir=HERE/pipe.npz"],
+        "file .*pipe.npz does not exist",
+        "Write it with `save` or `save_npz`",
+    ),
     "out is a link to nothing": (
         ["--output_dir=HERE/dangling"],
-        "dangling is a symbolic link without a target, and a folder was",
-        "Choose another path",
+        "dangling must be a directory. Received: it is a symbolic link without a target",
+        "Pass another path",
     ),
     "out is below a link to nothing": (
         ["--output_dir=HERE/dangling/a/b"],
-        "dangling is a symbolic link",
-        "Choose another",
+        "dangling must be a directory. Received: it is a symbolic link",
+        "Pass another",
     ),
-    "out is a link to itself": (["--output_dir=HERE/loop"], "loop is a symbolic link", "Choose another"),
-    "out is below a pipe": (["--output_dir=HERE/pipe.npz/run"], "pipe.npz is a named pipe, and a folder was", "Choose"),
-    "out is a file": (["--output_dir=HERE/file"], "file is a file, and a folder was", "Choose another path"),
+    "out is a link to itself": (
+        ["--output_dir=HERE/loop"],
+        "loop must be a directory. Received: it is a symbolic link",
+        "Pass another",
+    ),
+    "out is below a pipe": (
+        ["--output_dir=HERE/pipe.npz/run"],
+        "pipe.npz must be a directory. Received: it is a named pipe",
+        "Pass",
+    ),
+    "out is a file": (
+        ["--output_dir=HERE/file"],
+        "file must be a directory. Received: it is a file",
+        "Pass another path",
+    ),
     "out is below a file": (
         ["--output_dir=HERE/file/run"],
-        "file is a file, and a folder was",
-        "Choose another path",
+        "file must be a directory. Received: it is a file",
+        "Pass another path",
     ),
     "out holds other things": (
         ["--output_dir=HERE/full"],
@@ -198,16 +218,20 @@ JUDGED = {
     "network of other data": (["--data=digits", "HERE/teacher.keras"], r"inputs of shape \(8, 8, 3\)", "Judge it on"),
     "judged in a file": (
         ["--data=cifar100", "--data_dir=HERE/images.npz", "--output_dir=HERE/file", "HERE/teacher.keras"],
-        "file is a file, and a folder was",
-        "Choose another path",
+        "file must be a directory. Received: it is a file",
+        "Pass another path",
     ),
 }
 WRITTEN = {
     "temperatures are not numbers": (["--top_k=2", "--temperatures=1,nan"], "1,nan must be finite numbers", "such as"),
     "temperatures are infinite": (["--top_k=2", "--temperatures=1e999"], "1e999 must be finite numbers", "such as"),
     "temperatures are text": (["--top_k=2", "--temperatures=1,a"], "--temperatures=1,a must be numbers", "such as"),
-    "store is a file": (["--output_dir=HERE/file"], "file is a file, and a folder was", "Choose another path"),
-    "store of more than there is": (["--max_train_examples=31"], "31 of 30 examples", "from 1 to 30"),
+    "store is a file": (
+        ["--output_dir=HERE/file"],
+        "file must be a directory. Received: it is a file",
+        "Pass another path",
+    ),
+    "store of more than there is": (["--max_train_examples=31"], "Received: 31 of 30", "from 1 to 30"),
 }
 
 

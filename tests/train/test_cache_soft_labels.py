@@ -89,7 +89,7 @@ def test_without_clean_rows_there_is_no_probe(runs):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"soft_labels": "nowhere"}, "nowhere holds no soft labels"),
+        ({"soft_labels": "nowhere"}, "nowhere has no soft labels"),
         ({"teacher": "resnet8"}, "of another teacher: --teacher is 'resnet8', and theirs 'tiny'"),
         ({"teacher_weights": "IMAGES"}, "of another teacher: --teacher_weights"),
         ({"seed": 1}, "no soft labels of"),
@@ -98,8 +98,8 @@ def test_without_clean_rows_there_is_no_probe(runs):
         ({"method": "none"}, "has no teacher: leave --teacher, --teacher_weights and --soft_labels out"),
         ({"teacher_batch_statistics": True}, "--teacher_batch_statistics needs a teacher that runs"),
         ({"online": True}, "--online needs a teacher that runs"),
-        ({"num_views": 3}, "views is 3, and the soft labels are of 2"),
-        ({"padding_mode": "reflect"}, "is of another augmentation: .*'constant'.* and .*'reflect'.* is asked for"),
+        ({"num_views": 3}, "`num_views` must be .* 2. Received: num_views=3"),
+        ({"padding_mode": "reflect"}, "The augmentation must be .*'constant'.* Received: .*'reflect'"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -127,8 +127,8 @@ def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
     [
         (["--teacher="], "--teacher, --teacher_weights and --output_dir are needed"),
         (["--data=mnist"], "--data=mnist is unknown"),
-        (["--top_k=4"], "k=4 is more than the 3 classes"),
-        (["--seed=1"], "another data set|another seed"),
+        (["--top_k=4"], "`top_k` must be at most the number of classes, 3, .* Received: top_k=4"),
+        (["--seed=1"], "The (data set|seed) .*must be that of the existing soft labels"),
         (["--image_size=32"], "--image_size is no setting of this data"),
     ],
 )
@@ -144,5 +144,5 @@ def test_the_command(runs):
     assert "the 2 highest of 3 logits" in done.stdout and "1 views of 60 examples: --soft_labels=" in done.stdout
     done = run_script("cache_soft_labels.py", *arguments, "--dtype=float16", "--top_k=0")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(
-        "ValueError: The soft labels are of another"
+        "ValueError: The dtype must be that of the existing soft labels"
     )

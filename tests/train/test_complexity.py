@@ -30,7 +30,7 @@ def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("complexity")
     splits = bright_splits(48, 30)
     if request.param == 2:
-        splits = data.halves(splits)
+        splits = data.binarize_classes(splits)
     data.save_npz(splits, folder / "images.npz")
     runner.run(SMALL, splits, folder / "teacher", verbose=0)
     runner.run(dataclasses.replace(SMALL, seed=1), splits, folder / "student", verbose=0)
@@ -65,7 +65,7 @@ def test_the_whole_path(runs):
     assert (best["epoch"], best["temperature"]) == (rows[0]["epoch"], rows[0]["temperature"])
     # One row by hand: the last checkpoint at temperature 4, for the student as seed 0 starts it.
     (row,) = [row for row in rows if (row["epoch"], row["temperature"]) == (2, 4)]
-    examples = splits.test.take(12, seed=0)
+    examples = splits.test.stratified_subset(12, seed=0)
     x = examples.inputs(np.arange(12))
     shape = {"classes": len(examples.classes), "input_shape": (8, 8, 3)}
     last = teacher_checkpoints.Checkpoints(folder / "teacher" / "checkpoints").latest

@@ -220,7 +220,7 @@ def _mutate(content, seed):
 
 @fuzz(200)
 @hypothesis.given(
-    file=st.sampled_from(["manifest.json", "examples.npy", "view-00000.part-00000.npy"]), seed=st.integers(0)
+    file=st.sampled_from(["manifest.json", "examples.npy", "view-00000.shard-00000.npy"]), seed=st.integers(0)
 )
 def test_store_refuses_or_reads_any_bytes(store, file, seed):
     def change(copy):

@@ -285,11 +285,11 @@ def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"sequence_length": 17}, "takes sequences of 16 tokens at most. Received: 17.*--sequence_length"),
-        ({"student": "bert_bsae"}, "'bert_bsae' is no network and no preset"),
+        ({"sequence_length": 17}, "accepts sequences of at most 16 tokens. Received: 17.*--sequence_length"),
+        ({"student": "bert_bsae"}, "'bert_bsae' is neither a network nor a preset"),
         ({"student": "bert_base_cased"}, "without a vocabulary.*--vocabulary"),
-        ({"vocabulary": "absent.txt"}, "no vocabulary 'absent.txt'"),
-        ({"vocabulary": "SHORT"}, "vocabulary has 6 tokens, and the weights of bert_2 are of 50"),
+        ({"vocabulary": "absent.txt"}, "'absent.txt' does not exist"),
+        ({"vocabulary": "SHORT"}, "vocabulary must have 50 tokens, .*bert_2 .* Received: 6 tokens"),
         ({"student_layers": 9}, "bert has 4 layers. Received: layers=9"),
         ({"method": "pkd", "teacher": "PRESET", "teacher_weights": "TEACHER", "teacher_layers": 1}, "teacher of 1"),
         ({"method": "at", "teacher": "PRESET", "teacher_weights": "TEACHER"}, "no method 'at'"),

@@ -59,7 +59,7 @@ def _both(run, examples):
 
 def test_the_matrix_is_of_the_runs_examples_and_temperature(run, tmp_path):
     resemblance.run(run / "kd", _values(run, tmp_path / "out"))
-    train = bright_splits(60).train.take(40, seed=0)
+    train = bright_splits(60).train.stratified_subset(40, seed=0)
     expected = class_affinity(train.labels, **_both(run, train), temperature=3.0)
     rows = artifacts.read_texts(tmp_path / "out" / "resemblance.csv")
     assert [row["class"] for row in rows] == ["dark", "grey", "light"]
@@ -103,7 +103,7 @@ def test_superclasses_are_compared_and_wordnet_if_it_is_there(error, monkeypatch
 
 def test_the_sheet_has_the_ends_of_the_weights(run, tmp_path):
     contact_sheet.run(run / "kd", _values(run, tmp_path))
-    train = bright_splits(60).train.take(40, seed=0)
+    train = bright_splits(60).train.stratified_subset(40, seed=0)
     student, teacher = _both(run, train).values()
     weights = keras.ops.convert_to_numpy(weighting.wsl(train.labels, student, teacher))
     rows = artifacts.read_texts(tmp_path / "contact_sheet.csv")

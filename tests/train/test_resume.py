@@ -172,7 +172,7 @@ DAMAGED_FLAGS = {
     "comments": (lambda path: path.write_text("# data: 1\n"), "no flags"),
     "empty": (lambda path: path.write_text(""), "no flags"),
     "huge": (lambda path: path.write_bytes(b"-" * (2**20 + 1)), "1,048,577 bytes"),
-    "folder": (lambda path: path.mkdir(), "it is a folder"),
+    "folder": (lambda path: path.mkdir(), "it is a directory"),
     "pipe": (lambda path: os.mkfifo(path), "it is a named pipe"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
     "dangling": (lambda path: path.symlink_to("nowhere"), "it is a symbolic link without a target"),

@@ -296,7 +296,9 @@ def test_a_loss_that_is_not_finite_stops_the_run(teacher, tmp_path):
         runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
     first, last = caught.value.examples
     assert f"step {caught.value.step} among examples {first} to {last} of the epoch" in str(caught.value)
-    batches = data.train_batches(_splits().train, seed=0, batch_size=32, start=(caught.value.epoch - 1, first // 32))
+    batches = data.train_batches(
+        _splits().train, seed=0, batch_size=32, initial_position=(caught.value.epoch - 1, first // 32)
+    )
     numbers = ", ".join(str(number) for number in np.asarray(next(iter(batches))[1]["index"]))
     assert last - first + 1 == numbers.count(",") + 1
     assert f"the numbers {numbers}, from 0 on." in str(caught.value)

@@ -45,7 +45,7 @@ def test_what_a_loss_hears(tmp_path):
     train = bright_splits(12).train
     teacher = models.build("tiny", 3, input_shape=(8, 8, 3))
     written = {
-        name: soft_labels.write(teacher, train, tmp_path / name, seed=0, num_views=1, verbose=0, **storage)
+        name: soft_labels.write_soft_labels(teacher, train, tmp_path / name, seed=0, num_views=1, verbose=0, **storage)
         for name, storage in STORAGES.items()
     }
     heard = {

@@ -193,7 +193,9 @@ def cached(case, batches=8):
     """
     teacher, student = networks(case)
     examples, folder = case.examples(batches), tempfile.TemporaryDirectory()
-    store = soft_labels.write(teacher, examples, folder.name, clean=False, batch_size=case.batch_size, verbose=0)
+    store = soft_labels.write_soft_labels(
+        teacher, examples, folder.name, include_unaugmented=False, batch_size=case.batch_size, verbose=0
+    )
     loss = losses.KD(temperature=TEMPERATURE, weight=KD_SHARE)
     batches = data.train_batches(examples, seed=0, batch_size=case.batch_size, soft_labels=store)
     distiller = Distiller("teacher_logits", student, loss, student_loss_weight=1 - KD_SHARE)
@@ -212,13 +214,16 @@ def cache_writing(case, batches=48):
         batches: Integer, that are written in what counts as as many steps.
     """
     teacher, _ = networks(case)
-    examples, config = case.examples(batches), {"clean": False, "batch_size": case.batch_size, "verbose": 0}
+    examples, config = (
+        case.examples(batches),
+        {"include_unaugmented": False, "batch_size": case.batch_size, "verbose": 0},
+    )
 
     def run(steps):
         rounds = -(-steps // batches)
         for _ in range(rounds):
             with tempfile.TemporaryDirectory() as folder:
-                soft_labels.write(teacher, examples, folder, **config)
+                soft_labels.write_soft_labels(teacher, examples, folder, **config)
         return rounds * batches
 
     return run

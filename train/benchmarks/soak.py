@@ -59,11 +59,11 @@ class Material:
     """What every call is given: on TensorFlow the same data sets, which take longer to make than a call to run."""
 
     def __init__(self):
-        part = data.digits().train.take(STEPS * BATCH)
+        part = data.digits().train.stratified_subset(STEPS * BATCH)
         self._endless = functools.partial(data.train_batches, part, seed=0, batch_size=BATCH)
         self.arrays = part.images.astype("float32"), part.labels
         self.once = data.eval_batches(part, BATCH)
-        self.probe = data.eval_batches(part, BATCH, framework="numpy")
+        self.probe = data.eval_batches(part, BATCH, pipeline="numpy")
         self._made = self._endless() if keras.backend.backend() == "tensorflow" else None
 
     def endless(self):

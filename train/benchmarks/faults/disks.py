@@ -209,7 +209,7 @@ def orphans(bench):
         run / "student.keras": lambda: material.run(run, resume=True),
         run / "epochs.csv": lambda: material.run(run, resume=True),
         run / "backups" / "000001-00000000.backup": lambda: material.run(run, resume=True),
-        store / "clean.part-00000.npy": lambda: material.store(store),
+        store / "unaugmented.shard-00000.npy": lambda: material.store(store),
         store / "examples.npy": lambda: material.store(store),
     }
     for path, start in starts.items():
@@ -226,7 +226,7 @@ def living_writer(bench):
     folder = bench.new_folder()
     material.store(folder / "store")
     before = set((folder / "store").iterdir())
-    process = _interrupted_write(folder / "store" / "clean.part-00000.npy")
+    process = _interrupted_write(folder / "store" / "unaugmented.shard-00000.npy")
     temporary = set((folder / "store").iterdir()) - before
     try:
         material.store(folder / "store")
@@ -391,7 +391,7 @@ def shard_damaged_later(bench):
     store = material.store(folder / "store")
     store.verify()
     generator = random.Random(bench.seed)
-    for path in sorted(store.folder.glob("*.npy"))[:4]:
+    for path in sorted(store.directory.glob("*.npy"))[:4]:
         content, status = path.read_bytes(), path.stat()
         path.write_bytes(flip_bit(content, generator))
         os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
@@ -411,12 +411,12 @@ def opening_a_verified_store(bench):
     splits = material.images(2000)
     names = tuple(map(str, range(2000)))
     wide = dataclasses.replace(splits.train, classes=names)
-    store = soft_labels.write(material.image_network("teacher", 2000), wide, folder / "store", **config)
-    soft_labels.SoftLabels(store.folder).verify()
-    size = sum(path.stat().st_size for path in store.folder.glob("*.npy"))
-    read = _bytes_read(lambda: soft_labels.SoftLabels(store.folder).rows(0, np.arange(10)))
+    store = soft_labels.write_soft_labels(material.image_network("teacher", 2000), wide, folder / "store", **config)
+    soft_labels.SoftLabels(store.directory).verify()
+    size = sum(path.stat().st_size for path in store.directory.glob("*.npy"))
+    read = _bytes_read(lambda: soft_labels.SoftLabels(store.directory).lookup(0, np.arange(10)))
     yield classify(f"{read / size:.2f} of the bytes", few_bytes_are_read=read < size / 4)
-    read = _bytes_read(soft_labels.SoftLabels(store.folder).verify)
+    read = _bytes_read(soft_labels.SoftLabels(store.directory).verify)
     yield classify(f"{read / size:.2f} of the bytes", all_bytes_are_read=read > 0.9 * size)
 
 

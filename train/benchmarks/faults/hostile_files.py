@@ -34,7 +34,7 @@ VALUES = {
     "infinite": "1e999",
     "text": '"../../etc/passwd"',
 }
-REQUIRED = ("classes", "dtype", "examples", "examples_sha256", "k", "part_examples", "temperatures", "num_views")
+REQUIRED = ("classes", "dtype", "examples", "examples_sha256", "top_k", "rows_per_file", "temperatures", "num_views")
 
 
 def _memory_limited(work):
@@ -58,7 +58,7 @@ def _open(folder):
     store = soft_labels.SoftLabels(folder)
     store.verify()
     index = np.arange(len(store.examples))
-    return {str(view): store.rows(view, index).tobytes() for view in store.manifest.all_views}
+    return {str(view): store.lookup(view, index).tobytes() for view in store.manifest.all_views}
 
 
 class Copies:
@@ -161,11 +161,11 @@ def arrays(bench):
     """Replace the table of examples, a shard, and its checksum."""
     copies = Copies(bench.new_folder())
     contents = (b"", b"garbage", _header((10**12, 3)), _header((10**12,), "<i4"), _header((-1, 3)), _pickled())
-    for name in ("examples.npy", "view-00000.part-00000.npy"):
+    for name in ("examples.npy", "view-00000.shard-00000.npy"):
         for content in contents:
             yield copies.attempt(lambda copy, name=name, content=content: (copy / name).write_bytes(content), name)
         yield copies.attempt(lambda copy, name=name: (copy / name).unlink(), name)
-    checksum = "view-00000.part-00000.npy.sha256"
+    checksum = "view-00000.shard-00000.npy.sha256"
     for content in (b"", b"\xff\xfe", b"0" * 64):
         yield copies.attempt(lambda copy, content=content: (copy / checksum).write_bytes(content))
     for value in (np.inf, -np.inf):
@@ -174,7 +174,7 @@ def arrays(bench):
 
 def _replace_value(copy, value):
     """Put a number into a shard, and make the checksums right, as who made the store may have done."""
-    path = copy / "view-00000.part-00000.npy"
+    path = copy / "view-00000.shard-00000.npy"
     array = np.load(path, allow_pickle=False)
     array[1, 1] = value
     np.save(path, array)

@@ -75,7 +75,7 @@ def store(folder):
     """Write soft labels of 20 of `images` in two views and several files, and return the `SoftLabels`."""
     keras.utils.set_random_seed(0)
     config = {"seed": 3, "num_views": 2, "rows_per_file": 8, "batch_size": 16, "verbose": 0}
-    return soft_labels.write(image_network("teacher"), images(20).train, folder, **config)
+    return soft_labels.write_soft_labels(image_network("teacher"), images(20).train, folder, **config)
 
 
 SHORT_RUN = Config(student="resnet8", method="none", epochs=1, decay_epochs=(), batch_size=16, backup_every_steps=1)
