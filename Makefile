@@ -35,7 +35,7 @@ $(VENV)/installed-torch: $(VENV)/installed
 
 quickstart: $(VENV)/installed
 	rm -rf runs/quickstart
-	$(RUN) train/digits.py --output_dir=runs/quickstart
+	$(RUN) train/quickstart.py --output_dir=runs/quickstart
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

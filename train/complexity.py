@@ -210,7 +210,7 @@ def plot_curve(rows, path, title):
 def run(values):
     """Judges the teacher's checkpoints and writes the files; returns the best row."""
     out = pathlib.Path(values.output_dir)
-    temperatures = config.numbers("temperatures", values.temperatures)
+    temperatures = config.parse_floats("temperatures", values.temperatures)
     splits = jobs.splits_of(values.data_dir)
     examples = getattr(splits, values.split).take(values.examples, seed=values.seed)
     task = Task(examples, values.seed)

@@ -27,7 +27,8 @@ from keras_wsl.analysis.regularization_sample_rates import regularization_sample
 from keras_wsl.backend import forward
 from keras_wsl.files import make_directory
 from keras_wsl.ops import check_temperature
-from keras_wsl.training import artifacts, cli, runner
+from keras_wsl.training import artifacts, cli
+from keras_wsl.training.inputs import split_dataset
 
 
 class Judge:
@@ -65,7 +66,7 @@ class Judge:
             raise ValueError(f"--split={split} is no split of {student.data}. Expected of {', '.join(splits._fields)}.")
         if split != "train":
             return getattr(splits, split)
-        return runner.parts(splits, student.config)[0]
+        return split_dataset(splits, student.config)[0]
 
     def model(self, student, network):
         """A network with its weights.

@@ -22,7 +22,7 @@ from keras_wsl.analysis import semantics
 from keras_wsl.analysis.class_affinity import agreement, group_means
 from keras_wsl.analysis.class_affinity import resemblance as matrix_of
 from keras_wsl.files import make_directory
-from keras_wsl.training import artifacts, cli, plots, recipes
+from keras_wsl.training import artifacts, build_losses, cli, plots
 
 matplotlib.use("Agg")
 
@@ -37,7 +37,7 @@ def temperature_of(pair, folder, given):
     """
     if given:
         return given
-    losses = recipes.main_losses(pair.config, pair.examples)
+    losses = build_losses.build_main_losses(pair.config, pair.examples)
     for loss in losses:
         if getattr(loss, "temperature", None):
             return loss.temperature

@@ -5,7 +5,6 @@ A row is a command line, run in this process, and two patterns of its error. Wha
 """
 
 import os
-import pathlib
 import re
 
 import numpy as np
@@ -16,10 +15,9 @@ import cache_soft_labels
 import cifar100
 import evaluate
 from keras_wsl import data, models
-from keras_wsl.training import cli, config, runner
+from keras_wsl.training import cli, config, runner, validation
 from tests.common import bright_splits, run_script
 
-TRAIN = pathlib.Path(runner.__file__).parent
 RUN = ["--data_dir=HERE/images.npz", "--student=resnet8", "--method=none", "--epochs=1", "--decay_epochs="]
 KD = ["--method=kd", "--teacher=resnet8", "--teacher_weights=HERE/teacher.keras"]
 STORE = ["--data=cifar100", "--data_dir=HERE/images.npz", *KD[1:]]
@@ -219,7 +217,7 @@ def train(arguments):
     flags.DEFINE_bool("download", False, "", flag_values=values)
     values(["cifar100.py", *arguments])
     wanted = config.from_flags(values)
-    return runner.run(wanted, cifar100.splits(wanted, values), values.output_dir, resume=values.resume, verbose=0)
+    return runner.run(wanted, cifar100.load_splits(wanted, values), values.output_dir, resume=values.resume, verbose=0)
 
 
 def _judge(arguments):
@@ -296,8 +294,8 @@ def test_script_refuses_a_bad_command_line(script, arguments, status, words, her
 def test_settings_of_labels_alone_are_none_of_a_teacher():
     """Beside runs that have a teacher, in the scripts that plan several."""
     wanted = config.Config(teacher="resnet8", teacher_weights="x", temperature=2.0, alpha=1.0, weighting="wsl")
-    alone = vars(wanted) | config.ALONE
-    runner._check(config.Config(**alone))
+    alone = vars(wanted) | config.WITHOUT_TEACHER
+    validation.validate_config(config.Config(**alone))
     assert np.all([alone[name] == value for name, value in vars(config.Config(method="none")).items()])
 
 

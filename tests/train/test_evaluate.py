@@ -191,7 +191,7 @@ def test_a_teacher_is_asked_once(runs, tmp_path, monkeypatch):
 
 def _fake_run(folder, wanted, model, test_examples):
     """A folder as a run leaves it, of a network that was not trained."""
-    artifacts.open_run(folder, wanted, resume=False)
+    artifacts.open_run_directory(folder, wanted, resume=False)
     export.keras_file(model, folder / "student.keras")
     artifacts.write_json(folder / "result.json", {"method": wanted.method, "seed": 0, "test_examples": test_examples})
     artifacts.write_csv(folder / "epochs.csv", [{"epoch": 1}])
@@ -208,7 +208,7 @@ def test_a_run_on_image_files(tmp_path):
             place.mkdir(parents=True)
             pixels.append(generator.integers(0, 256, (32, 32, 3)).astype("uint8"))
             Image.fromarray(pixels[-1]).save(place / "image.png")
-    wanted = config.ImageNet(student="tiny", method="none", image_size=32, resize=32)
+    wanted = config.ImageNetConfig(student="tiny", method="none", image_size=32, resize=32)
     model = models.build("tiny", 6, input_shape=(32, 32, 3))
     run = _fake_run(tmp_path / "run", wanted, model, 6)
     (row,) = _judge(tmp_path / "out", run, data_dir=tmp_path / "images")
@@ -226,7 +226,7 @@ def sentences(tmp_path, monkeypatch):
     monkeypatch.setattr(multinli.data, "multinli", lambda folder, *, length, **config: test_multinli._splits(length))
     preset = bert_preset(tmp_path / "bert")
     models.save_weights(keras_nlp_backbones.build(preset), tmp_path / "teacher.weights.h5", dtype="float32")
-    wanted = config.MultiNLI(
+    wanted = config.MultiNLIConfig(
         student=preset,
         student_layers=2,
         sequence_length=16,
@@ -320,7 +320,7 @@ def odd(runs, tmp_path_factory):
 
 
 def test_several_data_sets_and_no_folder(runs, tmp_path):
-    wanted = config.ImageNet(student="tiny", method="none")
+    wanted = config.ImageNetConfig(student="tiny", method="none")
     other = _fake_run(tmp_path / "run", wanted, models.build("tiny", 6), 6)
     with pytest.raises(ValueError, match="several data sets: digits, imagenet"):
         _judge(tmp_path / "out", runs / "kd", other)

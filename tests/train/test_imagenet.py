@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import types
 
 import keras
@@ -12,14 +11,13 @@ from absl import flags
 
 import imagenet
 from keras_wsl import callbacks, data, models
-from keras_wsl.training import artifacts, config, recipes, runner
+from keras_wsl.training import artifacts, build, build_losses, config, recipes, runner
 from tests.common import image_network, run_script
 from tests.train.test_scripts import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
 
-TRAIN = pathlib.Path(runner.__file__).parent
-SMALL = config.ImageNet(
+SMALL = config.ImageNetConfig(
     student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, max_train_examples=16
 )
 RESNETS = {"teacher": "imagenet_resnet34", "student": "imagenet_resnet18"}
@@ -187,18 +185,18 @@ def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
     ],
 )
 def test_published_numbers(method, labels, pair, expected):
-    wanted = config.ImageNet(method=method, **pair)
-    recipe = recipes.of(wanted)
-    (loss,) = recipes.main_losses(wanted, None)
+    wanted = config.ImageNetConfig(method=method, **pair)
+    recipe = recipes.get_recipe(wanted)
+    (loss,) = build_losses.build_main_losses(wanted, None)
     assert recipe.student_loss_weight == labels
     assert {name: getattr(loss, name) for name in expected} == expected
     assert recipe.teacher_batch_statistics == (method == "overhaul")
-    assert recipe.warm_up == {"dkd": 1, "rld": 1, "reviewkd": 1}.get(method, 0)
+    assert recipe.warmup_epochs == {"dkd": 1, "rld": 1, "reviewkd": 1}.get(method, 0)
 
 
 def test_flags_set_the_published_numbers_aside():
-    wanted = config.ImageNet(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_kwargs=("beta=7",))
-    (loss,) = recipes.main_losses(wanted, None)
+    wanted = config.ImageNetConfig(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_kwargs=("beta=7",))
+    (loss,) = build_losses.build_main_losses(wanted, None)
     assert (loss.weight, loss.temperature, loss.beta) == (3.0, 2.0, 7)
 
 
@@ -228,15 +226,15 @@ PREACT = tuple(f"{name}_preact" for name in BLOCKS)
 )
 def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
     four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], input_shape=(16, 16, 3)) for stages in (5, 4))
-    assert recipes._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
-    assert recipes._layers(loss, four, three) == recipes._layers(loss, three, four) == {}
-    assert recipes._layers(loss, four, None) == {}
+    assert build_losses._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
+    assert build_losses._layers(loss, four, three) == build_losses._layers(loss, three, four) == {}
+    assert build_losses._layers(loss, four, None) == {}
     if loss in recipes.IMAGENET and loss not in ("ab", "fsp", "crd"):  # The loss takes what was found.
-        assert recipes.main_losses(config.ImageNet(method=loss), None, four, four)[0].name == loss
+        assert build_losses.build_main_losses(config.ImageNetConfig(method=loss), None, four, four)[0].name == loss
 
 
 def test_defaults_are_the_recipe():
-    wanted = config.ImageNet()
+    wanted = config.ImageNetConfig()
     assert (wanted.epochs, wanted.batch_size, wanted.learning_rate, wanted.decay_epochs) == (
         100,
         256,
@@ -250,19 +248,19 @@ def test_defaults_are_the_recipe():
         0.0,
         0.0,
     )
-    rate = runner._learning_rate(wanted, 5005, wanted.epochs)
+    rate = build.build_learning_rate(wanted, 5005, wanted.epochs)
     for epoch, expected in ((0, 0.1), (30, 0.01), (60, 1e-3), (90, 1e-4)):
         assert float(rate(epoch * 5005)) == pytest.approx(expected)
         assert epoch == 0 or float(rate(epoch * 5005 - 1)) == pytest.approx(10 * expected)
-    optimizer = runner._optimizer(wanted, 5005, wanted.epochs)
+    optimizer = build.build_optimizer(wanted, 5005, wanted.epochs)
     assert optimizer.nesterov and optimizer.momentum == 0.9 and optimizer.weight_decay == 1e-4
 
 
 def test_flags_are_the_settings():
     values = flags.FlagValues()
-    config.define_flags(values, config.ImageNet)
+    config.define_flags(values, config.ImageNetConfig)
     values(["script"])
-    assert config.from_flags(values, config.ImageNet) == config.ImageNet()
+    assert config.from_flags(values, config.ImageNetConfig) == config.ImageNetConfig()
     wanted = dataclasses.replace(SMALL, alpha=1.5, resize=40, max_corrupt_images=3, nesterov=False)
     values(["script", *config.to_lines(wanted)])
-    assert config.from_flags(values, config.ImageNet) == wanted
+    assert config.from_flags(values, config.ImageNetConfig) == wanted

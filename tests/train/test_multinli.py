@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import types
 
 import keras
@@ -14,13 +13,11 @@ import multinli
 from keras_wsl import callbacks, data, models, optimizers
 from keras_wsl.data.multinli import CLASSES
 from keras_wsl.models import keras_nlp_backbones
-from keras_wsl.training import artifacts, config, recipes, runner
+from keras_wsl.training import artifacts, build, build_losses, config, recipes, runner
 from tests.common import bert_preset, run_script, text_network
 from tests.train.test_scripts import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
-
-TRAIN = pathlib.Path(runner.__file__).parent
 
 
 @pytest.fixture
@@ -68,7 +65,9 @@ def _splits(length=16):
 
 
 def _small(preset, **changes):
-    small = config.MultiNLI(student=preset, student_layers=2, method="none", epochs=1, batch_size=8, sequence_length=16)
+    small = config.MultiNLIConfig(
+        student=preset, student_layers=2, method="none", epochs=1, batch_size=8, sequence_length=16
+    )
     return dataclasses.replace(small, **changes)
 
 
@@ -157,7 +156,8 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
     """The student starts from the first layers of a fine-tuned one; the teacher is all of it."""
     wanted = _taught(preset, teacher, method="kd", student_weights=str(teacher))
     deep, shallow = (
-        model.get_layer("backbone") for model in runner._networks(wanted, _splits().train, keras_nlp_backbones.build)
+        model.get_layer("backbone")
+        for model in build.build_networks(wanted, _splits().train, keras_nlp_backbones.build)
     )
     assert (deep.num_layers, shallow.num_layers) == (4, 2)
     for layer in shallow.layers:
@@ -177,40 +177,40 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
 )
 def test_pkd_skips_layers(teacher_layers, student_layers, pairs):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
-    patient, soft = recipes.main_losses(config.MultiNLI(method="pkd"), None, teacher, student)
+    patient, soft = build_losses.build_main_losses(config.MultiNLIConfig(method="pkd"), None, teacher, student)
     for position, names in enumerate((patient.student_layers, patient.teacher_layers)):
         assert list(names) == [f"transformer_layer_{pair[position]}" for pair in pairs]
     assert (patient.weight, patient.normalize, patient.position) == (1000, False, 0)
     assert (soft.temperature, soft.weight, soft.divide_by_num_classes) == (5.0, 0.7, True)
-    assert recipes.of(config.MultiNLI(method="pkd")).student_loss_weight == 0.3
+    assert recipes.get_recipe(config.MultiNLIConfig(method="pkd")).student_loss_weight == 0.3
 
 
 @pytest.mark.parametrize("teacher_layers, student_layers", [(2, 3), (3, 1)])
 def test_pkd_needs_a_student_that_is_not_deeper(teacher_layers, student_layers):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
     with pytest.raises(ValueError, match=f"Received: {student_layers} layers and a teacher of {teacher_layers}"):
-        recipes.main_losses(config.MultiNLI(method="pkd"), None, teacher, student)
+        build_losses.build_main_losses(config.MultiNLIConfig(method="pkd"), None, teacher, student)
 
 
 def test_settings_are_of_the_first_loss():
-    wanted = config.MultiNLI(method="pkd", alpha=10.0, loss_kwargs=("normalize=True",))
-    patient, soft = recipes.main_losses(wanted, None)
+    wanted = config.MultiNLIConfig(method="pkd", alpha=10.0, loss_kwargs=("normalize=True",))
+    patient, soft = build_losses.build_main_losses(wanted, None)
     assert (patient.weight, patient.normalize, soft.weight) == (10.0, True, 0.7)
-    (loss,) = recipes.main_losses(config.MultiNLI(method="kd", temperature=10.0), None)
+    (loss,) = build_losses.build_main_losses(config.MultiNLIConfig(method="kd", temperature=10.0), None)
     assert (loss.temperature, loss.weight, loss.divide_by_num_classes) == (10.0, 0.7, True)
 
 
 def test_methods_on_maps_are_not_of_sentences():
     with pytest.raises(ValueError, match="no method 'at'. Expected one of .*'pkd'"):
-        recipes.of(config.MultiNLI(method="at"))
+        recipes.get_recipe(config.MultiNLIConfig(method="at"))
 
 
 def test_defaults_are_the_recipe(preset):
-    wanted = config.MultiNLI()
+    wanted = config.MultiNLIConfig()
     assert (wanted.epochs, wanted.batch_size, wanted.sequence_length) == (4, 32, 128)
     steps, student = 100, keras_nlp_backbones.build(preset, layers=2)
     train = types.SimpleNamespace(steps_per_epoch=lambda batch_size: {32: steps}[batch_size])
-    model = runner.distiller(wanted, recipes.of(wanted), None, student, [], train)
+    model = build.build_distiller(wanted, recipes.get_recipe(wanted), None, student, [], train)
     optimizer = model.optimizer
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert (optimizer.epsilon, optimizer.weight_decay, optimizer.global_clipnorm) == (1e-6, 0.01, 1.0)
@@ -223,14 +223,14 @@ def test_defaults_are_the_recipe(preset):
 
 def test_flags_are_the_settings(preset):
     values = flags.FlagValues()
-    config.define_flags(values, config.MultiNLI)
+    config.define_flags(values, config.MultiNLIConfig)
     values(["script"])
-    assert config.from_flags(values, config.MultiNLI) == config.MultiNLI()
+    assert config.from_flags(values, config.MultiNLIConfig) == config.MultiNLIConfig()
     wanted = _small(preset, teacher_layers=3, lowercase=True, vocabulary="words.txt", decay_epochs=(1,), alpha=0.5)
     values(["script", *config.to_lines(wanted)])
-    assert config.from_flags(values, config.MultiNLI) == wanted
+    assert config.from_flags(values, config.MultiNLIConfig) == wanted
     assert wanted.student_options() == {"layers": 2} and wanted.teacher_options() == {"layers": 3}
-    assert config.MultiNLI().student_options() == {"layers": None}
+    assert config.MultiNLIConfig().student_options() == {"layers": None}
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ import functools
 import importlib.util
 import json
 import math
-import pathlib
 
 import keras
 import numpy as np
@@ -15,8 +14,8 @@ import methods
 import methods_report
 from keras_wsl import callbacks, data, models
 from keras_wsl.features import FeatureExtractor
-from keras_wsl.training import artifacts, config, recipes, runner
-from tests.common import bright_splits
+from keras_wsl.training import artifacts, build, build_losses, config, fitting, recipes, runner
+from tests.common import TRAIN, bright_splits
 
 pytestmark = pytest.mark.eager
 
@@ -68,9 +67,9 @@ def _run(path, **changes):
     ],
 )
 def test_published_weights(method, labels, weight, teacher):
-    recipe = recipes.get(method)
+    recipe = recipes.METHODS[method]
     negatives = {"loss_kwargs": ("negatives=8",)} if method == "crd" else {}
-    (loss,) = recipes.main_losses(_run(teacher, method=method, **negatives), _splits().train)
+    (loss,) = build_losses.build_main_losses(_run(teacher, method=method, **negatives), _splits().train)
     assert (recipe.student_loss_weight, loss.weight) == (labels, weight)
 
 
@@ -93,7 +92,7 @@ def test_settings_of_pairs(method, setting, expected):
     for pair, value in zip(pairs, expected):
         own, other = pair.split()
         wanted = config.Config(teacher=own, student=other, method=method)
-        assert getattr(recipes.main_losses(wanted, None)[0], setting) == value
+        assert getattr(build_losses.build_main_losses(wanted, None)[0], setting) == value
 
 
 _build = functools.cache(models.build)
@@ -119,7 +118,7 @@ def test_adapters_have_the_originals_size(method, pair, parameters):
     teacher, student = map(_build, pair.split())
     negatives = {"loss_kwargs": ("negatives=8",)} if method == "crd" else {}
     wanted = config.Config(method=method, **negatives)
-    (loss,) = recipes.main_losses(wanted, _splits().train)
+    (loss,) = build_losses.build_main_losses(wanted, _splits().train)
     shapes = (
         FeatureExtractor(model, names).shapes()
         for model, names in ((student, loss.student_layers), (teacher, loss.teacher_layers))
@@ -153,14 +152,16 @@ def _student(wanted):
 
 def _stage_weights(wanted, out):
     """The student's variables after the first stage."""
-    train, recipe = _splits().train, recipes.get(wanted.method)
+    train, recipe = _splits().train, recipes.METHODS[wanted.method]
     teacher = models.build("tiny", 3, weights=wanted.teacher_weights, input_shape=(8, 8, 3))
     keras.utils.set_random_seed(wanted.seed)
     student = _student(wanted)
     trainable = [layer.trainable for layer in student.layers]
     out.mkdir()
-    model = runner.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
-    runner._train_first_stage(model, [], wanted, train, out, kept={}, verbose=0)
+    model = build.build_pretraining_distiller(
+        wanted, recipe, teacher, student, build_losses.build_stage_loss(wanted), train
+    )
+    fitting.pretrain(model, recipe.stage, [], wanted, train, out, backup_kwargs={}, verbose=0)
     assert [layer.trainable for layer in student.layers] == trainable
     return {v.path: np.array(v) for v in student.variables}
 
@@ -168,15 +169,15 @@ def _stage_weights(wanted, out):
 @pytest.mark.traced
 def test_the_paraphraser_learns_first_and_then_stays(teacher, tmp_path):
     wanted = _run(teacher, method="ft", pretrain_epochs=8)
-    train, recipe = _splits().train, recipes.get("ft")
+    train, recipe = _splits().train, recipes.METHODS["ft"]
     network = models.build("tiny", 3, weights=str(teacher), input_shape=(8, 8, 3))
     student = _student(wanted)
     before = [np.array(v) for v in student.variables]
-    (main,) = recipes.main_losses(wanted, train)
-    distiller = runner.distiller(wanted, recipe, network, student, [main], train)
-    loss = recipes.stage_loss(wanted)
-    model = runner.first_stage(wanted, recipe, network, student, loss, train)
-    runner._train_first_stage(model, [main], wanted, train, tmp_path, kept={}, verbose=0)
+    (main,) = build_losses.build_main_losses(wanted, train)
+    distiller = build.build_distiller(wanted, recipe, network, student, [main], train)
+    loss = build_losses.build_stage_loss(wanted)
+    model = build.build_pretraining_distiller(wanted, recipe, network, student, loss, train)
+    fitting.pretrain(model, recipe.stage, [main], wanted, train, tmp_path, backup_kwargs={}, verbose=0)
     rows = artifacts.read_csv(tmp_path / "first_stage.csv")
     assert rows[-1]["paraphrase"] < rows[0]["paraphrase"]
     for one, other in zip(before, student.variables):
@@ -228,32 +229,32 @@ def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch)
 
 def test_contrast_knows_the_classes_of_a_part(teacher):
     train = _splits().train.take(30, seed=1)
-    (loss,) = recipes.main_losses(_run(teacher, method="crd", loss_kwargs=("negatives=8",)), train)
+    (loss,) = build_losses.build_main_losses(_run(teacher, method="crd", loss_kwargs=("negatives=8",)), train)
     assert loss.members == 30 and loss.examples == train.index.max() + 1
     np.testing.assert_array_equal(loss.labels[train.index], train.labels)
 
 
 def test_weightings_and_settings_reach_the_loss(teacher):
     wanted = _run(teacher, method="rkd", weighting="exclude_regularization_samples", keep_probability=0.25)
-    (loss,) = recipes.main_losses(wanted, None)
+    (loss,) = build_losses.build_main_losses(wanted, None)
     assert loss.weighting == {"name": "exclude_regularization_samples", "probability": 0.25, "temperature": 4.0}
     both = _run(teacher, method="kd", weighting="wsl*exclude_regularization_samples", temperature=2.0)
-    (loss,) = recipes.main_losses(both, None)
+    (loss,) = build_losses.build_main_losses(both, None)
     assert loss.weighting == [{"name": "wsl"}, {"name": "exclude_regularization_samples", "temperature": 2.0}]
-    (loss,) = recipes.main_losses(
+    (loss,) = build_losses.build_main_losses(
         _run(teacher, method="dkd", weighting="wsl", loss_kwargs=("beta=3", "standardize=True"), alpha=2.0), None
     )
     assert (loss.beta, loss.standardize, loss.weight, loss.weighting) == (3.0, True, 2.0, {"name": "wsl"})
-    loss = recipes.stage_loss(_run(teacher, method="ab", weighting="wsl"))
+    loss = build_losses.build_stage_loss(_run(teacher, method="ab", weighting="wsl"))
     assert loss.weighting == {"name": "wsl"}
 
 
 def test_losses_of_other_methods_are_added(teacher, tmp_path):
     wanted = _run(teacher, method="crd", extra_losses=("wsl", "at"), alpha=0.5, loss_kwargs=("negatives=8",))
-    contrast, soft, attention = recipes.main_losses(wanted, _splits().train)
+    contrast, soft, attention = build_losses.build_main_losses(wanted, _splits().train)
     # The run's settings are the method's; the others are as they are alone.
     assert (contrast.weight, contrast.negatives) == (0.5, 8)
-    alone = {name: recipes.main_losses(_run(teacher, method=name), None)[0] for name in ("wsl", "at")}
+    alone = {name: build_losses.build_main_losses(_run(teacher, method=name), None)[0] for name in ("wsl", "at")}
     assert soft.get_config() == alone["wsl"].get_config() and attention.get_config() == alone["at"].get_config()
     result = runner.run(wanted, _splits(), tmp_path / "run", verbose=0)
     (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
@@ -340,7 +341,7 @@ def test_the_report_of_methods(tmp_path):
 
 @pytest.mark.slow
 def test_the_cost_of_a_step_is_measured():
-    path = pathlib.Path(runner.__file__).parent / "benchmarks" / "methods.py"
+    path = TRAIN / "benchmarks" / "methods.py"
     spec = importlib.util.spec_from_file_location("benchmark_of_methods", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)

@@ -95,14 +95,14 @@ def test_alone_in_removes_what_a_killed_process_left(tmp_path):
         path.write_bytes(b"half")
     left[2].mkdir()
     (left[2] / "student.keras").write_bytes(b"half")
-    with files.temporary_directory(tmp_path / "worker") as alive, artifacts.alone_in(tmp_path):
+    with files.temporary_directory(tmp_path / "worker") as alive, artifacts.lock_run(tmp_path):
         assert alive.is_dir() and not any(path.exists() for path in left)
 
 
 def test_alone_in_refuses_a_lock_that_is_a_link(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     (tmp_path / artifacts.LOCK).symlink_to("thesis.tex")
-    with pytest.raises(ValueError, match="run.lock must be a regular file"), artifacts.alone_in(tmp_path):
+    with pytest.raises(ValueError, match="run.lock must be a regular file"), artifacts.lock_run(tmp_path):
         pytest.fail("The lock was given.")
     assert (tmp_path / "thesis.tex").read_text() == "precious"
 
@@ -132,7 +132,7 @@ def test_a_worker_that_is_not_the_chief_writes_beside_the_results(tmp_path, monk
         (beside,) = (tmp_path / "out").iterdir()
         assert out.is_relative_to(beside) and files.is_temporary(beside.name)
         with contextlib.suppress(ValueError):
-            seen.append(artifacts.open_run(tmp_path / "out", wanted, resume=False))
+            seen.append(artifacts.open_run_directory(tmp_path / "out", wanted, resume=False))
 
     monkeypatch.setattr(distribution, "is_chief", lambda strategy: False)
     monkeypatch.setattr(runner, "_run", run)

@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks.fault_injection import differences
 from keras_wsl import models
-from keras_wsl.training import artifacts, cli, config, fingerprint, runner
+from keras_wsl.training import artifacts, cli, config, epoch_log, fingerprint, runner
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.usefixtures("default_signals")
@@ -150,7 +150,7 @@ def test_resume_without_backups_is_refused_once_a_run_has_trained(files, copy, t
         with pytest.raises(ValueError, match=f"as it has written .*{name}. Received: no backup"):
             _run(_wanted(files), copy, resume=True)
         (copy / name).unlink()
-    artifacts.open_run(tmp_path / "killed", SMALL, resume=False)  # Before its first backup.
+    artifacts.open_run_directory(tmp_path / "killed", SMALL, resume=False)  # Before its first backup.
     _run(SMALL, tmp_path / "killed", resume=True)
     assert "killed holds no backup: the run starts from its first step." in capsys.readouterr().out
 
@@ -183,7 +183,10 @@ DAMAGED_FLAGS = {
 def test_damaged_run_flags_are_named(name, tmp_path):
     damage, received = DAMAGED_FLAGS[name]
     damage(tmp_path / "run.flags")
-    for read in (lambda: artifacts.open_run(tmp_path, SMALL, resume=True), lambda: config.read(tmp_path / "run.flags")):
+    for read in (
+        lambda: artifacts.open_run_directory(tmp_path, SMALL, resume=True),
+        lambda: config.read(tmp_path / "run.flags"),
+    ):
         with pytest.raises(ValueError, match=f"run.flags must .*Received: {received}"):
             read()
 
@@ -195,12 +198,12 @@ def test_run_flags_of_another_kind_are_named(tmp_path):
 
 
 def test_comments_in_run_flags_may_be_anything(tmp_path):
-    artifacts.open_run(tmp_path / "run", SMALL, resume=False, contents={"data.train.examples": 3})
+    artifacts.open_run_directory(tmp_path / "run", SMALL, resume=False, contents={"data.train.examples": 3})
     with open(tmp_path / "run" / "run.flags", "a") as file:
         file.write(f"# note: {'[' * 100_000}\n# seed: 3: my favourite\n#\n\n")
-    assert artifacts.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 3})
+    assert artifacts.open_run_directory(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 3})
     with pytest.raises(ValueError, match="data.train.examples: 3 in run.flags, 4 now"):
-        artifacts.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 4})
+        artifacts.open_run_directory(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 4})
 
 
 @pytest.mark.parametrize("content", [b"\xff\0\xfe", b"--epochs=1\n\xe9\n"])
@@ -219,7 +222,7 @@ class _signal_after:
         self.number, self.times, self.patch = number, times, monkeypatch
 
     def __enter__(self):
-        steps, before = [], artifacts.Epochs.on_train_batch_end
+        steps, before = [], epoch_log.EpochLog.on_train_batch_end
 
         def on_train_batch_end(epochs, batch, logs=None):
             before(epochs, batch, logs)
@@ -228,7 +231,7 @@ class _signal_after:
                 signal.raise_signal(self.number)
 
         self.context = self.patch.context()
-        self.context.__enter__().setattr(artifacts.Epochs, "on_train_batch_end", on_train_batch_end)
+        self.context.__enter__().setattr(epoch_log.EpochLog, "on_train_batch_end", on_train_batch_end)
 
     def __exit__(self, *error):
         self.context.__exit__(*error)
@@ -265,7 +268,9 @@ def test_contents_of_a_folder_are_those_of_its_files(tmp_path):
     preset = tmp_path / "preset"
     (preset / "assets").mkdir(parents=True)
     (preset / "assets" / "vocabulary.txt").write_text("a\nb\n")
-    wanted = config.MultiNLI(student=str(preset), method="none", vocabulary=str(preset / "assets" / "vocabulary.txt"))
+    wanted = config.MultiNLIConfig(
+        student=str(preset), method="none", vocabulary=str(preset / "assets" / "vocabulary.txt")
+    )
     found = fingerprint.contents(wanted, {})
     assert set(found) == {"student", "vocabulary"}
     preset.rename(tmp_path / "moved")

@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -24,10 +23,9 @@ import report
 import soft_label_storage
 from benchmarks.fault_injection import differences
 from keras_wsl import callbacks, data, models
-from keras_wsl.training import artifacts, cli, config, recipes, runner
-from tests.common import bright_splits, run_child, run_script
+from keras_wsl.training import artifacts, build, cli, config, recipes, runner
+from tests.common import TRAIN, bright_splits, run_child, run_script
 
-TRAIN = pathlib.Path(runner.__file__).parent
 EXPORTS = True  # See conftest.py.
 OUTPUTS = [
     "backups",
@@ -228,16 +226,16 @@ def test_smoothed_labels_holdout_and_limit(teacher, tmp_path):
 
 
 def test_a_run_that_is_older_than_a_setting_goes_on(tmp_path):
-    artifacts.open_run(tmp_path / "run", SMALL, resume=False)
+    artifacts.open_run_directory(tmp_path / "run", SMALL, resume=False)
     path = tmp_path / "run" / "run.flags"
     older = [line for line in path.read_text().splitlines() if not line.startswith(("--eval_every", "--extra_losses"))]
     path.write_text("\n".join(older) + "\n")
-    assert artifacts.open_run(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
+    assert artifacts.open_run_directory(tmp_path / "run", SMALL, resume=True) == tmp_path / "run"
     with pytest.raises(ValueError, match="holds another run. --eval_every: 1 in run.flags, 2 now. Choose"):
-        artifacts.open_run(tmp_path / "run", dataclasses.replace(SMALL, eval_every=2), resume=True)
-    artifacts.open_run(tmp_path / "records", config.ImageNet(), resume=False)
+        artifacts.open_run_directory(tmp_path / "run", dataclasses.replace(SMALL, eval_every=2), resume=True)
+    artifacts.open_run_directory(tmp_path / "records", config.ImageNetConfig(), resume=False)
     with pytest.raises(ValueError, match="another run. .*--student: 'imagenet_resnet18' in run.flags, 'tiny' now"):
-        artifacts.open_run(tmp_path / "records", SMALL, resume=True)
+        artifacts.open_run_directory(tmp_path / "records", SMALL, resume=True)
 
 
 def test_help_lists_the_settings_of_a_run():
@@ -366,25 +364,25 @@ def test_another_run_is_not_written_over(wsl, tmp_path):
     out, _ = wsl
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=r"holds another run. .*--seed: 0 in run.flags, 1 now"):
-        artifacts.open_run(out, dataclasses.replace(SMALL, seed=1), resume=True)
+        artifacts.open_run_directory(out, dataclasses.replace(SMALL, seed=1), resume=True)
     assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="other files and no run"):
-        artifacts.open_run(tmp_path, SMALL, resume=False)
+        artifacts.open_run_directory(tmp_path, SMALL, resume=False)
     with pytest.raises(ValueError, match="--output_dir is missing"):
-        artifacts.open_run("", SMALL, resume=False)
+        artifacts.open_run_directory("", SMALL, resume=False)
 
 
 def test_an_out_that_cannot_be_written_to_is_refused(wsl, tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
         with pytest.raises(NotADirectoryError, match=r"notes.txt is a file, and a folder was expected there"):
-            artifacts.open_run(place, SMALL, resume=False)
+            artifacts.open_run_directory(place, SMALL, resume=False)
     missing = tmp_path / "a" / "b" / "run"
-    assert artifacts.open_run(missing, SMALL, resume=False) == missing and (missing / "run.flags").exists()
+    assert artifacts.open_run_directory(missing, SMALL, resume=False) == missing and (missing / "run.flags").exists()
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # Permissions do not bind root.
     with pytest.raises(ValueError, match="run cannot be written to. Make it so that it can"):
-        artifacts.open_run(missing, SMALL, resume=True)
+        artifacts.open_run_directory(missing, SMALL, resume=True)
 
 
 def test_without_tensorboard_nothing_is_begun(teacher, tmp_path, monkeypatch):
@@ -395,16 +393,16 @@ def test_without_tensorboard_nothing_is_begun(teacher, tmp_path, monkeypatch):
 
 
 def test_one_process_alone_writes_a_run(tmp_path):
-    out = artifacts.open_run(tmp_path / "run", SMALL, resume=False)
-    with artifacts.alone_in(out):
-        with pytest.raises(ValueError, match="Another process is writing to --output_dir="), artifacts.alone_in(out):
+    out = artifacts.open_run_directory(tmp_path / "run", SMALL, resume=False)
+    with artifacts.lock_run(out):
+        with pytest.raises(ValueError, match="Another process is writing to --output_dir="), artifacts.lock_run(out):
             raise AssertionError("Two have it.")
         assert (out / artifacts.LOCK).exists()
-    with artifacts.alone_in(out):
+    with artifacts.lock_run(out):
         assert (out / artifacts.LOCK).exists()
     (tmp_path / "killed").mkdir()
     (tmp_path / "killed" / artifacts.LOCK).touch()  # A killed process leaves the file, and no lock.
-    with artifacts.alone_in(artifacts.open_run(tmp_path / "killed", SMALL, resume=False)):
+    with artifacts.lock_run(artifacts.open_run_directory(tmp_path / "killed", SMALL, resume=False)):
         assert artifacts.LOCK in {path.name for path in (tmp_path / "killed").iterdir()}
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["run.flags"]
 
@@ -449,15 +447,15 @@ def test_flags_are_the_settings():
 
 def test_the_three_scripts_share_their_settings():
     shared = {field.name: field for field in dataclasses.fields(config.Config)}
-    for kind in (config.ImageNet, config.MultiNLI):
+    for kind in (config.ImageNetConfig, config.MultiNLIConfig):
         own = {field.name: field for field in dataclasses.fields(kind)}
         assert list(own)[: len(shared)] == list(shared)
         assert all(own[name].type == field.type for name, field in shared.items())
-        assert set(recipes.TABLES[kind]) <= {*recipes.METHODS, "pkd"}
+        assert set(recipes.RECIPES_BY_DATASET[kind]) <= {*recipes.METHODS, "pkd"}
         values = flags.FlagValues()
         config.define_flags(values, kind)
         assert set(own) < set(values) and {"output_dir", "resume"} <= set(values)
-    assert set(recipes.TABLES[config.ImageNet]) == set(recipes.METHODS)
+    assert set(recipes.RECIPES_BY_DATASET[config.ImageNetConfig]) == set(recipes.METHODS)
 
 
 @pytest.mark.parametrize("folder", ["cifar100", "digits", "imagenet", "multinli"])
@@ -466,8 +464,8 @@ def test_every_flagfile_is_of_settings_that_exist(folder):
     kind = {
         "cifar100": config.Config,
         "digits": config.Config,
-        "imagenet": config.ImageNet,
-        "multinli": config.MultiNLI,
+        "imagenet": config.ImageNetConfig,
+        "multinli": config.MultiNLIConfig,
     }[folder]
     files = sorted((TRAIN / "configs" / folder).glob("*.flags"))
     assert files
@@ -476,7 +474,7 @@ def test_every_flagfile_is_of_settings_that_exist(folder):
         config.define_flags(values, kind)
         values(["script", f"--flagfile={path}"])
         wanted = config.from_flags(values, kind)
-        recipe = recipes.of(wanted)
+        recipe = recipes.get_recipe(wanted)
         assert wanted.teacher_weights or not recipe.needs_teacher or "methods" in path.name, path
         if folder != "multinli":  # Its networks are presets.
             assert {wanted.student, *filter(None, [wanted.teacher])} <= set(models.names())
@@ -496,7 +494,7 @@ def test_every_flagfile_of_a_script_with_flags_of_its_own(name, script):
 
 
 def test_the_learning_rate_falls_after_the_epochs():
-    rate = runner._learning_rate(config.Config(), 782, 240)
+    rate = build.build_learning_rate(config.Config(), 782, 240)
     for step, expected in (
         (0, 0.05),
         (150 * 782 - 1, 0.05),
@@ -510,8 +508,8 @@ def test_the_learning_rate_falls_after_the_epochs():
 
 def test_the_learning_rate_is_linear_over_all_epochs():
     wanted = config.Config(schedule="linear", learning_rate=0.4, lr_warmup_fraction=0.25)
-    rate = runner._learning_rate(wanted, 4, 3)  # 12 steps, of which 3 rise.
+    rate = build.build_learning_rate(wanted, 4, 3)  # 12 steps, of which 3 rise.
     for step, expected in ((0, 0.4 / 3), (2, 0.4), (3, 0.4), (6, 0.4 * 6 / 9), (11, 0.4 / 9), (12, 0.0)):
         assert float(rate(step)) == pytest.approx(expected)
-    flat = runner._learning_rate(dataclasses.replace(wanted, lr_warmup_fraction=0.0), 4, 3)
+    flat = build.build_learning_rate(dataclasses.replace(wanted, lr_warmup_fraction=0.0), 4, 3)
     assert float(flat(0)) == pytest.approx(0.4)
