@@ -1,6 +1,6 @@
 """How hard a teacher's predictions are for a student: which checkpoint and temperature promise most.
 
-    python train/complexity.py --data_dir=cifar100.npz --teacher=resnet20 --checkpoints=runs/teacher/checkpoints \
+    python train/complexity.py --data_dir=cifar100.npz --teacher=resnet20 --checkpoints=runs/teacher/checkpoints \\
         --student=lenet5x8 --examples=512 --temperatures=1,4 --output_dir=runs/complexity
 
 The teacher's checkpoints are those of a run with `--checkpoint_every=1`. The student is judged as it starts, or as

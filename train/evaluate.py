@@ -1,7 +1,7 @@
 """Judges saved students: accuracy, calibration, and how much they predict as their teacher does.
 
-    python train/evaluate.py --output_dir=runs/judged runs/digits/labels runs/digits/kd runs/digits/wsl
-    python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \
+    python train/evaluate.py --output_dir=runs/judged runs/quickstart/labels runs/quickstart/kd runs/quickstart/wsl
+    python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \\
         --teacher_weights=teacher.weights.h5 --split=test,train --output_dir=judged wsl.weights.h5
 
 A student is the folder of a finished run, whose network, data set, settings and teacher are its own unless a flag says

@@ -1,6 +1,6 @@
 """Every method on one small setting, plain and with WSL's weights: what trains, how well, and at what cost.
 
-    python train/methods.py --flagfile=train/configs/cifar100/methods_cpu.flags --teacher_weights=TEACHER.weights.h5 \
+    python train/methods.py --flagfile=train/configs/cifar100/methods_cpu.flags --teacher_weights=TEACHER.weights.h5 \\
         --data_dir=cifar100.npz --output_dir=runs/methods
 
 Each run is `train/cifar100.py` in a process of its own, two at a time by default. Stopped and started again it goes on:

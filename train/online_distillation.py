@@ -1,7 +1,7 @@
 """Online against offline distillation: the comparison of Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245.
 
     python train/online_distillation.py --flagfile=train/configs/studies/online_lenet5x8_cpu.flags
-    --data_dir=cifar100.npz \
+    --data_dir=cifar100.npz \\
         --output_dir=runs/online
 
 One teacher, which keeps its checkpoints, and students of it, of each seed: on labels; offline, on the soft labels of

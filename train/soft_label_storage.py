@@ -1,7 +1,7 @@
 """What storing soft labels costs and changes: students of one teacher, live and by its soft labels in each storage.
 
     python train/soft_label_storage.py --flagfile=train/configs/studies/soft_label_storage_cpu.flags
-    --data_dir=cifar100.npz \
+    --data_dir=cifar100.npz \\
         --output_dir=runs/storage
 
 Each run is `train/cifar100.py` in a process of its own, on the same views of the same examples; stopped and started

@@ -114,7 +114,7 @@ class RegularizationSamples(keras.callbacks.Callback):
             "mean_wsl_weight": float(weights.mean(dtype="float64")),
             **{f"class_{c}": int(count) for c, count in enumerate(by_class)},
         }
-        logs.update({f"probe_{name}": row[name] for name in COLUMNS[2:]})
+        logs.update({f"clean_{name}": row[name] for name in COLUMNS[2:]})
         self.events.histogram("regularization/wsl_weight", weights, step)
         # A class stands in the histogram as often as it has regularization samples.
         self.events.histogram("regularization/class", classes[mask], step, buckets=student.shape[-1])

@@ -137,7 +137,7 @@ def _has_layer(network, name):
 
 def _build_loss(name, config, kwargs):
     """Return a loss by name, with the given arguments, which the settings of a run override."""
-    allowed = losses.settings_of(name) - {"name"}
+    allowed = {*losses.settings_of(name)} - {"name"}
     if config is not None:
         overrides = {
             "weight": config.alpha,

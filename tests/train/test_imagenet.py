@@ -13,7 +13,7 @@ import imagenet
 from keras_wsl import callbacks, data, models
 from keras_wsl.training import artifacts, build, build_losses, config, recipes, runner
 from tests.common import image_network, run_script
-from tests.train.test_scripts import OUTPUTS
+from tests.training.test_runner import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
 

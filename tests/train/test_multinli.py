@@ -15,7 +15,7 @@ from keras_wsl.data.multinli import CLASSES
 from keras_wsl.models import keras_nlp_backbones
 from keras_wsl.training import artifacts, build, build_losses, config, recipes, runner
 from tests.common import bert_preset, run_script, text_network
-from tests.train.test_scripts import OUTPUTS
+from tests.training.test_runner import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
 
@@ -77,8 +77,10 @@ def _taught(preset, teacher, **changes):
 
 def _run(wanted, out, **changes):
     pairs = _splits()
-    also = {"mismatched": pairs.mismatched}
-    return runner.run(wanted, pairs, out, build=keras_nlp_backbones.build, also=also, verbose=0, **changes)
+    extra_test_sets = {"mismatched": pairs.mismatched}
+    return runner.run(
+        wanted, pairs, out, build=keras_nlp_backbones.build, extra_test_sets=extra_test_sets, verbose=0, **changes
+    )
 
 
 def _weights(path):
