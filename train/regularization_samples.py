@@ -1,7 +1,7 @@
 """Figure 2 of the WSL paper: regularization samples by epoch at three temperatures, with two kinds of teacher.
 
-    python train/regularization_samples.py --flagfile=train/configs/cifar100/figure2_cpu.flags --data_dir=cifar100.npz \\
-        --output_dir=runs/figure2
+    python train/regularization_samples.py --flagfile=train/configs/cifar100/figure2_cpu.flags \\
+        --data_dir=cifar100.npz --output_dir=runs/figure2
 
 Two teachers, on labels and on smoothed labels, and a KD student of each at every temperature. Each run is
 `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept. Then

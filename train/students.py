@@ -25,7 +25,7 @@ class Source:
         settings: The kind of its runs' settings.
         splits: Function of settings and parsed flags that reads it.
         reads: Names of the settings that it depends on.
-        build: As of `trainer.run`.
+        build: Function that builds a network, see `training.run`.
         check: Function of settings and a network that refuses one which was trained on other inputs.
     """
 

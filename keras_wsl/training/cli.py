@@ -50,7 +50,11 @@ def start(work, *arguments, config_class=None):
 
     def main(argv):
         if len(argv) - 1 != len(arguments):
-            raise app.UsageError(f"Expected {' and '.join(arguments) or 'flags only'}. Received: {argv[1:]}.")
+            print(
+                f"Expected {' and '.join(arguments) or 'flags only'}. Received: {argv[1:]}. See --help.",
+                file=sys.stderr,
+            )
+            return 1
         return status(lambda: work(*argv[1:]))
 
     run(main, *arguments, config_class=config_class)

@@ -10,7 +10,7 @@ from keras_wsl.training.artifacts import write_csv
 PRINTED = {
     "accuracy": "accuracy {:.4f}",
     "val_accuracy": "val_accuracy {:.4f}",
-    "loss": "loss {:.4f}",
+    "loss": "loss {:7.4f}",
     "regularization_sample_rate": "regularization samples {:.1%}",
 }
 

@@ -36,11 +36,11 @@ def test_write_reports_finished_runs(tmp_path):
     (results / "methods_cost.csv").write_text(
         "method,stage,relative,peak_memory_mib,adapter_parameters\nkd,,1.0,900,0\n"
     )
-    (results / "methods_notes.md").write_text("What is to be said.\n\nTABLE\n\nAnd after.\n")
+    (results / "methods_notes.md").write_text("Before.\n\nTABLE\n\nAfter.\n")
     methods_report.write(tmp_path / "runs", results)
     text = (results / "methods.md").read_text()
     assert "| kd | 2 | 31.00 | 33.00 | +2.00 | 25.0 % | 1.0 | 900 | 0 |" in text
-    assert text.index("| none | 1 | 25.00 |") < text.index("| kd |") < text.index("And after.")
+    assert text.index("| none | 1 | 25.00 |") < text.index("| kd |") < text.index("After.")
     assert "all runs share: `--epochs=4`" in text
     assert len(artifacts.read_texts(results / "methods.csv")) == 4
     assert (results / "methods.png").read_bytes()[:4] == b"\x89PNG"

@@ -119,8 +119,8 @@ def test_open_run_directory_gives_new_settings_their_defaults(tmp_path):
         artifacts.open_run_directory(tmp_path / "records", SMALL, resume=True)
 
 
-def test_open_run_directory_refuses_another_run(wsl, tmp_path):
-    out, _ = wsl
+def test_open_run_directory_refuses_another_run(tmp_path):
+    out = artifacts.open_run_directory(tmp_path / "run", SMALL, resume=False)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
     with pytest.raises(ValueError, match=r"holds another run. .*--seed: 0 in run.flags, 1 now"):
         artifacts.open_run_directory(out, dataclasses.replace(SMALL, seed=1), resume=True)
@@ -132,7 +132,7 @@ def test_open_run_directory_refuses_another_run(wsl, tmp_path):
         artifacts.open_run_directory("", SMALL, resume=False)
 
 
-def test_open_run_directory_refuses_an_unwritable_path(wsl, tmp_path, monkeypatch):
+def test_open_run_directory_refuses_an_unwritable_path(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
         with pytest.raises(NotADirectoryError, match=r"notes.txt is a file, and a folder was expected there"):

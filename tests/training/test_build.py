@@ -4,10 +4,7 @@ import dataclasses
 
 import pytest
 
-from keras_wsl.training import (
-    build,
-    config,
-)
+from keras_wsl.training import build, config
 
 
 def test_build_learning_rate_divides_by_ten_after_decay_epochs():

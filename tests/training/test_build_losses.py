@@ -41,7 +41,7 @@ def test_build_main_losses_adds_extra_losses(tiny_teacher, tmp_path):
         tiny_teacher, method="crd", extra_losses=("wsl", "at"), alpha=0.5, loss_kwargs=("negatives=8",)
     )
     contrast, soft, attention = build_main_losses(settings, bright_splits(96).train)
-    # The run's settings are the method's; the others are as they are alone.
+    # The settings of the run apply to the method's loss only.
     assert (contrast.weight, contrast.negatives) == (0.5, 8)
     alone = {name: build_main_losses(tiny_config(tiny_teacher, method=name), None)[0] for name in ("wsl", "at")}
     assert soft.get_config() == alone["wsl"].get_config() and attention.get_config() == alone["at"].get_config()

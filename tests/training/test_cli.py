@@ -45,8 +45,8 @@ def test_main_resumes_a_killed_run_to_the_same_bits(number, status, wsl, npz, tm
     child.send_signal(number)
     assert child.wait() == status
     if number == signal.SIGTERM:
-        said = child.stderr.read().decode().strip().splitlines()[-1]
-        assert said.startswith("Backup: SIGTERM was received in epoch 1.") and said.endswith("Pass --resume.")
+        last = child.stderr.read().decode().strip().splitlines()[-1]
+        assert last.startswith("Backup: SIGTERM was received in epoch 1.") and last.endswith("Pass --resume.")
     assert not (tmp_path / "killed" / "result.json").exists()
     refused = run_script("cifar100.py", *flags)
     assert refused.returncode == 2 and "holds this run already. Pass --resume" in refused.stderr
@@ -83,3 +83,11 @@ def test_parse_refuses_a_binary_flagfile_in_one_line(content, tmp_path, capsys):
 def test_status_prints_one_line_for_sigint(capsys):
     assert cli.status(lambda: signal.raise_signal(signal.SIGINT)) == 130
     assert capsys.readouterr().err == "Interrupted by SIGINT. Files that were written before are complete.\n"
+
+
+def test_status_prints_one_line_whatever_the_error_holds(capsys):
+    def fail():
+        raise ValueError("no folder 'a\rb\x1b[2J'\nexpected: one")
+
+    assert cli.status(fail) == 2
+    assert capsys.readouterr().err == "ValueError: no folder 'a\\rb\\x1b[2J' expected: one\n"

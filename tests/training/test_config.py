@@ -2,13 +2,11 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 from absl import flags
 
-from keras_wsl.training import (
-    config,
-    recipes,
-)
+from keras_wsl.training import config, recipes, validation
 from tests.training.conftest import SMALL
 
 
@@ -40,3 +38,10 @@ def test_read_refuses_unknown_flags(tmp_path):
     (tmp_path / "other.flags").write_text("--unknown=3\n")
     with pytest.raises(ValueError, match="must contain only flags of a Config. Received: Unknown"):
         config.read(tmp_path / "other.flags")
+
+
+def test_without_teacher_removes_all_settings_of_a_teacher():
+    settings = config.Config(teacher="resnet8", teacher_weights="x", temperature=2.0, alpha=1.0, weighting="wsl")
+    alone = vars(settings) | config.WITHOUT_TEACHER
+    validation.validate_config(config.Config(**alone))
+    assert np.all([alone[name] == value for name, value in vars(config.Config(method="none")).items()])

@@ -41,4 +41,4 @@ def test_epoch_printer_prints_one_line_of_at_most_100_characters(capsys):
     assert first == (
         "epoch   9/240  accuracy 12.3457  val_accuracy 12.3457  loss 12.3457  regularization samples 12.5%"
     )
-    assert second == "epoch  10/240  loss 0.5000" and len(first) <= 100
+    assert second == "epoch  10/240  loss  0.5000" and len(first) <= 100

@@ -5,10 +5,7 @@ import os
 
 import pytest
 
-from keras_wsl.training import (
-    config,
-    fingerprint,
-)
+from keras_wsl.training import config, fingerprint
 
 
 def test_contents_of_a_directory_do_not_depend_on_its_path(tmp_path):

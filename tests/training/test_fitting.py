@@ -1,4 +1,4 @@
-"""The pretraining stage, signals and losses that are not finite."""
+"""The pretraining stage, and losses that are not finite."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ def test_pretrain_ab_initializes_the_student(tiny_teacher, tmp_path):
     main = artifacts.read_csv(tmp_path / "run" / "epochs.csv")[0]
     assert "ab" not in main and main["loss"] == pytest.approx(main["student_loss"])
     assert result["pretrain_epochs"] == 2 and result["teacher_accuracy"] is not None
-    # After the first stage the head is as it was, for nothing there has trained it.
+    # The head is not trained in the pretraining stage.
     after = _stage_weights(settings, tmp_path / "stage")
     moved = {path for path in before if not np.array_equal(before[path], after[path])}
     assert not any(path.startswith("logits/") for path in moved)
@@ -36,7 +36,7 @@ def _student(settings):
 
 
 def _stage_weights(settings, out):
-    """The student's variables after the first stage."""
+    """Return the student's variables after the pretraining stage."""
     train, recipe = bright_splits(96).train, recipes.METHODS[settings.method]
     teacher = models.build("tiny", 3, weights=settings.teacher_weights, input_shape=(8, 8, 3))
     keras.utils.set_random_seed(settings.seed)
@@ -113,7 +113,7 @@ def test_pretrain_resumes_in_each_stage(tiny_teacher, tmp_path, monkeypatch):
 
 
 @pytest.mark.traced
-@pytest.mark.tensorflow  # Elsewhere the weights are the first that are not finite, and `Backup` says so.
+@pytest.mark.tensorflow  # Elsewhere `Backup` raises first, because the weights are not finite.
 def test_fit_names_the_examples_of_a_nonfinite_loss(teacher, tmp_path):
     settings = with_teacher(teacher, learning_rate=1e30, epochs=3)
     with pytest.raises(callbacks.NonFiniteLossError, match=r"student_loss=nan|wsl=nan") as caught:

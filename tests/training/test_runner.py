@@ -14,10 +14,7 @@ import pytest
 
 from benchmarks.fault_injection import differences
 from keras_wsl import data, distribution, files
-from keras_wsl.training import (
-    artifacts,
-    runner,
-)
+from keras_wsl.training import artifacts, runner
 from tests.common import bright_splits
 from tests.training.conftest import SMALL, assert_same_run, load_weights, splits_of_90, with_teacher
 
@@ -120,7 +117,7 @@ def test_run_with_label_smoothing_validation_examples_and_subset(teacher, tmp_pa
 
 @pytest.mark.slow
 def test_run_online_uses_teacher_checkpoints(teacher, tmp_path):
-    """The teacher's checkpoints teach; one for all epochs is the ordinary run; resumed in between it ends alike."""
+    """One checkpoint for all epochs gives the offline run; a resumed run ends in the same bits."""
     directory = shutil.copytree(teacher.parent, tmp_path / "teacher")
     runs = {"plain": {}, "online": {"online": True}, "late": {"online": True, "teacher_update_epochs": 2}}
     settings = {name: with_teacher(directory / "student.keras", **changes) for name, changes in runs.items()}
@@ -176,12 +173,12 @@ def test_run_without_tensorboard_writes_nothing(teacher, tmp_path, monkeypatch):
 
 
 def test_run_of_a_worker_writes_to_a_temporary_directory(tmp_path, monkeypatch):
-    """On the disk of --output_dir, in a folder that is gone afterwards and does not keep the chief from starting."""
+    """The directory is on the disk of --output_dir, is removed, and does not keep the chief from starting."""
     seen = []
 
     def run(settings, splits, out, held, **_):
-        (beside,) = (tmp_path / "out").iterdir()
-        assert out.is_relative_to(beside) and files.is_temporary(beside.name)
+        (worker,) = (tmp_path / "out").iterdir()
+        assert out.is_relative_to(worker) and files.is_temporary(worker.name)
         with contextlib.suppress(ValueError):
             seen.append(artifacts.open_run_directory(tmp_path / "out", settings, resume=False))
 

@@ -4,9 +4,7 @@ import dataclasses
 
 import pytest
 
-from keras_wsl.training import (
-    runner,
-)
+from keras_wsl.training import runner
 from tests.training.conftest import SMALL, splits_of_90
 
 
