@@ -43,7 +43,7 @@ def test_quickstart_prints_short_lines_and_draws_four_panels(tmp_path, monkeypat
     assert sum(line.startswith("epoch 1/1  accuracy 0.") for line in lines) == 4 and max(map(len, lines)) <= 100
     assert [row["run"] for row in rows] == ["teacher", "labels", "kd", "wsl"]
     assert artifacts.read_texts(tmp_path / "table.csv")[3]["mean_wsl_weight"]
-    assert [len(axis.lines) for axis in figures[-1].axes] == [4, 4, 2, 1]
+    assert [len(axis.lines) for axis in figures[-1].axes] == [4, 4, 2, 2]
 
 
 @pytest.mark.parametrize("folder", ["cifar100", "digits", "imagenet", "multinli"])
