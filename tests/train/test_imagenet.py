@@ -74,7 +74,7 @@ def _weights(path):
     return keras.saving.load_model(path, compile=False).get_weights()
 
 
-def test_the_script_leaves_everything(tree, teacher, tmp_path):
+def test_script_writes_all_outputs(tree, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = dataclasses.replace(
         SMALL, method="wsl", teacher="tiny", teacher_weights=str(teacher), epochs=1, decay_epochs=()
@@ -96,7 +96,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert 0 <= result["teacher_accuracy"] <= 1
 
 
-def test_errors_of_the_command_are_one_line(tmp_path):
+def test_script_prints_an_error_in_one_line(tmp_path):
     absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
@@ -115,7 +115,7 @@ def test_errors_of_the_command_are_one_line(tmp_path):
         ({"max_train_examples": 1000}, "1000 of 24"),
     ],
 )
-def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatch):
+def test_script_with_invalid_settings_writes_nothing(changes, message, tree, tmp_path, monkeypatch):
     given = types.SimpleNamespace(data_dir=str(tree), output_dir=str(tmp_path / "run"), resume=False)
     monkeypatch.setattr(imagenet, "flags", types.SimpleNamespace(FLAGS=given))
     with pytest.raises(ValueError, match=message) as caught:
@@ -125,7 +125,7 @@ def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
+def test_run_skips_and_counts_unreadable_images(tree, tmp_path):
     folder, bad = _damaged(tree, tmp_path)
     wanted = dataclasses.replace(SMALL, max_train_examples=0, epochs=1, decay_epochs=())
     result = runner.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
@@ -144,7 +144,7 @@ class _Stop(Exception):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
+def test_run_resumes_to_the_same_bits(tree, tmp_path, monkeypatch):
     wanted = dataclasses.replace(SMALL, max_train_examples=0, backup_every_steps=1)
     runner.run(wanted, _splits(tree), tmp_path / "whole", top_5=True, verbose=0)
     save, saves = callbacks.Backup._save, []
@@ -184,7 +184,7 @@ def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
         ("at", 1, {}, {"weight": 1000}),
     ],
 )
-def test_published_numbers(method, labels, pair, expected):
+def test_recipe_has_the_published_values(method, labels, pair, expected):
     wanted = config.ImageNetConfig(method=method, **pair)
     recipe = recipes.get_recipe(wanted)
     (loss,) = build_losses.build_main_losses(wanted, None)
@@ -194,7 +194,7 @@ def test_published_numbers(method, labels, pair, expected):
     assert recipe.warmup_epochs == {"dkd": 1, "rld": 1, "reviewkd": 1}.get(method, 0)
 
 
-def test_flags_set_the_published_numbers_aside():
+def test_flags_override_published_values():
     wanted = config.ImageNetConfig(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_kwargs=("beta=7",))
     (loss,) = build_losses.build_main_losses(wanted, None)
     assert (loss.weight, loss.temperature, loss.beta) == (3.0, 2.0, 7)
@@ -224,7 +224,7 @@ PREACT = tuple(f"{name}_preact" for name in BLOCKS)
         ("tf_kd", None),
     ],
 )
-def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
+def test_layers_include_the_fourth_block_if_both_networks_have_it(loss, expected):
     four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], input_shape=(16, 16, 3)) for stages in (5, 4))
     assert build_losses._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
     assert build_losses._layers(loss, four, three) == build_losses._layers(loss, three, four) == {}
@@ -233,7 +233,7 @@ def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
         assert build_losses.build_main_losses(config.ImageNetConfig(method=loss), None, four, four)[0].name == loss
 
 
-def test_defaults_are_the_recipe():
+def test_config_defaults_are_the_published_recipe():
     wanted = config.ImageNetConfig()
     assert (wanted.epochs, wanted.batch_size, wanted.learning_rate, wanted.decay_epochs) == (
         100,
@@ -256,7 +256,7 @@ def test_defaults_are_the_recipe():
     assert optimizer.nesterov and optimizer.momentum == 0.9 and optimizer.weight_decay == 1e-4
 
 
-def test_flags_are_the_settings():
+def test_from_flags_returns_all_settings():
     values = flags.FlagValues()
     config.define_flags(values, config.ImageNetConfig)
     values(["script"])

@@ -89,7 +89,7 @@ def _weights(path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_labels_alone(preset, tmp_path):
+def test_run_on_labels(preset, tmp_path):
     result = _run(_small(preset), tmp_path / "run")
     assert result["data"]["train"] == {"examples": 24, "classes": 3, "truncated_pairs": 5}
     assert result["data"]["test"] == {"examples": 12, "classes": 3, "truncated_pairs": 2}
@@ -111,7 +111,7 @@ def test_labels_alone(preset, tmp_path):
         pytest.param("pkd", 0.3, {"pkd": 1000, "kd": 0.7}, marks=pytest.mark.slow),
     ],
 )
-def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, teacher, tmp_path):
+def test_run_distills_a_deep_teacher_to_a_shallow_student(method, labels, weights, preset, teacher, tmp_path):
     wanted = _taught(preset, teacher, method=method, max_train_examples=15)
     result = _run(wanted, tmp_path / "run")
     (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
@@ -131,7 +131,7 @@ class _Stop(Exception):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
+def test_run_resumes_to_the_same_bits(preset, tmp_path, monkeypatch):
     """Dropout, the moments of AdamW and the schedule go on where they were."""
     wanted = _small(preset, student_layers=1, epochs=2, backup_every_steps=1)
     whole = _run(wanted, tmp_path / "whole")
@@ -154,7 +154,7 @@ def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
         assert whole[name] == stopped[name]
 
 
-def test_networks_have_the_layers_asked_for(preset, teacher):
+def test_build_networks_applies_layers(preset, teacher):
     """The student starts from the first layers of a fine-tuned one; the teacher is all of it."""
     wanted = _taught(preset, teacher, method="kd", student_weights=str(teacher))
     deep, shallow = (
@@ -177,7 +177,7 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
         (3, 3, [(0, 0), (1, 1)]),
     ],
 )
-def test_pkd_skips_layers(teacher_layers, student_layers, pairs):
+def test_build_main_losses_pkd_skips_layers(teacher_layers, student_layers, pairs):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
     patient, soft = build_losses.build_main_losses(config.MultiNLIConfig(method="pkd"), None, teacher, student)
     for position, names in enumerate((patient.student_layers, patient.teacher_layers)):
@@ -188,13 +188,13 @@ def test_pkd_skips_layers(teacher_layers, student_layers, pairs):
 
 
 @pytest.mark.parametrize("teacher_layers, student_layers", [(2, 3), (3, 1)])
-def test_pkd_needs_a_student_that_is_not_deeper(teacher_layers, student_layers):
+def test_build_main_losses_pkd_refuses_a_deeper_student(teacher_layers, student_layers):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
-    with pytest.raises(ValueError, match=f"Received: {student_layers} layers and a teacher of {teacher_layers}"):
+    with pytest.raises(ValueError, match=f"a student of {student_layers} layers and a teacher of {teacher_layers}"):
         build_losses.build_main_losses(config.MultiNLIConfig(method="pkd"), None, teacher, student)
 
 
-def test_settings_are_of_the_first_loss():
+def test_build_main_losses_applies_settings_to_the_first_loss():
     wanted = config.MultiNLIConfig(method="pkd", alpha=10.0, loss_kwargs=("normalize=True",))
     patient, soft = build_losses.build_main_losses(wanted, None)
     assert (patient.weight, patient.normalize, soft.weight) == (10.0, True, 0.7)
@@ -202,12 +202,12 @@ def test_settings_are_of_the_first_loss():
     assert (loss.temperature, loss.weight, loss.divide_by_num_classes) == (10.0, 0.7, True)
 
 
-def test_methods_on_maps_are_not_of_sentences():
+def test_get_recipe_refuses_methods_on_feature_maps():
     with pytest.raises(ValueError, match="no method 'at'. Expected one of .*'pkd'"):
         recipes.get_recipe(config.MultiNLIConfig(method="at"))
 
 
-def test_defaults_are_the_recipe(preset):
+def test_config_defaults_are_the_published_recipe(preset):
     wanted = config.MultiNLIConfig()
     assert (wanted.epochs, wanted.batch_size, wanted.sequence_length) == (4, 32, 128)
     steps, student = 100, keras_nlp_backbones.build(preset, layers=2)
@@ -223,7 +223,7 @@ def test_defaults_are_the_recipe(preset):
     assert decayed == {"kernel", "embeddings"}
 
 
-def test_flags_are_the_settings(preset):
+def test_from_flags_returns_all_settings(preset):
     values = flags.FlagValues()
     config.define_flags(values, config.MultiNLIConfig)
     values(["script"])
@@ -268,7 +268,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow  # test_imagenet.py has a shorter one.
-def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
+def test_script_writes_all_outputs(folder, preset, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = _taught(preset, teacher, method="pkd")
     ended = run_script("multinli.py", f"--data_dir={folder}", f"--output_dir={out}", *config.to_lines(wanted))
@@ -297,10 +297,10 @@ def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
         ({"method": "at", "teacher": "PRESET", "teacher_weights": "TEACHER"}, "no method 'at'"),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
-        ({"lr_warmup_fraction": 1.0}, r"--lr_warmup_fraction=1.0 must be a part of all steps, in \[0, 1\)"),
+        ({"lr_warmup_fraction": 1.0}, r"`--lr_warmup_fraction` must be in \[0, 1\). Received: .*=1.0"),
     ],
 )
-def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path, monkeypatch):
+def test_script_with_invalid_settings_writes_nothing(changes, message, preset, teacher, tmp_path, monkeypatch):
     short = tmp_path / "short.txt"
     short.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]) + "\n")
     names = {"SHORT": str(short), "PRESET": preset, "TEACHER": str(teacher)}
@@ -313,7 +313,7 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_errors_of_the_command_are_one_line(preset, tmp_path):
+def test_script_prints_an_error_in_one_line(preset, tmp_path):
     absent = run_script(
         "multinli.py",
         "--method=none",
