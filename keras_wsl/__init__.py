@@ -14,6 +14,7 @@ from keras_wsl import (
     regularization_samples,
     soft_labels,
     teacher_checkpoints,
+    training,
     weighting,
 )
 from keras_wsl.distiller import Distiller
@@ -37,5 +38,6 @@ __all__ = [
     "regularization_samples",
     "soft_labels",
     "teacher_checkpoints",
+    "training",
     "weighting",
 ]

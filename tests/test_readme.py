@@ -62,7 +62,7 @@ def test_flags_and_files_exist():
     known = {"flagfile", "help", "logdir"}  # absl's and TensorBoard's.
     for script in (ROOT / "train").glob("*.py"):
         known |= set(re.findall(r'DEFINE_\w+\(\s*"(\w+)"', script.read_text()))
-    for kind in (config.Config, config.ImageNet, config.MultiNLI):
+    for kind in (config.Config, config.ImageNetConfig, config.MultiNLIConfig):
         values = flags.FlagValues()
         config.define_flags(values, kind)
         known |= {*values}

@@ -37,6 +37,8 @@ if __name__ == "__main__":
     try:
         suite = select(sys.argv)
     except flags.Error as error:
-        sys.exit(f"{error} Pass --suite, one of {', '.join(SUITES)}.")
+        if not cli.wants_help(sys.argv):
+            sys.exit(f"{error} Pass --suite, one of {', '.join(SUITES)}.")
+        cli.start(None)  # Prints the help text.
     suite.define_flags()
     cli.start(suite.main)

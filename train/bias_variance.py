@@ -71,14 +71,14 @@ def prepare(out, data_dir, teacher_examples):
 
 def teacher_of(wanted):
     """The settings of the teacher, which trains as members do, on all that is its own."""
-    return dataclasses.replace(wanted, student=wanted.teacher, max_train_examples=0, seed=0, **config.ALONE)
+    return dataclasses.replace(wanted, student=wanted.teacher, max_train_examples=0, seed=0, **config.WITHOUT_TEACHER)
 
 
 def members_of(wanted, method, members, weights):
     """The settings of an ensemble's members: with another seed, `max_train_examples` takes another part of the pool."""
     taught = {"method": method, "teacher": wanted.teacher, "teacher_weights": str(weights)}
     if method == "none":
-        taught = config.ALONE
+        taught = config.WITHOUT_TEACHER
     return [dataclasses.replace(wanted, seed=seed, **taught) for seed in range(members)]
 
 

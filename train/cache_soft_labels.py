@@ -1,13 +1,13 @@
-"""Writes a teacher's soft labels, for trainings that replay them: `--soft_labels` of the other scripts.
+"""Cache a teacher's logits for training without the teacher: `--soft_labels` of the training scripts.
 
-    python train/cache_soft_labels.py --data=cifar100 --data_dir=cifar100.npz --teacher=wrn_40_2 \
+    python train/cache_soft_labels.py --data=cifar100 --data_dir=cifar100.npz --teacher=wrn_40_2 \\
         --teacher_weights=runs/wrn_40_2/student.keras --num_views=240 --dtype=float16 --output_dir=soft_labels/wrn_40_2
     python train/cifar100.py --data_dir=cifar100.npz --soft_labels=soft_labels/wrn_40_2 --output_dir=runs/wsl
 
-The teacher sees each training example `--num_views` times, cropped and flipped anew by --seed; epoch e of a training
-has view e modulo their number, and the logits of these very pixels. With as many views as epochs, and the same seed, it
-is the training with the teacher at hand, to rounding. Stopped and started again it goes on; started several times at
-once, the processes share out the files. Sizes are printed first: CIFAR-100 in float16 takes 10 MB a view.
+The teacher sees each training example --num_views times, with different crops and flips (--seed). Epoch e of training
+replays view e modulo the number of views, with the logits of exactly these pixels. With as many views as epochs and the
+same seed, the result is that of training with the teacher, up to rounding. An interrupted command resumes. Several
+processes with the same command share the work. Sizes are printed first: CIFAR-100 in float16 takes 10 MB per view.
 """
 
 import sys
@@ -17,7 +17,7 @@ from absl import flags
 
 import students
 from keras_wsl import soft_labels
-from keras_wsl.training import cli, config, runner
+from keras_wsl.training import cli, config, inputs
 
 FLAGS = (
     "teacher",
@@ -39,57 +39,57 @@ FLAGS = (
 
 
 def write(values):
-    """The soft labels of what a run of these settings trains on."""
+    """Write the soft labels of the training set that the parsed flags name, and return the `SoftLabels`."""
     source = students.source(values.data)
-    wanted = students.with_flags(source.config(), values, FLAGS)
-    if not (wanted.teacher and wanted.teacher_weights and values.output_dir):
-        raise ValueError("--teacher, --teacher_weights and --output_dir are needed: a network, its file, and a folder.")
-    train = runner.parts(source.splits(wanted, values), wanted)[0]
+    settings = students.with_flags(source.config(), values, FLAGS)
+    if not (settings.teacher and settings.teacher_weights and values.output_dir):
+        raise ValueError("--teacher, --teacher_weights and --output_dir are required.")
+    train = inputs.split_dataset(source.splits(settings, values), settings)[0]
     teacher = source.build(
-        wanted.teacher,
+        settings.teacher,
         classes=len(train.classes),
-        weights=wanted.teacher_weights,
+        weights=settings.teacher_weights,
         input_shape=train.input_shape,
-        dtype=wanted.dtype_policy,
-        **wanted.teacher_options(),
+        dtype=settings.dtype_policy,
+        **settings.teacher_options(),
     )
-    source.check(wanted, teacher)
+    source.check(settings, teacher)
     return soft_labels.write_soft_labels(
         teacher,
         train,
         values.output_dir,
-        seed=wanted.seed,
+        seed=settings.seed,
         num_views=values.num_views,
         include_unaugmented=values.clean,
         dtype=values.dtype,
         top_k=values.top_k,
-        temperatures=config.numbers("temperatures", values.temperatures),
+        temperatures=config.parse_floats("temperatures", values.temperatures),
         batch_size=values.batch_size,
-        teacher_file=wanted.teacher_weights,
+        teacher_file=settings.teacher_weights,
         verbose=1 if sys.stdout.isatty() else 2,
-        **runner.augmentation(wanted),
+        **inputs.augmentation_kwargs(settings),
     )
 
 
 def main():
-    """Says where they are."""
+    """Write the soft labels and print where they are."""
     store = write(flags.FLAGS)
     print(f"{store.num_views or 1} views of {len(store.examples):,} examples: --soft_labels={store.directory}")
 
 
 def define_flags(values=flags.FLAGS):
-    """Defines the flags of this script."""
+    """Define the flags of this script."""
     students.define_flags(FLAGS, values)
-    to = {"flag_values": values}
+    options = {"flag_values": values}
+    flags.DEFINE_integer("num_views", 1, "Number of augmented views per example.", lower_bound=1, **options)
+    flags.DEFINE_bool("clean", True, "Also cache logits of the unaugmented examples.", **options)
+    flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "Storage format of the logits.", **options)
     flags.DEFINE_integer(
-        "num_views", 1, "How often the teacher sees an example, cropped and flipped anew.", lower_bound=1, **to
+        "top_k", 0, "Store only the k highest logits per example; 0 for all.", lower_bound=0, **options
     )
-    flags.DEFINE_bool("clean", True, "Whether it also sees them as they are, for the probe of a training.", **to)
-    flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "In which all logits are stored.", **to)
-    flags.DEFINE_integer("top_k", 0, "Stores so many of a row's highest logits alone; 0 for all.", lower_bound=0, **to)
-    flags.DEFINE_list("temperatures", ["1", "4"], "Of --top_k: the temperatures of the losses.", **to)
-    flags.DEFINE_integer("batch_size", 256, "Examples in a forward pass.", lower_bound=1, **to)
-    flags.DEFINE_string("output_dir", "", "Folder of the soft labels; made if it is missing.", **to)
+    flags.DEFINE_list("temperatures", ["1", "4"], "Temperatures of the losses, with --top_k.", **options)
+    flags.DEFINE_integer("batch_size", 256, "Examples per forward pass.", lower_bound=1, **options)
+    flags.DEFINE_string("output_dir", "", "Directory of the soft labels; created if it is missing.", **options)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """How hard a teacher's predictions are for a student: which checkpoint and temperature promise most.
 
-    python train/complexity.py --data_dir=cifar100.npz --teacher=resnet20 --checkpoints=runs/teacher/checkpoints \
+    python train/complexity.py --data_dir=cifar100.npz --teacher=resnet20 --checkpoints=runs/teacher/checkpoints \\
         --student=lenet5x8 --examples=512 --temperatures=1,4 --output_dir=runs/complexity
 
 The teacher's checkpoints are those of a run with `--checkpoint_every=1`. The student is judged as it starts, or as
@@ -210,7 +210,7 @@ def plot_curve(rows, path, title):
 def run(values):
     """Judges the teacher's checkpoints and writes the files; returns the best row."""
     out = pathlib.Path(values.output_dir)
-    temperatures = config.numbers("temperatures", values.temperatures)
+    temperatures = config.parse_floats("temperatures", values.temperatures)
     splits = jobs.splits_of(values.data_dir)
     examples = getattr(splits, values.split).stratified_subset(values.examples, seed=values.seed)
     task = Task(examples, values.seed)

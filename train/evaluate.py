@@ -1,7 +1,7 @@
 """Judges saved students: accuracy, calibration, and how much they predict as their teacher does.
 
-    python train/evaluate.py --output_dir=runs/judged runs/digits/labels runs/digits/kd runs/digits/wsl
-    python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \
+    python train/evaluate.py --output_dir=runs/judged runs/quickstart/labels runs/quickstart/kd runs/quickstart/wsl
+    python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \\
         --teacher_weights=teacher.weights.h5 --split=test,train --output_dir=judged wsl.weights.h5
 
 A student is the folder of a finished run, whose network, data set, settings and teacher are its own unless a flag says
@@ -27,7 +27,8 @@ from keras_wsl.analysis.regularization_sample_rates import regularization_sample
 from keras_wsl.backend import predict_batch
 from keras_wsl.files import make_directory
 from keras_wsl.ops import check_temperature
-from keras_wsl.training import artifacts, cli, runner
+from keras_wsl.training import artifacts, cli
+from keras_wsl.training.inputs import split_dataset
 
 
 class Judge:
@@ -65,7 +66,7 @@ class Judge:
             raise ValueError(f"--split={split} is no split of {student.data}. Expected of {', '.join(splits._fields)}.")
         if split != "train":
             return getattr(splits, split)
-        return runner.parts(splits, student.config)[0]
+        return split_dataset(splits, student.config)[0]
 
     def model(self, student, network):
         """A network with its weights.

@@ -23,11 +23,11 @@ from keras_wsl import data, models
 from keras_wsl.callbacks import PreemptedError, PreemptionHandler
 from keras_wsl.files import make_directory
 from keras_wsl.models.weights import read_network
-from keras_wsl.training import artifacts, config, runner
+from keras_wsl.training import artifacts, config, inputs
 
 HERE = pathlib.Path(__file__).parent
 DIGITS = "digits"
-SCRIPTS = {config.Config: "cifar100.py", config.ImageNet: "imagenet.py", config.MultiNLI: "multinli.py"}
+SCRIPTS = {config.Config: "cifar100.py", config.ImageNetConfig: "imagenet.py", config.MultiNLIConfig: "multinli.py"}
 # Several processes share an accelerator's memory only if none takes all of it.
 SHARED = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 AT_ONCE = 8  # Processes on one accelerator, which small networks leave idle.
@@ -95,7 +95,7 @@ def train(runs, data_dir, *, jobs=1, after=None):
     runs = {pathlib.Path(out): wanted for out, wanted in runs.items()}
     for out, wanted in runs.items():
         if (out / "run.flags").exists():
-            artifacts.open_run(out, wanted, resume=True)
+            artifacts.open_run_directory(out, wanted, resume=True)
     turn, shares = threading.Lock(), queue.SimpleQueue()
     for cores in shares_of_cores(min(jobs, sum(not (out / "result.json").exists() for out in runs))):
         shares.put(cores)
@@ -247,7 +247,7 @@ def pair(folder, splits, split="train"):
     wanted = argument_names(folder)
     if not wanted.teacher:
         raise ValueError(f"{folder} has no teacher: --method={wanted.method}. Choose a run of a student with one.")
-    examples = splits.test if split == "test" else runner.parts(splits, wanted)[0]
+    examples = splits.test if split == "test" else inputs.split_dataset(splits, wanted)[0]
     options = {"classes": len(examples.classes), "input_shape": examples.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
     student = read_network(pathlib.Path(folder, "student.keras"))

@@ -1,6 +1,6 @@
 """Every method on one small setting, plain and with WSL's weights: what trains, how well, and at what cost.
 
-    python train/methods.py --flagfile=train/configs/cifar100/methods_cpu.flags --teacher_weights=TEACHER.weights.h5 \
+    python train/methods.py --flagfile=train/configs/cifar100/methods_cpu.flags --teacher_weights=TEACHER.weights.h5 \\
         --data_dir=cifar100.npz --output_dir=runs/methods
 
 Each run is `train/cifar100.py` in a process of its own, two at a time by default. Stopped and started again it goes on:
@@ -26,7 +26,7 @@ def plan(methods):
     """The runs: `(method, weighting)`. What has no teacher has no twin, and WSL is one itself."""
     runs = []
     for method in methods:
-        recipe = recipes.get(method)
+        recipe = recipes.get_recipe(config.Config(method=method))
         runs.append((method, ""))
         if recipe.needs_teacher and method != "wsl":
             runs.append((method, TWIN))
@@ -42,11 +42,11 @@ def argument_names(wanted, method, weighting, negatives):
         weighting: Name of the weights, or nothing.
         negatives: CRD's, which must fit the examples.
     """
-    recipe = recipes.get(method)
+    recipe = recipes.get_recipe(config.Config(method=method))
     changes = {"method": method, "weighting": weighting}
     if not recipe.needs_teacher:
-        changes |= config.ALONE if method == "none" else {"teacher": "", "teacher_weights": ""}
-    if recipe.from_data:
+        changes |= config.WITHOUT_TEACHER if method == "none" else {"teacher": "", "teacher_weights": ""}
+    if recipe.data_dependent_kwargs:
         changes["loss_kwargs"] = (f"negatives={negatives}",)
     return dataclasses.replace(wanted, **changes)
 

@@ -1,7 +1,7 @@
 """Online against offline distillation: the comparison of Harutyunyan et al., ICLR 2023, https://arxiv.org/abs/2301.12245.
 
     python train/online_distillation.py --flagfile=train/configs/studies/online_lenet5x8_cpu.flags
-    --data_dir=cifar100.npz \
+    --data_dir=cifar100.npz \\
         --output_dir=runs/online
 
 One teacher, which keeps its checkpoints, and students of it, of each seed: on labels; offline, on the soft labels of
@@ -39,7 +39,7 @@ def plan(wanted, out, temperatures, seeds, **of_teacher):
         seeds: Integer, students of each kind.
         **of_teacher: Settings that are others in the teacher's run.
     """
-    alone = config.ALONE
+    alone = config.WITHOUT_TEACHER
     folder = out / "teacher"
     teacher = {folder: dataclasses.replace(wanted, **alone, **of_teacher, student=wanted.teacher, checkpoint_every=1)}
     # Soft labels alone teach, as in the paper: no labels, and a weight of 1.
@@ -102,7 +102,7 @@ def run(wanted, values):
     """Trains what is missing and writes the files."""
     if not wanted.teacher or not values.output_dir:
         raise ValueError("--teacher and --output_dir are needed: the teacher's network, and a folder for the runs.")
-    temperatures = config.numbers("temperatures", values.temperatures)
+    temperatures = config.parse_floats("temperatures", values.temperatures)
     given = {"max_train_examples": values.teacher_train_limit, "learning_rate": values.teacher_learning_rate}
     of_teacher = {name: value for name, value in given.items() if value is not None}
     teacher, students = plan(wanted, pathlib.Path(values.output_dir), temperatures, values.seeds, **of_teacher)

@@ -1,7 +1,7 @@
 """Figure 2 of the WSL paper: regularization samples by epoch at three temperatures, with two kinds of teacher.
 
-    python train/regularization_samples.py --flagfile=train/configs/cifar100/figure2_cpu.flags --data_dir=cifar100.npz \
-        --output_dir=runs/figure2
+    python train/regularization_samples.py --flagfile=train/configs/cifar100/figure2_cpu.flags \\
+        --data_dir=cifar100.npz --output_dir=runs/figure2
 
 Two teachers, on labels and on smoothed labels, and a KD student of each at every temperature. Each run is
 `train/cifar100.py` in a process of its own; stopped and started again it goes on, and finished runs are kept. Then
@@ -36,7 +36,7 @@ def plan(wanted, out, temperatures, smoothing):
     The students' are by `(temperature, smoothed)`: each key has a folder and its `Config`.
     """
     teachers, students = {}, {}
-    alone = dataclasses.replace(wanted, student=wanted.teacher, **config.ALONE)
+    alone = dataclasses.replace(wanted, student=wanted.teacher, **config.WITHOUT_TEACHER)
     for smoothed in TEACHERS:
         folder = out / ("teacher-smoothed" if smoothed else "teacher")
         teachers[folder] = dataclasses.replace(alone, label_smoothing=smoothing if smoothed else 0.0)
@@ -202,7 +202,7 @@ def run(wanted, values):
         raise ValueError(
             "--output_dir and --teacher are needed: a folder for the runs, and the name of the teacher's network."
         )
-    temperatures = config.numbers("temperatures", values.temperatures)
+    temperatures = config.parse_floats("temperatures", values.temperatures)
     out, data_dir = pathlib.Path(values.output_dir), values.data_dir
     splits = jobs.splits_of(data_dir)  # First of all, so that missing data are noticed.
     data_dir = jobs.file_of(data_dir, out)

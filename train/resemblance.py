@@ -21,7 +21,7 @@ import report
 from keras_wsl.analysis import semantics
 from keras_wsl.analysis.class_affinity import class_affinity, group_means, rank_correlation
 from keras_wsl.files import make_directory
-from keras_wsl.training import artifacts, cli, plots, recipes
+from keras_wsl.training import artifacts, build_losses, cli, plots
 
 matplotlib.use("Agg")
 
@@ -36,7 +36,7 @@ def temperature_of(pair, folder, given):
     """
     if given:
         return given
-    losses = recipes.main_losses(pair.config, pair.examples)
+    losses = build_losses.build_main_losses(pair.config, pair.examples)
     for loss in losses:
         if getattr(loss, "temperature", None):
             return loss.temperature

@@ -1,7 +1,7 @@
 """What storing soft labels costs and changes: students of one teacher, live and by its soft labels in each storage.
 
     python train/soft_label_storage.py --flagfile=train/configs/studies/soft_label_storage_cpu.flags
-    --data_dir=cifar100.npz \
+    --data_dir=cifar100.npz \\
         --output_dir=runs/storage
 
 Each run is `train/cifar100.py` in a process of its own, on the same views of the same examples; stopped and started
@@ -20,7 +20,7 @@ import report
 import students
 from keras_wsl import models, soft_labels, top_k_logits
 from keras_wsl.analysis.fidelity import fidelity
-from keras_wsl.training import artifacts, cli, config, runner
+from keras_wsl.training import artifacts, cli, config, inputs
 
 LIVE = "live teacher"
 
@@ -103,7 +103,7 @@ def run(wanted, values):
         raise ValueError("--teacher, --teacher_weights, --temperature, --num_views and --output_dir are needed.")
     out, kinds = pathlib.Path(values.output_dir), storages([int(k) for k in values.top_k], wanted.temperature)
     splits = jobs.splits_of(values.data_dir)
-    train = runner.parts(splits, wanted)[0]
+    train = inputs.split_dataset(splits, wanted)[0]
     options = {"classes": len(train.classes), "input_shape": train.input_shape}
     teacher = models.build(wanted.teacher, weights=wanted.teacher_weights, **options)
     settings_of_all = {"seed": wanted.seed, "num_views": wanted.num_views, "verbose": 2}

@@ -25,7 +25,7 @@ class Source:
         settings: The kind of its runs' settings.
         splits: Function of settings and parsed flags that reads it.
         reads: Names of the settings that it depends on.
-        build: As of `trainer.run`.
+        build: Function that builds a network, see `training.run`.
         check: Function of settings and a network that refuses one which was trained on other inputs.
     """
 
@@ -38,14 +38,14 @@ class Source:
 
 SOURCES = {
     "digits": Source(config.Config, lambda wanted, values: data.digits()),
-    "cifar100": Source(config.Config, cifar100.splits),
-    "imagenet": Source(config.ImageNet, imagenet.splits, ("image_size", "resize", "max_corrupt_images")),
+    "cifar100": Source(config.Config, cifar100.load_splits),
+    "imagenet": Source(config.ImageNetConfig, imagenet.load_splits, ("image_size", "resize", "max_corrupt_images")),
     "multinli": Source(
-        config.MultiNLI,
-        multinli.splits,
+        config.MultiNLIConfig,
+        multinli.load_splits,
         ("student", "vocabulary", "lowercase", "sequence_length"),
         keras_nlp_backbones.build,
-        multinli.check,
+        multinli.check_network,
     ),
 }
 # The settings that are flags here too: of files, and in place of a run's own but for the first two.
@@ -160,8 +160,8 @@ def _run_settings(folder):
     path = folder / "run.flags"
     lines = config.read_lines(path)
     names = {line.removeprefix("--").partition("=")[0] for line in lines}
-    kind = config.ImageNet if "image_size" in names else config.Config
-    kind = config.MultiNLI if "sequence_length" in names else kind
+    kind = config.ImageNetConfig if "image_size" in names else config.Config
+    kind = config.MultiNLIConfig if "sequence_length" in names else kind
     return config.read(path, kind)
 
 

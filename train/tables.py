@@ -34,7 +34,7 @@ from evidence.kept import Estimate, Kept, clock
 from keras_wsl import models, soft_labels
 from keras_wsl.files import copy_atomically, make_directory
 from keras_wsl.models.weights import read_network, save_weights
-from keras_wsl.training import artifacts, cli, runner
+from keras_wsl.training import artifacts, cli, inputs
 
 NAMES = (*paper.STUDIES, *paper.FIGURES)
 MOST_SEEDS = 20  # Which a page looks for.
@@ -129,7 +129,7 @@ class Work:
         """One view an epoch of what a seed's students will see; what is written already stays."""
         splits = jobs.splits_of(data_dir) if students else None
         for folder, run in {self.soft_labels(run): run for run in students}.items():
-            train = runner.parts(splits, run.wanted)[0]
+            train = inputs.split_dataset(splits, run.wanted)[0]
             options = {"classes": len(train.classes), "input_shape": train.input_shape}
             teacher = models.build(run.wanted.teacher, weights=self.weights(run.teacher), **options)
             soft_labels.write_soft_labels(

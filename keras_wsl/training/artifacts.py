@@ -1,4 +1,4 @@
-"""What a run leaves behind: `run.flags`, `epochs.csv`, `result.json`, `curves.png`."""
+"""Files of a run: `run.flags` and its lock, `result.json`, CSV files; and the environment that they record."""
 
 import contextlib
 import csv
@@ -9,7 +9,6 @@ import pathlib
 import platform
 import re
 import subprocess
-import time
 from importlib import metadata
 
 import keras
@@ -19,159 +18,190 @@ from keras_wsl import untrusted
 from keras_wsl.callbacks.backup_state import list_differences
 from keras_wsl.file_lock import file_lock
 from keras_wsl.files import atomic_write, is_temporary, make_directory, remove_orphans
-from keras_wsl.training import config as settings_file
+from keras_wsl.training import config as config_file
 from keras_wsl.training.fingerprint import identity
 
 FLAGS = "run.flags"
-LOCK = "run.lock"  # In the folder of a run, while a process writes there.
+LOCK = "run.lock"  # In the directory of a run, while a process writes to it.
 PACKAGES = ("keras-wsl", "keras", "numpy", "tensorflow", "jax", "torch")
 
 
-def open_run(out, config, *, resume, contents=None, source=None):
-    """Return the folder of a run, which holds its `run.flags`.
+def open_run_directory(directory, config, *, resume, contents=None, source=None):
+    """Create the directory of a run with its `run.flags`, or check that it holds this run.
 
     Args:
-        out: Path of the folder, made if it is missing.
-        settings: `Config`.
-        resume: Whether to go on with what is there.
-        contents: Dict of `identity.contents`, in which a file stands for its path; `None` if it is not known yet.
+        directory: Path of the directory.
+        config: `Config`.
+        resume: Whether the directory may hold this run already.
+        contents: Dict of `fingerprint.contents`, which replaces the paths of files; `None` if it is not known yet.
         source: Name or path of the data, a string, for `run.flags`.
 
+    Returns:
+        `pathlib.Path` of the directory.
+
     Raises:
-        NotADirectoryError: If it, or a folder above it, is a file.
-        ValueError: If the folder holds this run and `resume` is not asked for, or another run, or other files; or it
-            cannot be written to; or its `run.flags` is damaged.
+        NotADirectoryError: If it, or a directory above it, is a file.
+        ValueError: If the directory holds this run and `resume` is false, or another run, or other files; or it cannot
+            be written to; or its `run.flags` is damaged.
     """
-    if not out:
-        raise ValueError("--output_dir is missing: name a folder for the results, such as --output_dir=runs/wsl.")
-    out = pathlib.Path(out)
-    path = out / FLAGS
+    if not directory:
+        raise ValueError("--output_dir is missing. Pass a directory for the results, such as --output_dir=runs/wsl.")
+    directory = pathlib.Path(directory)
+    path = directory / FLAGS
     if os.path.lexists(path):
-        if differing := list_differences(*_compared(path, config, contents), "run.flags"):
+        if changes := list_differences(*_identities(path, config, contents), "run.flags"):
             raise ValueError(
-                f"--output_dir={out} holds another run. {'; '.join(differing)}. Choose another --output_dir, or "
+                f"--output_dir={directory} holds another run. {'; '.join(changes)}. Choose another --output_dir, or "
                 f"resume that run with its data: --flagfile={path} --resume."
             )
         if not resume:
             raise ValueError(
-                f"--output_dir={out} holds this run already. Pass --resume to go on with it, or another --output_dir."
+                f"--output_dir={directory} holds this run already. Pass --resume to resume it, or another --output_dir."
             )
-    elif out.is_dir() and any(there.name != LOCK and not is_temporary(there.name) for there in out.iterdir()):
+    elif directory.is_dir() and any(
+        entry.name != LOCK and not is_temporary(entry.name) for entry in directory.iterdir()
+    ):
         raise ValueError(
-            f"--output_dir={out} holds other files and no run. Choose a folder that is empty or does not exist."
+            f"--output_dir={directory} holds other files and no run. Choose a directory that is empty or does not "
+            "exist."
         )
     else:
         try:
-            make_directory(out)
+            make_directory(directory)
             write_text(path, _flags_text(config, contents or {}, source))
-        except NotADirectoryError:  # It says which file is in the way.
+        except NotADirectoryError:  # Its message names the file.
             raise
         except OSError as error:
-            raise ValueError(f"--output_dir={out} cannot be written to ({error}). Choose a folder that can.") from error
-    if not os.access(out, os.W_OK):
-        raise ValueError(
-            f"--output_dir={out} cannot be written to. Make it so that it can, to go on with the run there."
-        )
-    return out
+            raise ValueError(
+                f"--output_dir={directory} cannot be written to ({error}). Choose a writable directory."
+            ) from error
+    if not os.access(directory, os.W_OK):
+        raise ValueError(f"--output_dir={directory} cannot be written to. Make it writable to resume the run.")
+    return directory
 
 
-def update_flags(out, config, contents, source):
-    """Write where data and files are now into `run.flags`, if it records the same contents at other places."""
-    path = out / FLAGS
+def update_flags(directory, config, contents, source):
+    """Update the paths of data and files in `run.flags`, if it records the same contents at other paths."""
+    path = directory / FLAGS
     text = _flags_text(config, contents, source)
-    if _recorded_contents(path) == contents and settings_file.read_text(path) != text:
+    if _recorded_contents(path) == contents and config_file.read_text(path) != text:
         write_text(path, text)
 
 
-def _compared(path, config, contents):
-    """The identities of the run in a `run.flags` and of this one, as far as both are known: two dicts."""
-    lines, recorded = settings_file.read_lines(path), _recorded_contents(path)
+def check_backups(directory, *, has_stage):
+    """Check that a run that has trained has backups; print a line if it has not trained.
+
+    Args:
+        directory: Path of the run.
+        has_stage: Whether its method has a pretraining stage.
+
+    Raises:
+        ValueError: If backups are missing.
+    """
+    stages = {"epochs.csv": directory / "backups"}
+    if has_stage:
+        stages = {"first_stage.csv": directory / "backups" / "first_stage", **stages}
+    for table, backups in stages.items():
+        results = ("student.keras", "result.json") if table == "epochs.csv" else ()
+        written = [directory / name for name in (table, *results) if os.path.lexists(directory / name)]
+        if written and not any(backups.glob("*.backup")):
+            raise ValueError(
+                f"{backups} must hold the backups of this run, which has written {written[0]}. Received: no backup. "
+                f"Restore {backups} to resume the run, or remove {directory} to start again."
+            )
+    if not any(directory.glob("backups/**/*.backup")):
+        print(f"{directory} holds no backup: the run starts from its first step.")
+
+
+def _identities(path, config, contents):
+    """Return the identities of the run in a `run.flags` and of this one, without what only one of them knows."""
+    lines, recorded = config_file.read_lines(path), _recorded_contents(path)
     try:
-        there = settings_file.parse(lines, type(config))
-    except flags.Error:  # A run of another kind.
-        pair = lines, settings_file.to_lines(config)
-        return [dict(line.partition("=")[::2] for line in one) for one in pair]
+        recorded_config = config_file.parse(lines, type(config))
+    except flags.Error:  # Settings of another class.
+        return [dict(line.partition("=")[::2] for line in run) for run in (lines, config_file.to_lines(config))]
     known = recorded.keys() & (contents or {}).keys()
-    pair = [
-        identity(run, {name: described[name] for name in known})
-        for run, described in ((there, recorded), (config, contents))
+    identities = [
+        identity(run, {name: run_contents[name] for name in known})
+        for run, run_contents in ((recorded_config, recorded), (config, contents))
     ]
     unknown = {f"--{name}" for name in recorded} if contents is None else set()
-    return [{name: value for name, value in one.items() if name not in unknown} for one in pair]
+    return [{name: value for name, value in run.items() if name not in unknown} for run in identities]
 
 
 def _flags_text(config, contents, source):
-    """The content of a `run.flags`: flags, and as comments what `--resume` compares in addition."""
+    """Return the text of a `run.flags`: flags, and as comments what `--resume` compares in addition."""
     noted = {"data": source, **contents} if source else contents
     head = ["# --resume compares the contents of data and files with those below; --flagfile ignores these lines."]
     comments = [f"# {name}: {json.dumps(value)}" for name, value in noted.items()]
-    return "\n".join([*settings_file.to_lines(config), *(head if comments else []), *comments]) + "\n"
+    return "\n".join([*config_file.to_lines(config), *(head if comments else []), *comments]) + "\n"
 
 
 def _recorded_contents(path):
-    """The contents that a `run.flags` records: those of `_flags_text`, without the name of the data."""
-    found = {}
-    for line in settings_file.read_text(path).splitlines():
+    """Return the contents that the comments of a `run.flags` record, without the name of the data."""
+    contents = {}
+    for line in config_file.read_text(path).splitlines():
         if match := re.fullmatch(r"# ([\w.]+): (.+)", line):
-            with contextlib.suppress(ValueError, RecursionError):  # A comment of a user's.
-                found[match[1]] = json.loads(match[2])
-    found.pop("data", None)
-    return found
+            with contextlib.suppress(ValueError, RecursionError):  # A comment that a user wrote.
+                contents[match[1]] = json.loads(match[2])
+    contents.pop("data", None)
+    return contents
 
 
 @contextlib.contextmanager
-def alone_in(out):
-    """Keeps other processes from writing into the folder of a run.
+def lock_run(directory):
+    """Keep other processes from writing to the directory of a run, and remove what killed processes left there.
 
     Raises:
-        ValueError: If another process is doing so.
+        ValueError: If another process has the lock.
     """
-    with file_lock(out / LOCK) as mine:
-        if not mine:
+    with file_lock(directory / LOCK) as locked:
+        if not locked:
             raise ValueError(
-                f"Another process is writing to --output_dir={out}. Wait for its end, or choose another --output_dir."
+                f"Another process is writing to --output_dir={directory}. Wait until it ends, or choose another "
+                "--output_dir."
             )
-        for directory in (out, out / "tensorboard"):  # The callbacks do the same in their own directories.
-            remove_orphans(directory)
+        for path in (directory, directory / "tensorboard"):  # The callbacks do the same in their own directories.
+            remove_orphans(path)
         yield
 
 
 def write_text(path, text):
-    """Writes a text file whole or not at all; its folder is made if it is missing."""
+    """Write a text file atomically; create its directory if it is missing."""
     make_directory(pathlib.Path(path).parent)
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def write_json(path, values):
-    """Writes a JSON file that a person can read."""
+    """Write an indented JSON file atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
-def read_result(folder, *needed):
+def read_result(directory, *required):
     """Return the content of a finished run's `result.json`.
 
     Args:
-        folder: Path of the run's folder.
-        needed: Names of the fields in `_RESULT` that must be there. The others are checked if they are there.
+        directory: Path of the run.
+        *required: Names of fields in `_RESULT` that must be present. The others are checked if they are present.
 
     Returns:
         Dict.
 
     Raises:
         FileNotFoundError: If the run is not finished.
-        ValueError: In one line with the path, if the file is damaged, or has fields of other types.
+        ValueError: If the file is damaged or has fields of other types. The message is one line with the path.
     """
-    path = pathlib.Path(folder) / "result.json"
+    path = pathlib.Path(directory) / "result.json"
     if not path.exists():
-        raise FileNotFoundError(f"{folder} holds no finished run: there is no {path.name}. Go on with it by --resume.")
+        raise FileNotFoundError(f"{directory} holds no finished run: there is no {path.name}. Resume it with --resume.")
     values = untrusted.read_json(path)
     try:
         untrusted.check_fields(values, {}, others=True)
         untrusted.check_fields(
-            values, {name: field for name, field in _RESULT.items() if name in (*needed, *values)}, others=True
+            values, {name: field for name, field in _RESULT.items() if name in (*required, *values)}, others=True
         )
     except ValueError as error:
-        raise ValueError(f"{path} is no result of a run. {error} Train it again in another folder.") from error
+        raise ValueError(f"{path} is not the result of a run. {error} Train it again in another directory.") from error
     return values
 
 
@@ -186,7 +216,7 @@ _RESULT = {
 
 
 def write_csv(path, rows):
-    """Writes rows, dicts whose keys may differ, under all their columns."""
+    """Write rows, dicts whose keys may differ, to a CSV file with all their columns."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
     text = io.StringIO()
     table = csv.DictWriter(text, columns, lineterminator="\n")
@@ -196,103 +226,40 @@ def write_csv(path, rows):
 
 
 def read_texts(path):
-    """The rows of a CSV file: dicts of strings."""
+    """Return the rows of a CSV file, dicts of strings."""
     with open(path, newline="") as file:
         return list(csv.DictReader(file))
 
 
 def read_csv(path):
-    """The rows of a CSV file of numbers: dicts, without the cells that are empty."""
+    """Return the rows of a CSV file of numbers, dicts of floats without empty cells."""
     return [{name: float(value) for name, value in row.items() if value} for row in read_texts(path)]
 
 
-def history_rows(history):
-    """The epochs of a `ExactBackupAndRestore`'s history as rows, counted from 1."""
-    return [{**row, "epoch": row["epoch"] + 1} for row in history]
-
-
-class Epochs(keras.callbacks.Callback):
-    """Rewrites `epochs.csv` after every epoch, and keeps the seconds that training took, over all its processes.
-
-    The last of the callbacks, so that it sees what the others add; watched by the backup for its `seconds`. They
-    include every judging, and neither the time between two processes nor the steps that a killed one did not save.
-
-    Args:
-        path: Path of `epochs.csv`.
-        tables: `EpochCSV`s of other callbacks. Their rows are kept in the backup too, so that a resumed run writes
-            them again, whatever became of their files.
-    """
-
-    def __init__(self, path, tables=()):
-        super().__init__()
-        self.path = path
-        self.backup = None
-        self.seconds = 0.0
-        self.rows = {}
-        self._tables = {table.path.name: table for table in tables}
-        self._clock = _Laps()
-
-    def on_epoch_begin(self, epoch, logs=None):
-        """Starts the clock, and hands over the rows that the backup has restored."""
-        self._clock = _Laps()
-        for name, rows in self.rows.items():
-            self._tables[name].rows = rows
-
-    def on_train_batch_end(self, batch, logs=None):
-        """Adds the step's seconds: the backup may end this process before the next one."""
-        self.seconds += self._clock.lap()
-
-    def on_epoch_end(self, epoch, logs=None):
-        """Writes the rows of all epochs so far."""
-        self.seconds += self._clock.lap()
-        self.rows = {name: table.rows for name, table in self._tables.items()}
-        rows = [row for row in self.backup.history if row["epoch"] < epoch]
-        write_csv(self.path, history_rows([*rows, {"epoch": epoch, **{k: float(v) for k, v in (logs or {}).items()}}]))
-
-    def on_train_end(self, logs=None):
-        """Writes all tables again: a resumed run that is finished trains no epoch, and its files may be damaged."""
-        if self.backup.history:
-            write_csv(self.path, history_rows(self.backup.history))
-        for name, rows in self.rows.items():
-            self._tables[name].write(rows)
-
-
-class _Laps:
-    """A clock of this process; an object, which no backup takes for a number to give to the next one."""
-
-    def __init__(self):
-        self._last = time.perf_counter()
-
-    def lap(self):
-        """Seconds since the lap before."""
-        before, self._last = self._last, time.perf_counter()
-        return self._last - before
-
-
 def conditions():
-    """Return what may change the last bits of a run's numbers and does not belong to it: cores, device, versions."""
+    """Return what may change the last bits of a run's numbers and is not a setting: threads, device, versions."""
     used = ("keras-wsl", "keras", "numpy", keras.backend.backend())
     versions = {name: version for name, version in _versions().items() if name in used}
     return {"threads": _threads(), "device": _device(), **versions}
 
 
 def _threads():
-    """The threads in which one operation is computed."""
+    """Return the number of threads that compute one operation."""
     if keras.backend.backend() == "torch":
         import torch
 
         return torch.get_num_threads()
-    asked = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
+    requested = os.environ.get("TF_NUM_INTRAOP_THREADS", "")
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
-        asked = tf.config.threading.get_intra_op_parallelism_threads() or asked
+        requested = tf.config.threading.get_intra_op_parallelism_threads() or requested
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return int(asked or 0) or cores
+    return int(requested or 0) or cores
 
 
 def environment():
-    """What the numbers depend on beside the settings: versions, device, commit."""
+    """Return what the numbers depend on in addition to the settings: backend, device, versions, commit."""
     return {
         "backend": keras.backend.backend(),
         "device": _device(),
@@ -319,11 +286,13 @@ def _device():
 
 
 def _commit():
-    """The commit of the code, with a `+` where files differ from it; `None` outside a git checkout."""
-    here = pathlib.Path(__file__).parent
+    """Return the commit of the code, with a `+` if tracked files differ from it; `None` outside a git checkout."""
+    directory = pathlib.Path(__file__).parent
     try:
-        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        status = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], cwd=here, capture_output=True)
+        commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=directory, capture_output=True, text=True, check=True)
+        status = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], cwd=directory, capture_output=True
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit.stdout.strip() + ("+" if status.stdout else "")

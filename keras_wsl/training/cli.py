@@ -1,6 +1,5 @@
-"""The frame of the scripts: errors that a user can mend, and, of those that train one network, flags and last line."""
+"""Command lines: errors in one line, exit statuses, and the script that trains one network."""
 
-import pathlib
 import signal
 import sys
 
@@ -8,10 +7,11 @@ from absl import app, flags, logging
 
 from keras_wsl import callbacks, distribution
 from keras_wsl.training import config
+from keras_wsl.training.cli_help import print_help, wants_help
 
 
 def status(work):
-    """Run a script, and print one line if an error or a signal ended it.
+    """Call a function, and print one line if an error or a signal ended it.
 
     Args:
         work: Function without arguments.
@@ -20,7 +20,7 @@ def status(work):
         The exit status: what `work()` returns, 0 for `None`; 2 after an error that a user can correct; 128 plus the
         number of the signal that ended it, such as 130 after Ctrl-C.
     """
-    logging.set_verbosity(logging.WARNING)  # TensorFlow tells of every function that it saves.
+    logging.set_verbosity(logging.WARNING)  # TensorFlow logs each function of a SavedModel.
     try:
         return work() or 0
     except (ValueError, OSError, ImportError, MemoryError, callbacks.NonFiniteLossError) as error:
@@ -35,74 +35,78 @@ def status(work):
 
 
 def one_line(text):
-    """Return a text in one line: line feeds become spaces, and what a terminal would not print is escaped."""
+    """Return a text in one line: line feeds become spaces, and other unprintable characters are escaped."""
     return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text.replace("\n", " "))
 
 
-def start(work, *names):
-    """Runs a script and ends the process with its `status`.
+def start(work, *arguments, config_class=None):
+    """Run a script, and end the process with its `status`.
 
     Args:
-        work: Function of the script's arguments, each of which has a name.
-        names: What the user has to give besides flags.
+        work: Function of the positional arguments of the command line.
+        *arguments: Names of the positional arguments, for the help text and errors.
+        config_class: Class of the script's settings, or `None`. `--help` then shows a method's published defaults.
     """
 
     def main(argv):
-        if len(argv) - 1 != len(names):
-            raise app.UsageError(f"Expected {' and '.join(names) or 'flags alone'}. Received: {argv[1:]}.")
+        if len(argv) - 1 != len(arguments):
+            print(
+                f"Expected {' and '.join(arguments) or 'flags only'}. Received: {argv[1:]}. See --help.",
+                file=sys.stderr,
+            )
+            return 1
         return status(lambda: work(*argv[1:]))
 
-    tell_of_all_flags(flags.FLAGS)
-    run(main)
+    run(main, *arguments, config_class=config_class)
 
 
-def run(main):
-    """Run a function of the arguments that are no flags, after a look at the flagfiles, and end the process."""
+def run(main, *arguments, config_class=None):
+    """Parse the command line, call a function of the rest of it, and end the process.
 
-    def parse(arguments):
+    Args:
+        main: Function of a list: the path of the script and the positional arguments.
+        *arguments: Names of the positional arguments, for the help text.
+        config_class: See `start`.
+    """
+
+    def parse(argv):
+        if wants_help(argv):
+            print_help(argv, config_class=config_class, arguments=arguments)
+            sys.exit(0)
         parsed = []
-        if code := status(lambda: parsed.extend(_parse(arguments))):
+        if code := status(lambda: parsed.extend(_parse(argv))):
             sys.exit(code)
         return parsed
 
     app.run(main, flags_parser=parse)
 
 
-def _parse(arguments):
-    for argument, following in zip(arguments, [*arguments[1:], ""]):
+def _parse(argv):
+    """Parse flags, after a check that flagfiles are text."""
+    for argument, following in zip(argv, [*argv[1:], ""]):
         name, equals, path = argument.partition("=")
         if name.lstrip("-") == "flagfile" and (path := path if equals else following):
             config.read_text(path)
-    return app.parse_flags_with_usage(arguments)
+    return app.parse_flags_with_usage(argv)
 
 
-def tell_of_all_flags(values):
-    """Make `--help` also list the flags that this package and the other files beside the script define."""
-    directories = {pathlib.Path(__file__).parent, pathlib.Path(sys.argv[0]).resolve().parent}
-    for name, defined in values.flags_by_module_dict().items():
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if file and directories & set(pathlib.Path(file).parents):
-            for flag in defined:
-                values.register_key_flag_for_module(sys.argv[0], flag)
+def main(train, config_class):
+    """Run a script that trains one network: define the flags, parse them, train, and print the accuracy.
 
-
-def main(train, kind):
-    """Runs a script that trains one network.
+    The process ends with status 2 and one line after an error that a user can correct.
 
     Args:
-        train: Function of the settings that runs and returns the content of `result.json`.
-        kind: The class of its settings.
-
-    Ends the process with status 2 and one line after an error of the user's.
+        train: Function of the settings that calls `run` and returns its result.
+        config_class: `Config` or a subclass.
     """
 
     def train_one():
-        wanted = config.from_flags(flags.FLAGS, kind)
+        settings = config.from_flags(flags.FLAGS, config_class)
         if flags.FLAGS.logical_devices:
             distribution.set_cpu_devices(flags.FLAGS.logical_devices)
-        # Several workers have to find each other before data are read.
-        distribution.get_strategy(wanted.strategy, worker_timeout=flags.FLAGS.worker_timeout)
-        result = train(wanted)
+        # Workers must find each other before data are read.
+        distribution.get_strategy(settings.strategy, worker_timeout=flags.FLAGS.worker_timeout)
+        result = train(settings)
         others = "".join(
             f", {name.removesuffix('_accuracy')} {value:.4f}"
             for name, value in result.items()
@@ -110,5 +114,5 @@ def main(train, kind):
         )
         print(f"test accuracy {result['test_accuracy']:.4f}{others}: {flags.FLAGS.output_dir}/result.json")
 
-    config.define_flags(kind=kind)
-    start(train_one)
+    config.define_flags(config_class=config_class)
+    start(train_one, config_class=config_class)

@@ -1,4 +1,4 @@
-"""What a run is: one list of settings, from which come the flags, `run.flags` and what is compared on resume."""
+"""The settings of a run: the source of its flags, of `run.flags`, and of what is compared on resume."""
 
 import dataclasses
 import math
@@ -11,135 +11,139 @@ from keras_wsl.backend.tensorflow import multi_worker
 LARGEST_FILE = 2**20  # Bytes of a flagfile.
 
 
+OPTIMIZER_HELP = "sgd (coupled weight decay) or adamw (no decay of biases and normalization)."
+SCHEDULE_HELP = "steps (divide by ten at --decay_epochs) or linear (warmup, then decay to 0)."
+DECAY_HELP = "Epochs after which --schedule=steps divides the learning rate by ten."
+
+
 def _field(default, text, **kwargs):
     return dataclasses.field(default=default, metadata={"help": text, **kwargs})
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """The settings of a run. Defaults are the paper's for CIFAR-100: methods.md 1.1 and 1.2 name their sources."""
+    """The settings of a run.
 
-    teacher: str = _field("", "The teacher's network; none for --method=none.")
-    teacher_weights: str = _field("", "A .weights.h5 or .keras file of the teacher.")
-    online: bool = _field(False, "Whether the teacher's own checkpoints teach, one after the other as it trained.")
-    teacher_update_epochs: int = _field(1, "Epochs of the student that one checkpoint teaches.", lower_bound=1)
-    teacher_checkpoints: str = _field("", "Their folder; checkpoints/ beside --teacher_weights by default.")
-    soft_labels: str = _field("", "A folder of cache_soft_labels.py, whose logits teach: no teacher is built.")
-    student: str = _field("wrn_16_2", "The student's network.")
-    student_weights: str = _field("", "A .weights.h5 or .keras file with which the student starts.")
-    method: str = _field("wsl", "How to train: one of recipes.METHODS; none is labels alone.")
-    extra_losses: tuple = _field((), "Methods whose losses, as published, are added to the --method's, such as wsl,at.")
-    temperature: float | None = _field(None, "Temperature of the soft labels; the method's published one by default.")
-    alpha: float | None = _field(None, "Weight of the distillation loss; the method's published one by default.")
-    student_loss_weight: float | None = _field(None, "Weight of the labels' loss; the published one by default.")
-    weighting: str = _field("", "Weights of examples, such as wsl or wsl*teacher_correct; the loss's own by default.")
-    keep_probability: float = _field(0.0, "With which exclude_ and only_regularization_samples keep what they drop.")
-    loss_kwargs: tuple = _field((), "Other settings of the loss: name=value, such as beta=8,standardize=True.")
-    warmup_epochs: int | None = _field(
-        None, "Epochs over which the loss's weight grows; the published ones by default.", lower_bound=0
-    )
-    pretrain_epochs: int = _field(30, "Epochs of the stage that some methods have before the main one.", lower_bound=1)
-    epochs: int = _field(240, "Epochs.", lower_bound=1)
-    batch_size: int = _field(64, "Examples in a step; the last batch of an epoch may be smaller.", lower_bound=1)
-    optimizer: str = _field("sgd", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms.")
-    learning_rate: float = _field(0.05, "The highest learning rate.", lower_bound=0.0)
-    schedule: str = _field("steps", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
-    decay_epochs: tuple = _field((150, 180, 210), "Epochs after which --schedule=steps divides it by ten.")
-    lr_warmup_fraction: float = _field(0.1, "The part of all steps in which --schedule=linear rises.")
-    momentum: float = _field(0.9, "Momentum of sgd.")
-    nesterov: bool = _field(False, "Nesterov's momentum of sgd.")
+    The defaults are the CIFAR-100 recipe of CRD's code, which the WSL paper's CIFAR-100 results use: SGD with momentum
+    0.9 and weight decay 5e-4, 240 epochs of batches of 64, learning rate 0.05, divided by ten after epochs 150, 180
+    and 210.
+    """
+
+    teacher: str = _field("", "Teacher network; empty for --method=none.")
+    teacher_weights: str = _field("", "Teacher weights, a .weights.h5 or .keras file.")
+    online: bool = _field(False, "Distill from the teacher's checkpoints, in the order in which it was trained.")
+    teacher_update_epochs: int = _field(1, "Student epochs per teacher checkpoint, with --online.", lower_bound=1)
+    teacher_checkpoints: str = _field("", "Directory of teacher checkpoints; by default next to the weights.")
+    soft_labels: str = _field("", "Directory of cached teacher logits (cache_soft_labels.py), in place of --teacher.")
+    student: str = _field("wrn_16_2", "Student network.")
+    student_weights: str = _field("", "Initial student weights, a .weights.h5 or .keras file.")
+    method: str = _field("wsl", "Distillation method; none trains on labels only.")
+    extra_losses: tuple = _field((), "Methods whose published losses are added to the --method's, such as wsl,at.")
+    temperature: float | None = _field(None, "Temperature of the soft labels.")
+    alpha: float | None = _field(None, "Weight of the distillation loss.")
+    student_loss_weight: float | None = _field(None, "Weight of the cross-entropy with the labels.")
+    weighting: str = _field("", "Per-example weighting, such as wsl or wsl*teacher_correct; the loss's own if empty.")
+    keep_probability: float = _field(0.0, "Probability of keeping an example that the weighting would drop.")
+    loss_kwargs: tuple = _field((), "Other arguments of the loss, such as beta=8,standardize=True.")
+    warmup_epochs: int | None = _field(None, "Epochs of linear warmup of the distillation loss.", lower_bound=0)
+    pretrain_epochs: int = _field(30, "Epochs of the pretraining stage (ab, ft, fsp).", lower_bound=1)
+    epochs: int = _field(240, "Number of epochs.", lower_bound=1)
+    batch_size: int = _field(64, "Examples per step; the last batch of an epoch may be smaller.", lower_bound=1)
+    optimizer: str = _field("sgd", OPTIMIZER_HELP)
+    learning_rate: float = _field(0.05, "Peak learning rate.", lower_bound=0.0)
+    schedule: str = _field("steps", SCHEDULE_HELP)
+    decay_epochs: tuple = _field((150, 180, 210), DECAY_HELP)
+    lr_warmup_fraction: float = _field(0.1, "Fraction of all steps in which --schedule=linear warms up.")
+    momentum: float = _field(0.9, "SGD momentum.")
+    nesterov: bool = _field(False, "Use Nesterov momentum.")
     weight_decay: float = _field(5e-4, "Weight decay.", lower_bound=0.0)
-    global_clipnorm: float = _field(0.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
-    label_smoothing: float = _field(0.0, "Smoothing of the labels in the student's own loss.", lower_bound=0.0)
-    teacher_batch_statistics: bool = _field(
-        False, "Whether the teacher's batch normalization uses the batch's statistics."
-    )
-    seed: int = _field(0, "Seed of initial weights, order, crops and flips.", lower_bound=0)
-    padding_mode: str = _field(
-        "constant", "What a crop sees beyond an image's border: constant (zeros), or reflect, the image mirrored."
-    )
-    num_views: int = _field(0, "Epochs after which crops and flips come again; 0 for never.", lower_bound=0)
-    max_train_examples: int = _field(0, "Training examples, every class alike; 0 for all.", lower_bound=0)
-    validation_examples: int = _field(
-        0, "Training examples held out: each epoch is judged on them, the test set at the end."
-    )
-    eval_every: int = _field(
-        1,
-        "Epochs between evaluations on the test set or --validation_examples; the last is always judged.",
-        lower_bound=1,
-    )
-    dtype_policy: str = _field("float32", "Keras's dtype policy, such as mixed_float16.")
-    strategy: str = _field("none", "Devices: none, mirrored, multi_worker (as TF_CONFIG says) or tpu.")
-    steps_per_execution: int = _field(1, "Steps in one call of the compiled step.", lower_bound=1)
-    backup_every_steps: int = _field(0, "Steps between backups inside an epoch; 0 for none.", lower_bound=0)
-    checkpoint_every: int = _field(0, "Epochs between weight files in checkpoints/, for --online.", lower_bound=0)
-    deterministic: bool = _field(True, "Whether operations are deterministic, so that a run repeats to the bit.")
+    global_clipnorm: float = _field(0.0, "Maximum norm of the gradient over all weights; 0 disables.", lower_bound=0.0)
+    label_smoothing: float = _field(0.0, "Label smoothing in the student's cross-entropy.", lower_bound=0.0)
+    teacher_batch_statistics: bool = _field(False, "Use batch statistics in the teacher's batch normalization.")
+    seed: int = _field(0, "Seed of initial weights, shuffling and augmentation.", lower_bound=0)
+    padding_mode: str = _field("constant", "Padding of random crops: constant (zeros) or reflect.")
+    num_views: int = _field(0, "Epochs after which augmentations repeat; 0 for never.", lower_bound=0)
+    max_train_examples: int = _field(0, "Train on a class-balanced subset of this size; 0 for all.", lower_bound=0)
+    validation_examples: int = _field(0, "Training examples held out for validation; 0 validates on the test set.")
+    eval_every: int = _field(1, "Epochs between evaluations; the last epoch is always evaluated.", lower_bound=1)
+    dtype_policy: str = _field("float32", "Keras dtype policy, such as mixed_float16.")
+    strategy: str = _field("none", "Distribution: none, mirrored, multi_worker (reads TF_CONFIG) or tpu.")
+    steps_per_execution: int = _field(1, "Training steps per call of the compiled step.", lower_bound=1)
+    backup_every_steps: int = _field(0, "Steps between backups within an epoch; 0 for none.", lower_bound=0)
+    checkpoint_every: int = _field(0, "Epochs between weight files in checkpoints/; 0 for none.", lower_bound=0)
+    deterministic: bool = _field(True, "Use deterministic operations, so that a run repeats bit for bit.")
 
-    # Without annotations, so no settings of a run.
-    clean_examples = 2000  # Clean training examples, every class alike, that are judged after each epoch.
-    eval_batch_size = 500  # Examples in a forward pass of an evaluation.
+    # No annotations: these are not settings of a run.
+    clean_examples = 2000  # Size of the class-balanced unaugmented training subset that is evaluated each epoch.
+    eval_batch_size = 500  # Examples per forward pass in evaluation.
 
     def teacher_options(self):
-        """What is said of the teacher's network beside its name and weights, for what builds it."""
+        """Return further arguments for the function that builds the teacher."""
         return {}
 
     def student_options(self):
-        """Likewise of the student's."""
+        """Return further arguments for the function that builds the student."""
         return {}
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageNet(Config):
-    """The settings of a run on ImageNet; defaults are the recipe of Overhaul's and WSL's code: methods.md 1.3."""
+class ImageNetConfig(Config):
+    """The settings of a run on ImageNet.
 
-    student: str = _field("imagenet_resnet18", "The student's network.")
-    epochs: int = _field(100, "Epochs.", lower_bound=1)
-    batch_size: int = _field(256, "Images in a step; the last batch of an epoch may be smaller.", lower_bound=1)
-    learning_rate: float = _field(0.1, "The highest learning rate.", lower_bound=0.0)
-    decay_epochs: tuple = _field((30, 60, 90), "Epochs after which --schedule=steps divides it by ten.")
-    nesterov: bool = _field(True, "Nesterov's momentum of sgd.")
+    The defaults are the recipe of the code of Overhaul and of WSL: SGD with Nesterov momentum 0.9 and weight decay
+    1e-4, batches of 256, learning rate 0.1, divided by ten after epochs 30, 60 and 90.
+    """
+
+    student: str = _field("imagenet_resnet18", "Student network.")
+    epochs: int = _field(100, "Number of epochs.", lower_bound=1)
+    batch_size: int = _field(256, "Images per step; the last batch of an epoch may be smaller.", lower_bound=1)
+    learning_rate: float = _field(0.1, "Peak learning rate.", lower_bound=0.0)
+    decay_epochs: tuple = _field((30, 60, 90), DECAY_HELP)
+    nesterov: bool = _field(True, "Use Nesterov momentum.")
     weight_decay: float = _field(1e-4, "Weight decay.", lower_bound=0.0)
-    image_size: int = _field(224, "Height and width of what the networks see.", lower_bound=1)
-    resize: int = _field(0, "Shorter side of a test image before its centre is cut out; 0 for 256 / 224 of the size.")
-    max_corrupt_images: int = _field(100, "So many images that cannot be read are left out.", lower_bound=0)
+    image_size: int = _field(224, "Height and width of the network inputs.", lower_bound=1)
+    resize: int = _field(0, "Shorter side of a test image before the center crop; 0 for image_size * 256 / 224.")
+    max_corrupt_images: int = _field(100, "Maximum number of unreadable images to skip.", lower_bound=0)
 
     eval_batch_size = 100
 
 
 @dataclasses.dataclass(frozen=True)
-class MultiNLI(Config):
-    """The settings of a run on MultiNLI; defaults are the recipe of PKD's code: methods.md 1.4."""
+class MultiNLIConfig(Config):
+    """The settings of a run on MultiNLI.
 
-    student: str = _field("bert_base_cased", "A network's name, or a preset of keras-nlp: its name or its folder.")
-    student_layers: int = _field(0, "The student has the first layers of it alone; 0 for all.", lower_bound=0)
-    epochs: int = _field(4, "Epochs.", lower_bound=1)
-    batch_size: int = _field(32, "Pairs in a step; the last batch of an epoch may be smaller.", lower_bound=1)
-    optimizer: str = _field(
-        "bert_adamw", "sgd, whose weight decay is coupled; or adamw, whose spares biases and norms."
-    )
-    learning_rate: float = _field(5e-5, "The highest learning rate.", lower_bound=0.0)
-    schedule: str = _field("linear", "How the learning rate falls: in steps, or linear to 0 after a linear warm-up.")
-    decay_epochs: tuple = _field((), "Epochs after which --schedule=steps divides it by ten.")
+    The defaults are the recipe of PKD's code: AdamW with learning rate 5e-5, weight decay 0.01 and gradients clipped
+    to norm 1, 4 epochs of batches of 32, linear warmup over a tenth of the steps and linear decay to 0.
+    """
+
+    student: str = _field("bert_base_cased", "Student network, or a keras-nlp preset (name or directory).")
+    student_layers: int = _field(0, "Keep this many of the student's first layers; 0 for all.", lower_bound=0)
+    epochs: int = _field(4, "Number of epochs.", lower_bound=1)
+    batch_size: int = _field(32, "Pairs per step; the last batch of an epoch may be smaller.", lower_bound=1)
+    optimizer: str = _field("adamw", OPTIMIZER_HELP)
+    learning_rate: float = _field(5e-5, "Peak learning rate.", lower_bound=0.0)
+    schedule: str = _field("linear", SCHEDULE_HELP)
+    decay_epochs: tuple = _field((), DECAY_HELP)
     weight_decay: float = _field(0.01, "Weight decay.", lower_bound=0.0)
-    global_clipnorm: float = _field(1.0, "The longest gradient, over all weights; 0 for any.", lower_bound=0.0)
-    teacher_layers: int = _field(0, "The teacher has the first layers of its network alone; 0 for all.", lower_bound=0)
-    vocabulary: str = _field("", "A file of WordPiece's tokens, a line each; those of the student's preset by default.")
-    lowercase: bool = _field(False, "Whether --vocabulary is of lower-case tokens; a preset's says so itself.")
-    sequence_length: int = _field(128, "Tokens of a pair; longer ones are truncated, and counted.", lower_bound=5)
+    global_clipnorm: float = _field(1.0, "Maximum norm of the gradient over all weights; 0 disables.", lower_bound=0.0)
+    teacher_layers: int = _field(0, "Keep this many of the teacher's first layers; 0 for all.", lower_bound=0)
+    vocabulary: str = _field("", "WordPiece vocabulary, a file with a token per line; the student preset's if empty.")
+    lowercase: bool = _field(False, "Convert text to lower case for --vocabulary; a preset sets this itself.")
+    sequence_length: int = _field(128, "Maximum tokens per pair; longer pairs are truncated.", lower_bound=5)
 
     eval_batch_size = 128
 
     def teacher_options(self):
-        """How many layers the teacher has."""
+        """Return the number of layers of the teacher."""
         return {"layers": self.teacher_layers or None}
 
     def student_options(self):
-        """How many layers the student has."""
+        """Return the number of layers of the student."""
         return {"layers": self.student_layers or None}
 
 
-# Of a run on labels alone, beside others of the same settings that have a teacher.
-ALONE = {
+# Changes that turn the settings of a run with a teacher into those of a run on labels only.
+WITHOUT_TEACHER = {
     "method": "none",
     "teacher": "",
     "teacher_weights": "",
@@ -152,9 +156,14 @@ ALONE = {
 }
 
 
-def define_flags(flag_values=flags.FLAGS, kind=Config):
-    """Defines a flag for each setting of a kind of `Config`, and for where and how a run is started."""
-    for field in dataclasses.fields(kind):
+def define_flags(flag_values=flags.FLAGS, config_class=Config):
+    """Define a flag for each setting of a run, and for where and how a run starts.
+
+    Args:
+        flag_values: `absl.flags.FlagValues`.
+        config_class: `Config` or a subclass.
+    """
+    for field in dataclasses.fields(config_class):
         text, default = field.metadata["help"], field.default
         options = {key: value for key, value in field.metadata.items() if key != "help"}
         options["flag_values"] = flag_values
@@ -169,83 +178,87 @@ def define_flags(flag_values=flags.FLAGS, kind=Config):
         else:
             flags.DEFINE_float(field.name, default, text, **options)
     flags.DEFINE_string(
-        "output_dir", "", "Folder of the run's results; made if it is missing.", flag_values=flag_values
+        "output_dir", "", "Directory of the results; created if it is missing.", flag_values=flag_values
     )
-    flags.DEFINE_bool(
-        "resume", False, "Go on with the run in --output_dir, from its last backup.", flag_values=flag_values
-    )
+    flags.DEFINE_bool("resume", False, "Resume the run in --output_dir from its last backup.", flag_values=flag_values)
     flags.DEFINE_float(
         "worker_timeout",
         multi_worker.TIMEOUT,
-        "Seconds that --strategy=multi_worker waits for the other workers to start.",
+        "Seconds to wait for the other workers of --strategy=multi_worker.",
         flag_values=flag_values,
     )
     flags.DEFINE_integer(
         "logical_devices",
         None,
-        "Devices into which the processor is divided, to try --strategy=mirrored without GPUs.",
+        "Logical CPU devices, to try --strategy=mirrored without GPUs.",
         lower_bound=1,
         flag_values=flag_values,
     )
 
 
-def from_flags(values, kind=Config):
-    """The settings of a kind that the parsed flags give.
+def from_flags(values, config_class=Config):
+    """Return the settings given by parsed flags.
+
+    Args:
+        values: `absl.flags.FlagValues`.
+        config_class: `Config` or a subclass.
 
     Raises:
-        ValueError: If an epoch of --decay_epochs is no number.
+        ValueError: If an entry of `--decay_epochs` is not an integer.
     """
-    config = {field.name: values[field.name].value for field in dataclasses.fields(kind)}
+    config = {field.name: values[field.name].value for field in dataclasses.fields(config_class)}
     try:
         config["decay_epochs"] = tuple(int(epoch) for epoch in config["decay_epochs"])
     except ValueError as error:
-        raise ValueError(f"--decay_epochs={','.join(config['decay_epochs'])} must be whole numbers.") from error
+        raise ValueError(
+            f"`--decay_epochs` must be integers. Received: --decay_epochs={','.join(config['decay_epochs'])}."
+        ) from error
     config |= {name: tuple(config[name]) for name in ("extra_losses", "loss_kwargs")}
-    return kind(**config)
+    return config_class(**config)
 
 
-def read(path, kind=Config):
-    """Read the settings of a kind from a `run.flags`; settings that are newer than the file get their defaults.
+def read(path, config_class=Config):
+    """Read settings from a `run.flags`. A setting that the file does not have gets its default.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged or of another kind.
+        ValueError: If the file is damaged or has flags of another class of settings.
     """
     lines = read_lines(path)
     try:
-        return parse(lines, kind)
+        return parse(lines, config_class)
     except flags.Error as error:
-        raise ValueError(f"{path} must have only flags that these scripts know. Received: {error}.") from error
+        raise ValueError(f"{path} must contain only flags of a {config_class.__name__}. Received: {error}.") from error
 
 
-def parse(lines, kind=Config):
-    """Return the settings of a kind from the lines of a `run.flags`.
+def parse(lines, config_class=Config):
+    """Return settings from the lines of a `run.flags`.
 
     Raises:
-        absl.flags.Error: If they are of another kind.
-        ValueError: If an epoch of --decay_epochs is no number.
+        absl.flags.Error: If the lines have flags of another class of settings.
+        ValueError: If an entry of `--decay_epochs` is not an integer.
     """
     values = flags.FlagValues()
-    define_flags(values, kind)
+    define_flags(values, config_class)
     values(["run", *lines])
-    return from_flags(values, kind)
+    return from_flags(values, config_class)
 
 
 def read_lines(path):
-    """Return the lines of a `run.flags` that are flags, without its comments.
+    """Return the lines of a `run.flags` without comments and empty lines.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged: not a small text file with a flag on each line.
+        ValueError: If the file is damaged: not a text file of at most 1 MiB with a flag on each line.
     """
     lines = [line.strip() for line in read_text(path).split("\n")]
     lines = [line for line in lines if line and not line.startswith("#")]
-    wrong = [line for line in lines if not line.startswith("--") or line.startswith(("--flagfile", "--undefok"))]
-    if wrong or not lines:
-        received = f"the line {wrong[0][:60]!r}" if wrong else "no flags"
+    invalid = [line for line in lines if not line.startswith("--") or line.startswith(("--flagfile", "--undefok"))]
+    if invalid or not lines:
+        received = f"the line {invalid[0][:60]!r}" if invalid else "no flags"
         raise ValueError(
-            f"{path} must have a flag of the run on each line. Received: {received}. The file is damaged: restore it "
-            'from "config" in result.json, or choose another --output_dir.'
+            f"{path} must have a flag on each line. Received: {received}. The file is damaged: restore it from "
+            '"config" in result.json, or choose another --output_dir.'
         )
     return lines
 
@@ -255,7 +268,7 @@ def read_text(path):
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If it is not a regular file, too large, or not text.
+        ValueError: If it is not a regular file, larger than 1 MiB, or not text.
     """
     try:
         text = untrusted.read_bytes(path, LARGEST_FILE).decode()
@@ -266,23 +279,27 @@ def read_text(path):
     return text
 
 
-def numbers(name, items):
-    """The floats that a flag of this name lists.
+def parse_floats(name, items):
+    """Return the items of a list flag as floats.
+
+    Args:
+        name: Name of the flag, for errors.
+        items: List of strings.
 
     Raises:
-        ValueError: If one is no finite number.
+        ValueError: If an item is not a finite number.
     """
     try:
-        found = [float(item) for item in items]
+        values = [float(item) for item in items]
     except ValueError as error:
         raise ValueError(f"--{name}={','.join(items)} must be numbers, such as --{name}=1,4.") from error
-    if not all(map(math.isfinite, found)):
+    if not all(map(math.isfinite, values)):
         raise ValueError(f"--{name}={','.join(items)} must be finite numbers, such as --{name}=1,4.")
-    return found
+    return values
 
 
 def to_lines(config):
-    """The settings as a flagfile's lines."""
+    """Return the settings as lines of a flagfile."""
     lines = []
     for name, value in dataclasses.asdict(config).items():
         if value is None:

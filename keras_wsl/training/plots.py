@@ -1,75 +1,96 @@
 """Plots of runs: accuracy, losses and regularization samples by epoch."""
 
-import matplotlib
-
-matplotlib.use("Agg")
-
-from matplotlib import pyplot as plt
-
 from keras_wsl.files import atomic_write
 
+# Title, unit, and the columns that are drawn, with their labels.
 PANELS = (
-    ("accuracy", "accuracy", ("val_accuracy", "accuracy")),
-    ("loss an example", "nats", ("val_loss", "student_loss", "kd", "wsl")),
-    ("regularization samples", "share of examples", ("regularization_sample_rate", "clean_regularization_sample_rate")),
-    ("mean weight of the soft labels", "WSL weight", ("mean_wsl_weight", "clean_mean_wsl_weight")),
+    ("Accuracy", "accuracy", {"val_accuracy": "validation", "accuracy": "training"}),
+    (
+        "Loss per example",
+        "nats",
+        {
+            "val_loss": "cross-entropy, validation",
+            "student_loss": "cross-entropy, training",
+            "kd": "soft labels, training",
+            "wsl": "soft labels, training",
+        },
+    ),
+    (
+        "Regularization samples",
+        "fraction of examples",
+        {
+            "regularization_sample_rate": "training batches",
+            "clean_regularization_sample_rate": "clean training examples",
+        },
+    ),
+    (
+        "Mean weight of the soft labels",
+        "WSL weight",
+        {"mean_wsl_weight": "training batches", "clean_mean_wsl_weight": "clean training examples"},
+    ),
 )
-LABELS = {
-    "val_accuracy": "validation",
-    "accuracy": "training",
-    "val_loss": "cross-entropy, validation",
-    "student_loss": "cross-entropy, training",
-    "kd": "soft labels, training",
-    "wsl": "soft labels, training",
-    "regularization_sample_rate": "training batches",
-    "clean_regularization_sample_rate": "clean probe",
-    "mean_wsl_weight": "training batches",
-    "clean_mean_wsl_weight": "clean probe",
-}
+
+
+def pyplot():
+    """Return `matplotlib.pyplot` with the backend that writes files. Importing it takes long, and not all runs plot."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    return plt
 
 
 def plot(runs, path, title=""):
-    """Draws the curves of one run, or of several over each other.
+    """Draw the curves of one run, or the first column of each panel for several runs.
 
     Args:
         runs: Dict of a run's label to its rows, dicts of one epoch's logs with `"epoch"`.
-        path: File of the picture.
-        title: Text above it.
+        path: Path of the PNG file.
+        title: Text above the panels.
     """
-    panels = [
-        panel for panel in PANELS if any(name in row for rows in runs.values() for row in rows for name in panel[2])
-    ]
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.2 * len(panels), 3.4 + 0.12 * len(runs)), layout="constrained", squeeze=False
-    )
-    for axis, (heading, unit, names) in zip(axes[0], panels):
-        for i, (label, rows) in enumerate(runs.items()):
-            for j, name in enumerate(names):
-                points = [(row["epoch"], row[name]) for row in rows if row.get(name) not in (None, "")]
-                # Several runs: a colour a run, and only the first two kinds of line, or nobody could read it.
-                if not points or (len(runs) > 1 and j > 1):
-                    continue
-                x, y = zip(*points)
-                colour, style = (f"C{i}", ("-", ":")[j]) if len(runs) > 1 else (f"C{j}", "-")
-                text = f"{label}, {LABELS[name]}" if len(runs) > 1 else LABELS[name]
-                axis.plot(x, y, style, color=colour, label=text, marker="." if len(x) < 3 else None)
+    panels = []
+    for heading, unit, columns in PANELS:
+        if len(runs) > 1:
+            column, label = next(iter(columns.items()))
+            heading, columns = f"{heading}, {label}", {column: ""}
+        if lines := _lines(runs, columns):
+            panels.append((heading, unit, lines))
+    plt = pyplot()
+    rows = -(-len(panels) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(9, 3.2 * rows), layout="constrained", squeeze=False)
+    for axis, (heading, unit, lines) in zip(axes.flat, panels):
+        for color, label, x, y in lines:
+            axis.plot(x, y, color=color, label=label, marker="." if len(x) < 3 else None)
         axis.set(title=heading, xlabel="epoch", ylabel=unit, yscale="log" if unit == "nats" else "linear")
         axis.xaxis.get_major_locator().set_params(integer=True)
         axis.grid(alpha=0.3)
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2} if len(runs) > 1 else {}
-        axis.legend(fontsize="x-small", **below)
+        axis.legend(fontsize="small")
+    for axis in axes.flat[len(panels) :]:
+        axis.remove()
     if title:
         figure.suptitle(title)
     save(figure, path, bbox_inches="tight")
     plt.close(figure)
 
 
+def _lines(runs, columns):
+    """Return `(color, label, epochs, values)` of each run and column that has values. A run keeps its color."""
+    lines = []
+    for i, (run, rows) in enumerate(runs.items()):
+        for j, (column, label) in enumerate(columns.items()):
+            points = [(row["epoch"], row[column]) for row in rows if row.get(column) not in (None, "")]
+            if points:
+                lines.append((f"C{i if len(runs) > 1 else j}", label or run, *zip(*points)))
+    return lines
+
+
 def save(figure, path, **kwargs):
-    """Write a figure as a PNG file, whole or not at all.
+    """Write a figure atomically as a PNG file.
 
     Args:
         figure: Matplotlib's `Figure`.
-        path: Path of the file; its folder exists.
+        path: Path of the file, in an existing directory.
         **kwargs: For `Figure.savefig`.
     """
     atomic_write(path, lambda file: figure.savefig(file, format="png", dpi=110, **kwargs))

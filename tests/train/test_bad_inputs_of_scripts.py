@@ -1,14 +1,12 @@
-"""What a careless user writes behind the scripts: exit status 2, one line on what came and what to do, no files.
+"""Invalid command lines of the scripts: exit status 2, one line with what was received and the remedy, no files.
 
-A row is a command line, run in this process, and two patterns of its error. What settings alone can show is tested in
-`test_scripts.py` and `test_recipes.py`; flags that absl refuses, such as `--epochs=0`, end with its usage message.
+A row is a command line, run in this process, and two patterns of its error. Errors of a `Config` alone are tested in
+`tests/training/`. Flags that absl refuses, such as `--epochs=0`, end with its usage message.
 """
 
 import os
-import pathlib
 import re
 
-import numpy as np
 import pytest
 from absl import flags
 
@@ -19,17 +17,20 @@ from keras_wsl import data, models
 from keras_wsl.training import cli, config, runner
 from tests.common import bright_splits, run_script
 
-TRAIN = pathlib.Path(runner.__file__).parent
 RUN = ["--data_dir=HERE/images.npz", "--student=resnet8", "--method=none", "--epochs=1", "--decay_epochs="]
 KD = ["--method=kd", "--teacher=resnet8", "--teacher_weights=HERE/teacher.keras"]
 STORE = ["--data=cifar100", "--data_dir=HERE/images.npz", *KD[1:]]
 
-# Of cifar100.py: the command line, what its error says came, and what to do.
+# cifar100.py: the command line, and the two patterns.
 ROWS = {
-    "decay before the start": (["--decay_epochs=-1"], "--decay_epochs=-1 must rise, from 1 on", "Give each epoch once"),
-    "decay twice": (["--decay_epochs=2,2"], "--decay_epochs=2,2 must rise", "Give each epoch once, in order"),
-    "decay backwards": (["--decay_epochs=3,1"], "--decay_epochs=3,1 must rise", "Give each epoch once, in order"),
-    "decay is text": (["--decay_epochs=1,x"], "--decay_epochs=1,x", "must be whole numbers"),
+    "decay before the start": (
+        ["--decay_epochs=-1"],
+        "`--decay_epochs` must be increasing",
+        "Received: --decay_epochs=-1",
+    ),
+    "decay twice": (["--decay_epochs=2,2"], "`--decay_epochs` must be increasing", "Received: --decay_epochs=2,2"),
+    "decay backwards": (["--decay_epochs=3,1"], "`--decay_epochs` must be increasing", "Received: --decay_epochs=3,1"),
+    "decay is text": (["--decay_epochs=1,x"], "`--decay_epochs` must be integers", "Received: --decay_epochs=1,x"),
     "learning rate is not a number": (["--learning_rate=nan"], "--learning_rate=nan must be a finite", "Leave it out"),
     "learning rate is infinite": (["--learning_rate=inf"], "--learning_rate=inf must be a finite", "Leave it out"),
     "weight decay is not a number": (["--weight_decay=nan"], "--weight_decay=nan must be a finite", "Leave it out"),
@@ -45,11 +46,11 @@ ROWS = {
     "temperature is negative": ([*KD, "--temperature=-4"], "positive number. Received: temperature=-4.0", "Give 1.0"),
     "temperature of labels": (
         ["--temperature=4"],
-        "--method=none has no .* no --temperature",
+        "`--temperature` needs a distillation loss, and --method=none has none",
         "or choose",
     ),
-    "loss_settings of labels": (["--loss_kwargs=beta=3"], "has no .* no --loss_kwargs", "or choose"),
-    "smoothing is all": (["--label_smoothing=1"], r"--label_smoothing=1.0 must be in \[0, 1\)", "gives up"),
+    "loss_settings of labels": (["--loss_kwargs=beta=3"], "`--loss_kwargs` needs a distillation loss", "or choose"),
+    "smoothing is all": (["--label_smoothing=1"], r"`--label_smoothing` must be in \[0, 1\)", "Received: .*=1.0"),
     "method is misspelt": (["--method=reviewdk"], "no method 'reviewdk'", "Did you mean 'reviewkd'"),
     "student is misspelt": (["--student=resnet_8"], "Unknown network 'resnet_8'", "Did you mean 'resnet8'"),
     "teacher is misspelt": ([*KD, "--teacher=wrn40_2"], "Unknown network 'wrn40_2'", "Did you mean 'wrn_40_2'"),
@@ -71,7 +72,7 @@ ROWS = {
     ),
     "weighting without a name": (
         [*KD, "--keep_probability=0.5"],
-        "--keep_probability=0.5 is of a weighting, and none is asked for",
+        "--keep_probability=0.5 needs a weighting",
         "Pass --weighting=",
     ),
     "probability is 2": (
@@ -81,8 +82,8 @@ ROWS = {
     ),
     "probability of wsl": (
         [*KD, "--weighting=wsl", "--keep_probability=0.5"],
-        "--keep_probability=0.5 is of exclude_ and only_regularization_samples",
-        "Received: --weighting=wsl",
+        "`--keep_probability` needs --weighting=exclude_regularization_samples",
+        "Received: .* --weighting=wsl",
     ),
     "switch is text": (
         [*KD, "--loss_kwargs=standardize=true"],
@@ -92,8 +93,8 @@ ROWS = {
     "form is misspelt": ([*KD, "--loss_kwargs=form=kll"], "Received: form='kll'", "must be one of .'kl'"),
     "dtype_policy": (
         ["--dtype_policy=float8"],
-        "--dtype_policy=float8 is no dtype policy",
-        "Expected such as float32",
+        "`--dtype_policy` must be a Keras dtype policy such as float32",
+        "Received: --dtype_policy=float8",
     ),
     "steps do not divide": (
         ["--steps_per_execution=7"],
@@ -161,7 +162,11 @@ ROWS = {
     },
     "loss_settings is NaN": ([*KD, "--loss_kwargs=weight=nan"], "Received: weight='nan'", "must be a number"),
     "loss_settings is a list": ([*KD, "--loss_kwargs=weight=[1]"], r"Received: weight=\[1\]", "must be a number"),
-    "name is not the loss's to give": ([*KD, "--loss_kwargs=layers=5"], "no settings .'layers'", "It takes"),
+    "name is not the loss's to give": (
+        [*KD, "--loss_kwargs=layers=5"],
+        "has no arguments .'layers'",
+        "Expected some of",
+    ),
     "epochs are huge": (["--epochs=99999999999999999999"], "--epochs must be at most 1,000,000", "Received"),
     "decay is huge": (["--decay_epochs=1,99999999999"], "--decay_epochs must be at most 1,000,000", "Received"),
     "batch is huge": (["--batch_size=99999999999"], "--batch_size must be at most 2,147,483,647", "Received"),
@@ -207,16 +212,16 @@ ROWS = {
     "out holds other things": (
         ["--output_dir=HERE/full"],
         "--output_dir=.*full holds other files and no run",
-        "Choose a folder",
+        "Choose a directory",
     ),
-    "out is missing": (["--output_dir="], "--output_dir is missing", "name a folder for the results"),
+    "out is missing": (["--output_dir="], "--output_dir is missing", "Pass a directory for the results"),
 }
-JUDGED = {
+EVALUATED = {
     "no such run": (["HERE/absent"], "There is no student .*absent", "Expected the folder of a run"),
-    "no run": (["HERE/full"], "full holds no finished run", "Go on with it by --resume"),
+    "no run": (["HERE/full"], "full holds no finished run", "Resume it with --resume"),
     "network without data": (["HERE/teacher.keras"], "does not say what it was trained on", "Pass --data, one of"),
     "network of other data": (["--data=digits", "HERE/teacher.keras"], r"inputs of shape \(8, 8, 3\)", "Judge it on"),
-    "judged in a file": (
+    "results in a file": (
         ["--data=cifar100", "--data_dir=HERE/images.npz", "--output_dir=HERE/file", "HERE/teacher.keras"],
         "file must be a directory. Received: it is a file",
         "Pass another path",
@@ -236,17 +241,19 @@ WRITTEN = {
 
 
 def train(arguments):
-    """Parse a command line of cifar100.py and train as it says, in this process."""
+    """Parse a command line of cifar100.py and train, in this process."""
     values = flags.FlagValues()
     config.define_flags(values)
     flags.DEFINE_string("data_dir", None, "", flag_values=values)
     flags.DEFINE_bool("download", False, "", flag_values=values)
     values(["cifar100.py", *arguments])
-    wanted = config.from_flags(values)
-    return runner.run(wanted, cifar100.splits(wanted, values), values.output_dir, resume=values.resume, verbose=0)
+    settings = config.from_flags(values)
+    return runner.run(
+        settings, cifar100.load_splits(settings, values), values.output_dir, resume=values.resume, verbose=0
+    )
 
 
-def _judge(arguments):
+def _evaluate(arguments):
     values = flags.FlagValues()
     evaluate.define_flags(values)
     return evaluate.evaluate(values(["evaluate.py", *arguments])[1:], values)
@@ -256,10 +263,10 @@ def _write(arguments):
     values = flags.FlagValues()
     cache_soft_labels.define_flags(values)
     values(["cache_soft_labels.py", *arguments])
-    return cache_soft_labels.write(values)
+    return cache_soft_labels.write_soft_labels(values)
 
 
-TABLES = {"train": (ROWS, RUN, train), "judge": (JUDGED, [], _judge), "write": (WRITTEN, STORE, _write)}
+TABLES = {"train": (ROWS, RUN, train), "evaluate": (EVALUATED, [], _evaluate), "write": (WRITTEN, STORE, _write)}
 
 
 @pytest.fixture(scope="module")
@@ -287,47 +294,31 @@ def _files(folder):
 @pytest.mark.parametrize(
     "script, name", [(script, name) for script, (rows, *_) in TABLES.items() for name in rows], ids=str
 )
-def test_a_bad_command_line_is_told_in_one_line(script, name, here, tmp_path, capsys):
+def test_script_prints_an_error_in_one_line(script, name, here, tmp_path, capsys):
     rows, common, run = TABLES[script]
-    arguments, came, advice = rows[name]
+    arguments, problem, remedy = rows[name]
     before = _files(here)
     arguments = [argument.replace("HERE", str(here)) for argument in [*common, *arguments]]
     arguments.insert(0, f"--output_dir={tmp_path / 'out'}")
     assert cli.status(lambda: run(arguments)) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert re.match(r"\w+Error: ", line) and re.search(came, line) and re.search(advice, line), line
+    assert re.match(r"\w+Error: ", line) and re.search(problem, line) and re.search(remedy, line), line
     assert not (tmp_path / "out").exists() and _files(here) == before
 
 
 @pytest.mark.parametrize(
     "script, arguments, status, words",
     [
-        ("cifar100.py", ["--method=none", "--decay_epochs=3,1", "--data_dir=HERE/images.npz"], 2, "must rise"),
+        ("cifar100.py", ["--method=none", "--decay_epochs=3,1", "--data_dir=HERE/images.npz"], 2, "must be increasing"),
         ("evaluate.py", ["HERE/full"], 2, "holds no finished run"),
         ("cifar100.py", ["--epoch=3"], 1, "Did you mean: epochs"),
         ("cifar100.py", ["--warmup_epochs=-3"], 1, "not a non-negative"),
-        ("cifar100.py", ["runs/wsl"], 1, "Expected flags alone"),
+        ("cifar100.py", ["runs/wsl"], 1, "Expected flags only"),
     ],
 )
 def test_script_refuses_a_bad_command_line(script, arguments, status, words, here, tmp_path):
     arguments = [argument.replace("HERE", str(here)) for argument in arguments]
     ended = run_script(script, f"--output_dir={tmp_path / 'out'}", *arguments)
     assert ended.returncode == status and "Traceback" not in ended.stderr, ended.stderr[-2000:]
-    said = ended.stderr.strip().splitlines()[-1] if status == 2 else ended.stderr + ended.stdout
-    assert words in said and not (tmp_path / "out").exists()
-
-
-def test_settings_of_labels_alone_are_none_of_a_teacher():
-    """Beside runs that have a teacher, in the scripts that plan several."""
-    wanted = config.Config(teacher="resnet8", teacher_weights="x", temperature=2.0, alpha=1.0, weighting="wsl")
-    alone = vars(wanted) | config.ALONE
-    runner._check(config.Config(**alone))
-    assert np.all([alone[name] == value for name, value in vars(config.Config(method="none")).items()])
-
-
-def test_status_prints_one_line_whatever_the_error_holds(capsys):
-    def fail():
-        raise ValueError("no folder 'a\rb\x1b[2J'\nexpected: one")
-
-    assert cli.status(fail) == 2
-    assert capsys.readouterr().err == "ValueError: no folder 'a\\rb\\x1b[2J' expected: one\n"
+    printed = ended.stderr.strip().splitlines()[-1] if status == 2 else ended.stderr + ended.stdout
+    assert words in printed and not (tmp_path / "out").exists()

@@ -15,7 +15,7 @@ import jobs
 from keras_wsl import data
 from keras_wsl.analysis.bias_variance import Interval, standard_errors
 from keras_wsl.analysis.bias_variance import bias_variance as decompose
-from keras_wsl.training import artifacts, config, runner
+from keras_wsl.training import artifacts, config, inputs, runner
 from tests.common import bright_splits
 
 SMALL = config.Config(
@@ -69,12 +69,12 @@ def _values(tmp_path, **changes):
 def test_members_differ_in_the_seed_and_the_draw_alone():
     pool = bright_splits(90).train
     kd, labels = (bias_variance.members_of(SMALL, method, 4, "teacher.keras") for method in ("kd", "none"))
-    drawn = [runner.parts(data.Splits(pool, pool), member)[0].index for member in kd]
+    drawn = [inputs.split_dataset(data.Splits(pool, pool), member)[0].index for member in kd]
     assert len({tuple(index) for index in drawn}) == 4 and all(len(index) == 30 for index in drawn)
     for one, other, index in zip(kd, labels, drawn):
         assert dataclasses.replace(one, seed=0) == kd[0]
         assert (one.teacher, other.teacher, other.teacher_weights) == ("tiny", "", "")
-        np.testing.assert_array_equal(runner.parts(data.Splits(pool, pool), other)[0].index, index)
+        np.testing.assert_array_equal(inputs.split_dataset(data.Splits(pool, pool), other)[0].index, index)
     teacher = bias_variance.teacher_of(SMALL)
     assert (teacher.method, teacher.max_train_examples, teacher.teacher) == ("none", 0, "")
 

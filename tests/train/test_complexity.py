@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import pathlib
 import types
 
 import keras
@@ -12,12 +11,12 @@ import pytest
 import complexity
 from keras_wsl import analysis, data, models, teacher_checkpoints
 from keras_wsl.training import config, runner
-from tests.common import bright_splits, run_script
+from tests.common import TRAIN, bright_splits, run_script
 
 pytestmark = pytest.mark.eager
 
 
-SCRIPT = pathlib.Path(runner.__file__).parent / "complexity.py"
+SCRIPT = TRAIN / "complexity.py"
 SMALL = config.Config(
     student="tiny", method="none", epochs=2, batch_size=16, decay_epochs=(1,), checkpoint_every=1, learning_rate=0.02
 )

@@ -1,4 +1,4 @@
-"""The script of weights, as its user runs it."""
+"""convert_weights.py."""
 
 import keras
 import numpy as np
@@ -17,17 +17,17 @@ def source(tmp_path_factory):
     return path
 
 
-needs_name = pytest.mark.skipif("imagenet_mobilenet_v1" not in models.names(), reason="the zoo does not name it yet")
+needs_name = pytest.mark.skipif("imagenet_mobilenet_v1" not in models.names(), reason="not a registered network")
 
 
 @needs_name
-def test_writes_what_the_zoo_reads(source, tmp_path):
+def test_script_writes_weights_that_build_reads(source, tmp_path):
     out = tmp_path / "a.weights.h5"
     result = run_script(
         "convert_weights.py",
         "--network=imagenet_mobilenet_v1",
         f"--source={source}",
-        f"--output_dir={out}",
+        f"--output_file={out}",
         "--classes=7",
     )
     assert result.returncode == 0, result.stderr
@@ -39,8 +39,8 @@ def test_writes_what_the_zoo_reads(source, tmp_path):
     np.testing.assert_array_equal(*(keras.ops.convert_to_numpy(model(x)) for model in (read, expected)))
 
 
-def test_mistakes_are_one_line(source, tmp_path):
+def test_script_prints_an_error_in_one_line(source, tmp_path):
     out = tmp_path / "a.weights.h5"
-    result = run_script("convert_weights.py", "--network=resnet8", f"--source={source}", f"--output_dir={out}")
+    result = run_script("convert_weights.py", "--network=resnet8", f"--source={source}", f"--output_file={out}")
     assert result.returncode == 2 and not out.exists()
     assert "ValueError: The arrays do not fit resnet8: 'conv1.weight'" in result.stderr.splitlines()[-1]

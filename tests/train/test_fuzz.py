@@ -139,7 +139,7 @@ def test_trainer_refuses_or_accepts_any_flags(sandbox, base, changes, out, resum
     errors = io.StringIO()
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(errors), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        patch.setattr(runner, "_fit", _stub_fit)
+        patch.setattr(runner, "fit", _stub_fit)
         try:
             status = cli.status(lambda: train(arguments))
         except flags.Error:  # absl ends the script with its usage message.

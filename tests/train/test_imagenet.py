@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import types
 
 import keras
@@ -12,14 +11,13 @@ from absl import flags
 
 import imagenet
 from keras_wsl import callbacks, data, models
-from keras_wsl.training import artifacts, config, recipes, runner
+from keras_wsl.training import artifacts, build, build_losses, config, recipes, runner
 from tests.common import image_network, run_script
-from tests.train.test_scripts import OUTPUTS
+from tests.training.test_runner import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
 
-TRAIN = pathlib.Path(runner.__file__).parent
-SMALL = config.ImageNet(
+SMALL = config.ImageNetConfig(
     student="tiny", method="none", epochs=2, batch_size=8, decay_epochs=(1,), image_size=32, max_train_examples=16
 )
 RESNETS = {"teacher": "imagenet_resnet34", "student": "imagenet_resnet18"}
@@ -76,7 +74,7 @@ def _weights(path):
     return keras.saving.load_model(path, compile=False).get_weights()
 
 
-def test_the_script_leaves_everything(tree, teacher, tmp_path):
+def test_script_writes_all_outputs(tree, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = dataclasses.replace(
         SMALL, method="wsl", teacher="tiny", teacher_weights=str(teacher), epochs=1, decay_epochs=()
@@ -98,7 +96,7 @@ def test_the_script_leaves_everything(tree, teacher, tmp_path):
     assert 0 <= result["teacher_accuracy"] <= 1
 
 
-def test_errors_of_the_command_are_one_line(tmp_path):
+def test_script_prints_an_error_in_one_line(tmp_path):
     absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
@@ -117,7 +115,7 @@ def test_errors_of_the_command_are_one_line(tmp_path):
         ({"max_train_examples": 1000}, "1000 of 24"),
     ],
 )
-def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatch):
+def test_script_with_invalid_settings_writes_nothing(changes, message, tree, tmp_path, monkeypatch):
     given = types.SimpleNamespace(data_dir=str(tree), output_dir=str(tmp_path / "run"), resume=False)
     monkeypatch.setattr(imagenet, "flags", types.SimpleNamespace(FLAGS=given))
     with pytest.raises(ValueError, match=message) as caught:
@@ -127,7 +125,7 @@ def test_bad_settings_write_nothing(changes, message, tree, tmp_path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_an_unreadable_image_is_left_out_and_counted(tree, tmp_path):
+def test_run_skips_and_counts_unreadable_images(tree, tmp_path):
     folder, bad = _damaged(tree, tmp_path)
     wanted = dataclasses.replace(SMALL, max_train_examples=0, epochs=1, decay_epochs=())
     result = runner.run(wanted, _splits(folder), tmp_path / "run", top_5=True, verbose=0)
@@ -146,7 +144,7 @@ class _Stop(Exception):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
+def test_run_resumes_to_the_same_bits(tree, tmp_path, monkeypatch):
     wanted = dataclasses.replace(SMALL, max_train_examples=0, backup_every_steps=1)
     runner.run(wanted, _splits(tree), tmp_path / "whole", top_5=True, verbose=0)
     save, saves = callbacks.ExactBackupAndRestore._save, []
@@ -186,19 +184,19 @@ def test_a_stopped_run_ends_in_the_same_bits(tree, tmp_path, monkeypatch):
         ("at", 1, {}, {"weight": 1000}),
     ],
 )
-def test_published_numbers(method, labels, pair, expected):
-    wanted = config.ImageNet(method=method, **pair)
-    recipe = recipes.of(wanted)
-    (loss,) = recipes.main_losses(wanted, None)
+def test_recipe_has_the_published_values(method, labels, pair, expected):
+    wanted = config.ImageNetConfig(method=method, **pair)
+    recipe = recipes.get_recipe(wanted)
+    (loss,) = build_losses.build_main_losses(wanted, None)
     assert recipe.student_loss_weight == labels
     assert {name: getattr(loss, name) for name in expected} == expected
     assert recipe.teacher_batch_statistics == (method == "overhaul")
-    assert recipe.warm_up == {"dkd": 1, "rld": 1, "reviewkd": 1}.get(method, 0)
+    assert recipe.warmup_epochs == {"dkd": 1, "rld": 1, "reviewkd": 1}.get(method, 0)
 
 
-def test_flags_set_the_published_numbers_aside():
-    wanted = config.ImageNet(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_kwargs=("beta=7",))
-    (loss,) = recipes.main_losses(wanted, None)
+def test_flags_override_published_values():
+    wanted = config.ImageNetConfig(method="dkd", **RESNETS, alpha=3.0, temperature=2.0, loss_kwargs=("beta=7",))
+    (loss,) = build_losses.build_main_losses(wanted, None)
     assert (loss.weight, loss.temperature, loss.beta) == (3.0, 2.0, 7)
 
 
@@ -226,17 +224,17 @@ PREACT = tuple(f"{name}_preact" for name in BLOCKS)
         ("tf_kd", None),
     ],
 )
-def test_the_fourth_block_is_compared_where_both_have_it(loss, expected):
+def test_layers_include_the_fourth_block_if_both_networks_have_it(loss, expected):
     four, three = (image_network("network", (4, 4, 6, 8, 10)[:stages], input_shape=(16, 16, 3)) for stages in (5, 4))
-    assert recipes._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
-    assert recipes._layers(loss, four, three) == recipes._layers(loss, three, four) == {}
-    assert recipes._layers(loss, four, None) == {}
+    assert build_losses._layers(loss, four, four) == ({} if expected is None else {"layers": list(expected)})
+    assert build_losses._layers(loss, four, three) == build_losses._layers(loss, three, four) == {}
+    assert build_losses._layers(loss, four, None) == {}
     if loss in recipes.IMAGENET and loss not in ("ab", "fsp", "crd"):  # The loss takes what was found.
-        assert recipes.main_losses(config.ImageNet(method=loss), None, four, four)[0].name == loss
+        assert build_losses.build_main_losses(config.ImageNetConfig(method=loss), None, four, four)[0].name == loss
 
 
-def test_defaults_are_the_recipe():
-    wanted = config.ImageNet()
+def test_config_defaults_are_the_published_recipe():
+    wanted = config.ImageNetConfig()
     assert (wanted.epochs, wanted.batch_size, wanted.learning_rate, wanted.decay_epochs) == (
         100,
         256,
@@ -250,19 +248,19 @@ def test_defaults_are_the_recipe():
         0.0,
         0.0,
     )
-    rate = runner._learning_rate(wanted, 5005, wanted.epochs)
+    rate = build.build_learning_rate(wanted, 5005, wanted.epochs)
     for epoch, expected in ((0, 0.1), (30, 0.01), (60, 1e-3), (90, 1e-4)):
         assert float(rate(epoch * 5005)) == pytest.approx(expected)
         assert epoch == 0 or float(rate(epoch * 5005 - 1)) == pytest.approx(10 * expected)
-    optimizer = runner._optimizer(wanted, 5005, wanted.epochs)
+    optimizer = build.build_optimizer(wanted, 5005, wanted.epochs)
     assert optimizer.nesterov and optimizer.momentum == 0.9 and optimizer.weight_decay == 1e-4
 
 
-def test_flags_are_the_settings():
+def test_from_flags_returns_all_settings():
     values = flags.FlagValues()
-    config.define_flags(values, config.ImageNet)
+    config.define_flags(values, config.ImageNetConfig)
     values(["script"])
-    assert config.from_flags(values, config.ImageNet) == config.ImageNet()
+    assert config.from_flags(values, config.ImageNetConfig) == config.ImageNetConfig()
     wanted = dataclasses.replace(SMALL, alpha=1.5, resize=40, max_corrupt_images=3, nesterov=False)
     values(["script", *config.to_lines(wanted)])
-    assert config.from_flags(values, config.ImageNet) == wanted
+    assert config.from_flags(values, config.ImageNetConfig) == wanted

@@ -54,19 +54,19 @@ def test_a_folder_that_was_stopped_goes_on(tmp_path):
 
 
 def test_the_settings_say_which_script(tmp_path):
-    scripts = [jobs.command(tmp_path, kind(), "data")[1] for kind in (config.Config, config.MultiNLI)]
+    scripts = [jobs.command(tmp_path, kind(), "data")[1] for kind in (config.Config, config.MultiNLIConfig)]
     assert scripts == [str(jobs.HERE / name) for name in ("cifar100.py", "multinli.py")]
     assert all((jobs.HERE / name).exists() for name in jobs.SCRIPTS.values())
 
 
 def test_a_run_of_another_kind_is_read(tmp_path):
-    wanted = config.MultiNLI(student_layers=2, epochs=1)
+    wanted = config.MultiNLIConfig(student_layers=2, epochs=1)
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "run.flags").write_text("\n".join(config.to_lines(wanted)))
     (tmp_path / "run" / "result.json").write_text("{}")
     assert jobs.train({tmp_path / "run": wanted}, "data") == []
     with pytest.raises(ValueError, match="--student_layers: 2 in run.flags, 3 now"):
-        jobs.train({tmp_path / "run": config.MultiNLI(student_layers=3, epochs=1)}, "data")
+        jobs.train({tmp_path / "run": config.MultiNLIConfig(student_layers=3, epochs=1)}, "data")
 
 
 SLEEPER = """

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 import types
 
 import keras
@@ -14,13 +13,11 @@ import multinli
 from keras_wsl import callbacks, data, models, optimizers
 from keras_wsl.data.multinli import CLASSES
 from keras_wsl.models import keras_nlp_backbones
-from keras_wsl.training import artifacts, config, recipes, runner
+from keras_wsl.training import artifacts, build, build_losses, config, recipes, runner
 from tests.common import bert_preset, run_script, text_network
-from tests.train.test_scripts import OUTPUTS
+from tests.training.test_runner import OUTPUTS
 
 EXPORTS = True  # See conftest.py.
-
-TRAIN = pathlib.Path(runner.__file__).parent
 
 
 @pytest.fixture
@@ -68,7 +65,9 @@ def _splits(length=16):
 
 
 def _small(preset, **changes):
-    small = config.MultiNLI(student=preset, student_layers=2, method="none", epochs=1, batch_size=8, sequence_length=16)
+    small = config.MultiNLIConfig(
+        student=preset, student_layers=2, method="none", epochs=1, batch_size=8, sequence_length=16
+    )
     return dataclasses.replace(small, **changes)
 
 
@@ -78,8 +77,10 @@ def _taught(preset, teacher, **changes):
 
 def _run(wanted, out, **changes):
     pairs = _splits()
-    also = {"mismatched": pairs.mismatched}
-    return runner.run(wanted, pairs, out, build=keras_nlp_backbones.build, also=also, verbose=0, **changes)
+    extra_test_sets = {"mismatched": pairs.mismatched}
+    return runner.run(
+        wanted, pairs, out, build=keras_nlp_backbones.build, extra_test_sets=extra_test_sets, verbose=0, **changes
+    )
 
 
 def _weights(path):
@@ -88,7 +89,7 @@ def _weights(path):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_labels_alone(preset, tmp_path):
+def test_run_on_labels(preset, tmp_path):
     result = _run(_small(preset), tmp_path / "run")
     assert result["data"]["train"] == {"examples": 24, "classes": 3, "truncated_pairs": 5}
     assert result["data"]["test"] == {"examples": 12, "classes": 3, "truncated_pairs": 2}
@@ -110,7 +111,7 @@ def test_labels_alone(preset, tmp_path):
         pytest.param("pkd", 0.3, {"pkd": 1000, "kd": 0.7}, marks=pytest.mark.slow),
     ],
 )
-def test_a_shallow_student_of_a_deep_teacher(method, labels, weights, preset, teacher, tmp_path):
+def test_run_distills_a_deep_teacher_to_a_shallow_student(method, labels, weights, preset, teacher, tmp_path):
     wanted = _taught(preset, teacher, method=method, max_train_examples=15)
     result = _run(wanted, tmp_path / "run")
     (row,) = artifacts.read_csv(tmp_path / "run" / "epochs.csv")
@@ -130,7 +131,7 @@ class _Stop(Exception):
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("no_saved_model")
-def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
+def test_run_resumes_to_the_same_bits(preset, tmp_path, monkeypatch):
     """Dropout, the moments of AdamW and the schedule go on where they were."""
     wanted = _small(preset, student_layers=1, epochs=2, backup_every_steps=1)
     whole = _run(wanted, tmp_path / "whole")
@@ -153,11 +154,12 @@ def test_a_stopped_run_ends_in_the_same_bits(preset, tmp_path, monkeypatch):
         assert whole[name] == stopped[name]
 
 
-def test_networks_have_the_layers_asked_for(preset, teacher):
+def test_build_networks_applies_layers(preset, teacher):
     """The student starts from the first layers of a fine-tuned one; the teacher is all of it."""
     wanted = _taught(preset, teacher, method="kd", student_weights=str(teacher))
     deep, shallow = (
-        model.get_layer("backbone") for model in runner._networks(wanted, _splits().train, keras_nlp_backbones.build)
+        model.get_layer("backbone")
+        for model in build.build_networks(wanted, _splits().train, keras_nlp_backbones.build)
     )
     assert (deep.num_layers, shallow.num_layers) == (4, 2)
     for layer in shallow.layers:
@@ -175,42 +177,42 @@ def test_networks_have_the_layers_asked_for(preset, teacher):
         (3, 3, [(0, 0), (1, 1)]),
     ],
 )
-def test_pkd_skips_layers(teacher_layers, student_layers, pairs):
+def test_build_main_losses_pkd_skips_layers(teacher_layers, student_layers, pairs):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
-    patient, soft = recipes.main_losses(config.MultiNLI(method="pkd"), None, teacher, student)
+    patient, soft = build_losses.build_main_losses(config.MultiNLIConfig(method="pkd"), None, teacher, student)
     for position, names in enumerate((patient.student_layers, patient.teacher_layers)):
         assert list(names) == [f"transformer_layer_{pair[position]}" for pair in pairs]
     assert (patient.weight, patient.normalize, patient.position) == (1000, False, 0)
     assert (soft.temperature, soft.weight, soft.divide_by_num_classes) == (5.0, 0.7, True)
-    assert recipes.of(config.MultiNLI(method="pkd")).student_loss_weight == 0.3
+    assert recipes.get_recipe(config.MultiNLIConfig(method="pkd")).student_loss_weight == 0.3
 
 
 @pytest.mark.parametrize("teacher_layers, student_layers", [(2, 3), (3, 1)])
-def test_pkd_needs_a_student_that_is_not_deeper(teacher_layers, student_layers):
+def test_build_main_losses_pkd_refuses_a_deeper_student(teacher_layers, student_layers):
     teacher, student = text_network("teacher", teacher_layers), text_network("student", student_layers)
-    with pytest.raises(ValueError, match=f"Received: {student_layers} layers and a teacher of {teacher_layers}"):
-        recipes.main_losses(config.MultiNLI(method="pkd"), None, teacher, student)
+    with pytest.raises(ValueError, match=f"a student of {student_layers} layers and a teacher of {teacher_layers}"):
+        build_losses.build_main_losses(config.MultiNLIConfig(method="pkd"), None, teacher, student)
 
 
-def test_settings_are_of_the_first_loss():
-    wanted = config.MultiNLI(method="pkd", alpha=10.0, loss_kwargs=("normalize=True",))
-    patient, soft = recipes.main_losses(wanted, None)
+def test_build_main_losses_applies_settings_to_the_first_loss():
+    wanted = config.MultiNLIConfig(method="pkd", alpha=10.0, loss_kwargs=("normalize=True",))
+    patient, soft = build_losses.build_main_losses(wanted, None)
     assert (patient.weight, patient.normalize, soft.weight) == (10.0, True, 0.7)
-    (loss,) = recipes.main_losses(config.MultiNLI(method="kd", temperature=10.0), None)
+    (loss,) = build_losses.build_main_losses(config.MultiNLIConfig(method="kd", temperature=10.0), None)
     assert (loss.temperature, loss.weight, loss.divide_by_num_classes) == (10.0, 0.7, True)
 
 
-def test_methods_on_maps_are_not_of_sentences():
+def test_get_recipe_refuses_methods_on_feature_maps():
     with pytest.raises(ValueError, match="no method 'at'. Expected one of .*'pkd'"):
-        recipes.of(config.MultiNLI(method="at"))
+        recipes.get_recipe(config.MultiNLIConfig(method="at"))
 
 
-def test_defaults_are_the_recipe(preset):
-    wanted = config.MultiNLI()
+def test_config_defaults_are_the_published_recipe(preset):
+    wanted = config.MultiNLIConfig()
     assert (wanted.epochs, wanted.batch_size, wanted.sequence_length) == (4, 32, 128)
     steps, student = 100, keras_nlp_backbones.build(preset, layers=2)
     train = types.SimpleNamespace(steps_per_epoch=lambda batch_size: {32: steps}[batch_size])
-    model = runner.distiller(wanted, recipes.of(wanted), None, student, [], train)
+    model = build.build_distiller(wanted, recipes.get_recipe(wanted), None, student, [], train)
     optimizer = model.optimizer
     assert isinstance(optimizer, keras.optimizers.AdamW)
     assert (optimizer.epsilon, optimizer.weight_decay, optimizer.global_clipnorm) == (1e-6, 0.01, 1.0)
@@ -221,16 +223,16 @@ def test_defaults_are_the_recipe(preset):
     assert decayed == {"kernel", "embeddings"}
 
 
-def test_flags_are_the_settings(preset):
+def test_from_flags_returns_all_settings(preset):
     values = flags.FlagValues()
-    config.define_flags(values, config.MultiNLI)
+    config.define_flags(values, config.MultiNLIConfig)
     values(["script"])
-    assert config.from_flags(values, config.MultiNLI) == config.MultiNLI()
+    assert config.from_flags(values, config.MultiNLIConfig) == config.MultiNLIConfig()
     wanted = _small(preset, teacher_layers=3, lowercase=True, vocabulary="words.txt", decay_epochs=(1,), alpha=0.5)
     values(["script", *config.to_lines(wanted)])
-    assert config.from_flags(values, config.MultiNLI) == wanted
+    assert config.from_flags(values, config.MultiNLIConfig) == wanted
     assert wanted.student_options() == {"layers": 2} and wanted.teacher_options() == {"layers": 3}
-    assert config.MultiNLI().student_options() == {"layers": None}
+    assert config.MultiNLIConfig().student_options() == {"layers": None}
 
 
 @pytest.fixture(scope="module")
@@ -266,7 +268,7 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.slow  # test_imagenet.py has a shorter one.
-def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
+def test_script_writes_all_outputs(folder, preset, teacher, tmp_path):
     out = tmp_path / "run"
     wanted = _taught(preset, teacher, method="pkd")
     ended = run_script("multinli.py", f"--data_dir={folder}", f"--output_dir={out}", *config.to_lines(wanted))
@@ -295,10 +297,10 @@ def test_the_script_leaves_everything(folder, preset, teacher, tmp_path):
         ({"method": "at", "teacher": "PRESET", "teacher_weights": "TEACHER"}, "no method 'at'"),
         ({"optimizer": "adam"}, "--optimizer=adam is unknown. Expected one of sgd, adamw"),
         ({"schedule": "cosine"}, "--schedule=cosine is unknown. Expected one of steps, linear"),
-        ({"lr_warmup_fraction": 1.0}, r"--lr_warmup_fraction=1.0 must be a part of all steps, in \[0, 1\)"),
+        ({"lr_warmup_fraction": 1.0}, r"`--lr_warmup_fraction` must be in \[0, 1\). Received: .*=1.0"),
     ],
 )
-def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path, monkeypatch):
+def test_script_with_invalid_settings_writes_nothing(changes, message, preset, teacher, tmp_path, monkeypatch):
     short = tmp_path / "short.txt"
     short.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]) + "\n")
     names = {"SHORT": str(short), "PRESET": preset, "TEACHER": str(teacher)}
@@ -311,7 +313,7 @@ def test_bad_settings_write_nothing(changes, message, preset, teacher, tmp_path,
     assert "\n" not in str(caught.value) and not (tmp_path / "run").exists()
 
 
-def test_errors_of_the_command_are_one_line(preset, tmp_path):
+def test_script_prints_an_error_in_one_line(preset, tmp_path):
     absent = run_script(
         "multinli.py",
         "--method=none",

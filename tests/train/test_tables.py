@@ -13,7 +13,7 @@ import tables
 from evidence import budgets, page, paper
 from evidence.kept import Estimate, Kept, clock
 from keras_wsl import data
-from keras_wsl.training import artifacts, config, recipes
+from keras_wsl.training import artifacts, build_losses, config, recipes
 from tests.common import bright_splits
 from tests.train.test_bias_variance import processes
 from tests.train.test_imagenet import tree
@@ -69,13 +69,13 @@ def test_every_run_is_one_that_trains(name, scales):
     teachers, students = _plan(name, scales)
     assert students
     for run in students:
-        recipe = recipes.of(run.wanted)
+        recipe = recipes.get_recipe(run.wanted)
         assert bool(run.teacher) == recipe.needs_teacher
         if run.teacher:
             assert teachers[run.teacher].wanted.student == run.wanted.teacher
             assert teachers[run.teacher].wanted.method == "none"
     for wanted in {run.wanted for run in students if run.wanted.method != "crd"}:  # Whose classes are the data's.
-        recipes.main_losses(wanted, None)  # Settings that do not fit are refused.
+        build_losses.build_main_losses(wanted, None)  # Settings that do not fit are refused.
 
 
 def test_a_run_is_the_same_in_every_table_and_for_every_seed():
@@ -121,7 +121,7 @@ def test_a_name_is_of_what_a_run_does():
     for other in ({"epochs": 21}, {"alpha": 1.0}, {"nesterov": True}):
         assert budgets.name_of(dataclasses.replace(wanted, **other)) != one
     assert budgets.name_of(wanted, teacher="teacher-a") != budgets.name_of(wanted, teacher="teacher-b")
-    presets = [config.MultiNLI(student=f"{folder}/minilm") for folder in ("here", "there")]
+    presets = [config.MultiNLIConfig(student=f"{folder}/minilm") for folder in ("here", "there")]
     assert len({budgets.name_of(one) for one in presets}) == 1 and "minilm-" in budgets.name_of(presets[0])
     # A name does not change with the code: it is in files.
     assert budgets.name_of(config.Config(student="resnet8", method="none", epochs=3)) == "resnet8-none-782bd1"

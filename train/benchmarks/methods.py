@@ -17,7 +17,7 @@ from absl import flags
 
 from benchmarks import SCRIPT
 from keras_wsl import data, models
-from keras_wsl.training import artifacts, config, recipes, runner
+from keras_wsl.training import artifacts, build, build_losses, config, recipes
 from keras_wsl.training.process_memory import peak_mib
 
 COLUMNS = ("method", "stage", "milliseconds", "relative", "peak_memory_mib", "adapter_parameters")
@@ -34,13 +34,15 @@ def examples(count):
 
 def distiller_of(wanted, train, stage=""):
     """A compiled Distiller of a method's main stage, or of its first one."""
-    recipe = recipes.get(wanted.method)
+    recipe = recipes.METHODS[wanted.method]
     teacher = models.build(wanted.teacher, CLASSES) if recipe.needs_teacher else None
     student = models.build(wanted.student, CLASSES)
     if stage:
-        return runner.first_stage(wanted, recipe, teacher, student, recipes.stage_loss(wanted), train)
-    losses = recipes.main_losses(wanted, train)
-    return runner.distiller(wanted, recipe, teacher if losses else None, student, losses, train)
+        return build.build_pretraining_distiller(
+            wanted, recipe, teacher, student, build_losses.build_stage_loss(wanted), train
+        )
+    losses = build_losses.build_main_losses(wanted, train)
+    return build.build_distiller(wanted, recipe, teacher if losses else None, student, losses, train)
 
 
 def measure(wanted, *, stage="", steps=30, negatives=16384):
@@ -55,7 +57,7 @@ def measure(wanted, *, stage="", steps=30, negatives=16384):
     Returns:
         Dict of `COLUMNS`.
     """
-    contrasts = recipes.get(wanted.method).from_data is not None
+    contrasts = recipes.METHODS[wanted.method].data_dependent_kwargs is not None
     train = examples(50_000 if contrasts else 640)
     batch = next(iter(data.train_batches(train, seed=0, batch_size=wanted.batch_size)))
     settings_of_loss = (f"negatives={negatives}",) if contrasts else ()

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from evidence import paper
-from keras_wsl.training import config, recipes
+from keras_wsl.training import build_losses, config, recipes
 
 LIGHT = ("mobilenet_v2", "shufflenet_v1", "shufflenet_v2")  # Which the recipe trains at a lower learning rate.
 SMOOTHING = 0.1
@@ -139,7 +139,7 @@ def _student(arm, pair, recipe, scale, teachers):
     changes = {**light, **scale.of_methods.get(arm.changes["method"], {}), **arm.changes}
     wanted = dataclasses.replace(recipe, student=student, **changes)
     called = _called(pair, wanted)
-    if not recipes.of(wanted).needs_teacher:
+    if not recipes.get_recipe(wanted).needs_teacher:
         return Run(name_of(wanted), wanted, arm, called)
     taught_by = _teacher(teacher, scale, arm.smoothed)
     teachers[taught_by.name] = taught_by
@@ -158,7 +158,7 @@ def _called(pair, wanted):
 
 def _teacher(name, scale, smoothed):
     """The run of a teacher, which keeps its checkpoints if some study hears them."""
-    plain = dataclasses.replace(scale.recipe, student=name, **config.ALONE)
+    plain = dataclasses.replace(scale.recipe, student=name, **config.WITHOUT_TEACHER)
     keeps = not smoothed and name in _heard_online(scale)
     changes = {**scale.teacher, "label_smoothing": SMOOTHING if smoothed else 0.0, "checkpoint_every": int(keeps)}
     wanted = dataclasses.replace(plain, **changes)
@@ -172,12 +172,12 @@ def _heard_online(scale):
 
 def hears_logits_alone(wanted):
     """Whether soft labels in a file can take the teacher's place."""
-    recipe, others = recipes.of(wanted), recipes.added(wanted)
+    recipe, others = recipes.get_recipe(wanted), recipes.get_extra_recipes(wanted)
     if recipe.stage or recipe.teacher_batch_statistics or wanted.teacher_batch_statistics or wanted.online:
         return False
-    if any(one.from_data for one in (recipe, *others)):
+    if any(one.data_dependent_kwargs for one in (recipe, *others)):
         return False
-    return not any(loss.teacher_layers for loss in recipes.main_losses(wanted, None))
+    return not any(loss.teacher_layers for loss in build_losses.build_main_losses(wanted, None))
 
 
 _DECAYS = (150, 180, 210)  # Of 240 epochs.
@@ -199,8 +199,8 @@ def smoke(preset):
     """
     plain = config.Config(epochs=1, decay_epochs=(), max_train_examples=128, pretrain_epochs=1)
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet8", "resnet8"))
-    small = config.ImageNet(epochs=1, decay_epochs=(), max_train_examples=64, batch_size=32, image_size=64)
-    short = config.MultiNLI(
+    small = config.ImageNetConfig(epochs=1, decay_epochs=(), max_train_examples=64, batch_size=32, image_size=64)
+    short = config.MultiNLIConfig(
         epochs=1, max_train_examples=64, validation_examples=32, sequence_length=32, student_layers=1
     )
     return {
@@ -234,8 +234,8 @@ def cpu(preset):
     )
     pairs = dict.fromkeys(_pairs(paper.CIFAR100), ("resnet20", "resnet8"))
     pairs[paper.TO_LENET] = ("resnet20", "lenet5x8")
-    jpegs = config.ImageNet(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.02, image_size=64)
-    sentences = config.MultiNLI(
+    jpegs = config.ImageNetConfig(epochs=epochs, decay_epochs=(5, 7), batch_size=50, learning_rate=0.02, image_size=64)
+    sentences = config.MultiNLIConfig(
         epochs=3,
         max_train_examples=5000,
         validation_examples=500,
@@ -310,9 +310,9 @@ def full(preset):
     """
     return {
         paper.CIFAR100: Scale(config.Config()),
-        paper.IMAGENET: Scale(config.ImageNet()),
+        paper.IMAGENET: Scale(config.ImageNetConfig()),
         paper.MULTINLI: Scale(
-            config.MultiNLI(student_layers=3),
+            config.MultiNLIConfig(student_layers=3),
             teacher={"learning_rate": 2e-5, "student_layers": 0},
             stand_ins={paper.BERT: (preset, preset)},
         ),

@@ -267,7 +267,7 @@ def lock_in_the_way(bench):
         make(run / artifacts.LOCK)
 
         def start(run=run):
-            with artifacts.alone_in(run):
+            with artifacts.lock_run(run):
                 return True
 
         attempt = _refused_or_started(start)

@@ -16,7 +16,7 @@ from benchmarks.faults import child, disks, material
 from benchmarks.faults.fault import accepted, classify, fault, refused, refused_or_right, snapshot, unchanged
 from keras_wsl import callbacks, data, soft_labels
 from keras_wsl.models import weights
-from keras_wsl.training import config, recipes
+from keras_wsl.training import build_losses, config
 
 VERIFIED = ".verified"  # The ending of what a store notes about shards that were read.
 LIMIT_MIB = 256  # Memory that reading a small hostile file may take.
@@ -312,7 +312,7 @@ def loss_kwargs(bench):
         "beta={1: [}",
     ):
         chosen = config.Config(method="dkd", teacher="resnet8", teacher_weights="x", loss_kwargs=(value,))
-        yield refused(lambda chosen=chosen: recipes.main_losses(chosen, material.images().train, *_pair()))
+        yield refused(lambda chosen=chosen: build_losses.build_main_losses(chosen, material.images().train, *_pair()))
 
 
 def _pair():

@@ -1,7 +1,6 @@
-"""What `--resume` accepts, what it refuses, and what it writes again; and how signals end a run."""
+"""Resume: what is accepted, refused and written again; and signals that end a run."""
 
 import dataclasses
-import os
 import shutil
 import signal
 import warnings
@@ -10,12 +9,13 @@ import numpy as np
 import pytest
 
 from benchmarks.fault_injection import differences
-from keras_wsl import models
-from keras_wsl.training import artifacts, cli, config, fingerprint, runner
+from keras_wsl import callbacks, models
+from keras_wsl.files import sha256
+from keras_wsl.training import artifacts, cli, config, epoch_log, fingerprint, runner
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.usefixtures("default_signals")
-EXPORTS = True  # See conftest.py.
+EXPORTS = True  # See tests/train/conftest.py.
 
 
 SMALL = config.Config(student="resnet8", method="none", epochs=1, batch_size=32, decay_epochs=())
@@ -23,7 +23,7 @@ SMALL = config.Config(student="resnet8", method="none", epochs=1, batch_size=32,
 
 @pytest.fixture(scope="module", autouse=True)
 def _without_saved_model():
-    """Exports are tested elsewhere, and take longer than the trainings here."""
+    """Leave out the SavedModel, which takes longer than the runs here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runner.export, "export_saved_model", lambda *args, **kwargs: None)
         yield
@@ -32,25 +32,25 @@ def _without_saved_model():
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """A folder with weights of a teacher and of a student."""
-    folder = tmp_path_factory.mktemp("files")
+    directory = tmp_path_factory.mktemp("files")
     for name in ("teacher", "student", "other"):
-        models.save_weights(models.build("resnet8", 3, input_shape=(8, 8, 3)), folder / f"{name}.weights.h5")
-    return folder
+        models.save_weights(models.build("resnet8", 3, input_shape=(8, 8, 3)), directory / f"{name}.weights.h5")
+    return directory
 
 
-def _wanted(files, **changes):
+def _settings(files, **changes):
     paths = {f"{name}_weights": str(files / f"{name}.weights.h5") for name in ("teacher", "student")}
     return dataclasses.replace(SMALL, **{"method": "wsl", "teacher": "resnet8", **paths, **changes})
 
 
-def _run(wanted, out, splits=None, **options):
-    return runner.run(wanted, splits or bright_splits(64), out, verbose=0, **options)
+def _run(settings, out, splits=None, **options):
+    return runner.run(settings, splits or bright_splits(64), out, verbose=0, **options)
 
 
 @pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "finished"
-    _run(_wanted(files), out, source="bright.npz")
+    _run(_settings(files), out, source="bright.npz")
     return out
 
 
@@ -59,8 +59,8 @@ def copy(finished, tmp_path):
     return shutil.copytree(finished, tmp_path / "run")
 
 
-def _state(folder):
-    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in folder.rglob("*")}
+def _state(directory):
+    return {path: (path.stat().st_mtime_ns, path.is_file() and path.read_bytes()) for path in directory.rglob("*")}
 
 
 def _changed(part, **changes):
@@ -89,11 +89,11 @@ OTHER_DATA = {
 def test_resume_refuses_other_data_by_name(name, files, copy):
     before = _state(copy)
     with pytest.raises(ValueError, match=rf"another run\..* data.{name.partition(':')[0]}: .* in run.flags, .* now"):
-        _run(_wanted(files), copy, OTHER_DATA[name], resume=True)
+        _run(_settings(files), copy, OTHER_DATA[name], resume=True)
     path = copy / "run.flags"  # Without its comments the backup still knows.
     path.write_text("".join(f"{line}\n" for line in config.read_lines(path)))
     with pytest.raises(ValueError, match=rf"another run\..* data.{name.partition(':')[0]}: .* in the backup, .* now"):
-        _run(_wanted(files), copy, OTHER_DATA[name], resume=True)
+        _run(_settings(files), copy, OTHER_DATA[name], resume=True)
     assert {file: state for file, state in _state(copy).items() if file != path} == {
         file: state for file, state in before.items() if file != path
     }
@@ -101,115 +101,67 @@ def test_resume_refuses_other_data_by_name(name, files, copy):
 
 @pytest.mark.parametrize("setting", ["teacher_weights", "student_weights"])
 def test_resume_refuses_other_weights_by_name(setting, files, copy):
-    before, other = _state(copy), _wanted(files, **{setting: str(files / "other.weights.h5")})
+    before, other = _state(copy), _settings(files, **{setting: str(files / "other.weights.h5")})
     with pytest.raises(ValueError, match=f"another run. --{setting}: 'SHA-256 .* in run.flags, 'SHA-256 .* now"):
         _run(other, copy, resume=True)
     assert _state(copy) == before
 
 
-def test_resume_refuses_settings_that_were_edited_by_hand(files, copy):
+def test_resume_refuses_edited_settings(files, copy):
     path = copy / "run.flags"
     path.write_text(path.read_text().replace("--learning_rate=0.05", "--learning_rate=0.1"))
     with pytest.raises(ValueError, match="another run. --learning_rate: 0.05 in the backup, 0.1 now"):
-        _run(_wanted(files, learning_rate=0.1), copy, resume=True)
+        _run(_settings(files, learning_rate=0.1), copy, resume=True)
 
 
-def test_resume_accepts_moved_files_and_writes_where_they_are(files, copy, tmp_path):
+def test_resume_accepts_moved_files(files, copy, tmp_path):
     moved = shutil.copytree(files, tmp_path / "moved")
-    _run(_wanted(moved), copy, resume=True, source="moved.npz")
+    _run(_settings(moved), copy, resume=True, source="moved.npz")
     text = (copy / "run.flags").read_text()
     assert f"--teacher_weights={moved}/teacher.weights.h5\n" in text and '# data: "moved.npz"\n' in text
-    assert str(files) not in text and config.read(copy / "run.flags") == _wanted(moved)
+    assert str(files) not in text and config.read(copy / "run.flags") == _settings(moved)
 
 
-def test_run_flags_and_result_name_the_data(files, finished):
+def test_run_records_the_data(files, finished):
     examples = bright_splits(64)
-    contents = fingerprint.contents(_wanted(files), {"train": examples.train})
+    contents = fingerprint.contents(_settings(files), {"train": examples.train})
     text, result = (finished / "run.flags").read_text(), artifacts.json.loads((finished / "result.json").read_text())
     assert '# data: "bright.npz"\n' in text and "# data.train.examples: 64\n" in text
     assert f'# data.train.sha256: "{contents["data.train.sha256"]}"\n' in text
     assert result["data_source"] == "bright.npz" and contents.items() <= result["contents"].items()
-    assert result["contents"]["student_weights"] == runner.sha256(files / "student.weights.h5")
+    assert result["contents"]["student_weights"] == sha256(files / "student.weights.h5")
 
 
-def test_resume_of_a_finished_run_writes_damaged_files_again(files, finished, copy):
+def test_resume_rewrites_damaged_files_of_a_finished_run(files, finished, copy):
     names = ("epochs.csv", "result.json", "curves.png", "student.keras", "tensorboard/regularization_samples.csv")
     for damage in (lambda path: path.write_bytes(b"\xff\0garbage"), lambda path: path.unlink()):
         for name in names:
             damage(copy / name)
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*regularization_samples.csv is damaged")
-            _run(_wanted(files), copy, resume=True)
+            _run(_settings(files), copy, resume=True)
         assert differences(finished, copy) == []
         assert (copy / "curves.png").read_bytes()[:4] == b"\x89PNG"
 
 
-def test_resume_without_backups_is_refused_once_a_run_has_trained(files, copy, tmp_path, capsys):
+def test_resume_refuses_a_trained_run_without_backups(files, copy, tmp_path, capsys):
     shutil.rmtree(copy / "backups")
     for name in ("epochs.csv", "student.keras", "result.json"):
-        with pytest.raises(ValueError, match=f"as it has written .*{name}. Received: no backup"):
-            _run(_wanted(files), copy, resume=True)
+        with pytest.raises(ValueError, match=f"which has written .*{name}. Received: no backup"):
+            _run(_settings(files), copy, resume=True)
         (copy / name).unlink()
-    artifacts.open_run(tmp_path / "killed", SMALL, resume=False)  # Before its first backup.
+    artifacts.open_run_directory(tmp_path / "killed", SMALL, resume=False)  # Before its first backup.
     _run(SMALL, tmp_path / "killed", resume=True)
     assert "killed holds no backup: the run starts from its first step." in capsys.readouterr().out
 
 
 def test_resume_with_other_threads_warns_that_bits_may_differ(tmp_path, monkeypatch):
     interrupt = _signal_after(monkeypatch, signal.SIGTERM)
-    with interrupt, pytest.raises(runner.callbacks.PreemptedError):
+    with interrupt, pytest.raises(callbacks.PreemptedError):
         _run(SMALL, tmp_path / "run")
     monkeypatch.setattr(artifacts, "_threads", lambda: 3)
     with pytest.warns(UserWarning, match="threads: .* in the backup, 3 now. The run may not end in the same bits"):
         _run(SMALL, tmp_path / "run", resume=True)
-
-
-DAMAGED_FLAGS = {
-    "binary": (lambda path: path.write_bytes(bytes(range(256))), "bytes that are not text"),
-    "null byte": (lambda path: path.write_bytes(b"--epochs=1\0\n"), "bytes that are not text"),
-    "words": (lambda path: path.write_text("hello\n--epochs=3\n"), "the line 'hello'"),
-    "other files": (lambda path: path.write_text("--flagfile=/dev/zero\n"), "the line '--flagfile=/dev/zero'"),
-    "comments": (lambda path: path.write_text("# data: 1\n"), "no flags"),
-    "empty": (lambda path: path.write_text(""), "no flags"),
-    "huge": (lambda path: path.write_bytes(b"-" * (2**20 + 1)), "1,048,577 bytes"),
-    "folder": (lambda path: path.mkdir(), "it is a directory"),
-    "pipe": (lambda path: os.mkfifo(path), "it is a named pipe"),
-    "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
-    "dangling": (lambda path: path.symlink_to("nowhere"), "it is a symbolic link without a target"),
-}
-
-
-@pytest.mark.parametrize("name", DAMAGED_FLAGS)
-def test_damaged_run_flags_are_named(name, tmp_path):
-    damage, received = DAMAGED_FLAGS[name]
-    damage(tmp_path / "run.flags")
-    for read in (lambda: artifacts.open_run(tmp_path, SMALL, resume=True), lambda: config.read(tmp_path / "run.flags")):
-        with pytest.raises(ValueError, match=f"run.flags must .*Received: {received}"):
-            read()
-
-
-def test_run_flags_of_another_kind_are_named(tmp_path):
-    (tmp_path / "other.flags").write_text("--unknown=3\n")
-    with pytest.raises(ValueError, match="must have only flags that these scripts know. Received: Unknown"):
-        config.read(tmp_path / "other.flags")
-
-
-def test_comments_in_run_flags_may_be_anything(tmp_path):
-    artifacts.open_run(tmp_path / "run", SMALL, resume=False, contents={"data.train.examples": 3})
-    with open(tmp_path / "run" / "run.flags", "a") as file:
-        file.write(f"# note: {'[' * 100_000}\n# seed: 3: my favourite\n#\n\n")
-    assert artifacts.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 3})
-    with pytest.raises(ValueError, match="data.train.examples: 3 in run.flags, 4 now"):
-        artifacts.open_run(tmp_path / "run", SMALL, resume=True, contents={"data.train.examples": 4})
-
-
-@pytest.mark.parametrize("content", [b"\xff\0\xfe", b"--epochs=1\n\xe9\n"])
-def test_a_flagfile_that_is_not_text_is_refused_in_one_line(content, tmp_path, capsys):
-    (tmp_path / "run.flags").write_bytes(content)
-    for arguments in ([f"--flagfile={tmp_path / 'run.flags'}"], ["--flagfile", str(tmp_path / "run.flags")]):
-        assert cli.status(lambda arguments=arguments: cli._parse(["script", *arguments])) == 2
-        (line,) = capsys.readouterr().err.splitlines()
-        assert "run.flags must be a text file of flags" in line
 
 
 class _signal_after:
@@ -219,7 +171,7 @@ class _signal_after:
         self.number, self.times, self.patch = number, times, monkeypatch
 
     def __enter__(self):
-        steps, before = [], artifacts.Epochs.on_train_batch_end
+        steps, before = [], epoch_log.EpochLog.on_train_batch_end
 
         def on_train_batch_end(epochs, batch, logs=None):
             before(epochs, batch, logs)
@@ -228,14 +180,14 @@ class _signal_after:
                 signal.raise_signal(self.number)
 
         self.context = self.patch.context()
-        self.context.__enter__().setattr(artifacts.Epochs, "on_train_batch_end", on_train_batch_end)
+        self.context.__enter__().setattr(epoch_log.EpochLog, "on_train_batch_end", on_train_batch_end)
 
     def __exit__(self, *error):
         self.context.__exit__(*error)
 
 
 @pytest.mark.parametrize("name, status, steps", [("SIGINT", 130, 3), ("SIGHUP", 129, 3), ("SIGTERM", 143, 2)])
-def test_a_signal_ends_a_run_in_one_line_and_saves_it(name, status, steps, tmp_path, monkeypatch, capsys):
+def test_signal_saves_the_run_and_prints_one_line(name, status, steps, tmp_path, monkeypatch, capsys):
     """Also in the last step, after which nothing is left to train: results are then written by --resume."""
     splits = bright_splits(32 * steps)
     with _signal_after(monkeypatch, signal.Signals[name]):
@@ -249,31 +201,8 @@ def test_a_signal_ends_a_run_in_one_line_and_saves_it(name, status, steps, tmp_p
     assert (tmp_path / "run" / "result.json").exists()
 
 
-def test_a_second_sigint_ends_a_run_at_once(tmp_path, monkeypatch, capsys):
+def test_second_sigint_ends_the_run(tmp_path, monkeypatch, capsys):
     with _signal_after(monkeypatch, signal.SIGINT, times=2):
         assert cli.status(lambda: _run(SMALL, tmp_path / "run", bright_splits(96))) == 130
     assert capsys.readouterr().err == "Interrupted by SIGINT. Files that were written before are complete.\n"
     assert [path.stem for path in (tmp_path / "run" / "backups").iterdir()] == ["000000-00000000"]
-
-
-def test_sigint_outside_of_a_training_is_one_line(capsys):
-    assert cli.status(lambda: signal.raise_signal(signal.SIGINT)) == 130
-    assert capsys.readouterr().err == "Interrupted by SIGINT. Files that were written before are complete.\n"
-
-
-def test_contents_of_a_folder_are_those_of_its_files(tmp_path):
-    preset = tmp_path / "preset"
-    (preset / "assets").mkdir(parents=True)
-    (preset / "assets" / "vocabulary.txt").write_text("a\nb\n")
-    wanted = config.MultiNLI(student=str(preset), method="none", vocabulary=str(preset / "assets" / "vocabulary.txt"))
-    found = fingerprint.contents(wanted, {})
-    assert set(found) == {"student", "vocabulary"}
-    preset.rename(tmp_path / "moved")
-    moved = tmp_path / "moved"
-    again = dataclasses.replace(wanted, student=str(moved), vocabulary=str(moved / "assets" / "vocabulary.txt"))
-    assert fingerprint.identity(wanted, found) == fingerprint.identity(again, fingerprint.contents(again, {}))
-    (moved / "assets" / "vocabulary.txt").write_text("a\nc\n")
-    assert set(fingerprint.contents(again, {}).values()).isdisjoint(found.values())
-    os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(ValueError, match="pipe must be a regular file. Received: it is a named pipe"):
-        fingerprint.contents(dataclasses.replace(wanted, vocabulary=str(tmp_path / "pipe")), {})
