@@ -10,6 +10,7 @@ import matplotlib
 from absl import flags
 
 import report
+from evidence.run_store import RunRecord
 from keras_wsl.training import artifacts, cli, plots, recipes
 
 matplotlib.use("Agg")
@@ -19,7 +20,7 @@ from matplotlib import pyplot as plt
 
 def rows_of(folder):
     """A row for each finished run in a folder of runs, in the order of `recipes.METHODS`."""
-    rows = [report.read(path.parent)[0] for path in sorted(pathlib.Path(folder).glob("*/result.json"))]
+    rows = [RunRecord.read(path.parent).row for path in sorted(pathlib.Path(folder).glob("*/result.json"))]
     order = list(recipes.METHODS)
     return sorted(rows, key=lambda row: (order.index(row["method"]), row["weighting"] or "", row["seed"]))
 

@@ -20,6 +20,7 @@ from absl import flags
 
 import jobs
 import report
+from evidence.run_store import RunRecord
 from keras_wsl.training import artifacts, cli, config, plots
 
 matplotlib.use("Agg")
@@ -61,7 +62,7 @@ def table(rows):
     """A line for each kind and temperature: mean and standard deviation over the seeds of the accuracy at the end.
 
     Args:
-        rows: Dict of `(kind, temperature, seed)` to the rows of `report.read`.
+        rows: Dict of `(kind, temperature, seed)` to the rows of `RunRecord.row`.
     """
     lines = []
     for kind, temperature in dict.fromkeys(key[:2] for key in rows):
@@ -109,9 +110,9 @@ def run(wanted, values):
     jobs.train_all(teacher, values.data_dir)
     jobs.train_all(dict(students.values()), values.data_dir, jobs=values.jobs)
     (folder,) = teacher
-    taught, _ = report.read(folder)
-    found = {key: report.read(path) for key, (path, _) in students.items()}
-    rows = {key: row for key, (row, _) in found.items()}
+    taught = RunRecord.read(folder).row
+    records = {key: RunRecord.read(path) for key, (path, _) in students.items()}
+    rows = {key: record.row for key, record in records.items()}
     results = pathlib.Path(values.results)
     lines = table(rows)
     examples = next(iter(rows.values()))["train_examples"]
@@ -124,7 +125,7 @@ def run(wanted, values):
         "Made by `train/online_distillation.py`; `online.csv` has the runs with flags and commit.\n\n"
         f"{report.markdown(lines, tuple(lines[0]))}\n![Accuracy by epoch](online.png)\n",
     )
-    histories = {key: history for key, (_, history) in found.items()}
+    histories = {key: record.epochs for key, record in records.items()}
     plot(histories, results / "online.png", title, taught["eval_split"])
 
 

@@ -20,6 +20,7 @@ from absl import flags
 import jobs
 import report
 from evidence import paper
+from evidence.run_store import RunRecord
 from keras_wsl.training import artifacts, cli, config, plots
 
 matplotlib.use("Agg")
@@ -53,11 +54,9 @@ def plan(wanted, out, temperatures, smoothing):
     return teachers, students
 
 
-def epochs_of(folder, temperature, smoothed):
-    """Rows of `figure2.csv`: one run's counts by epoch, over the training batches and over the clean probe."""
-    probe = {
-        int(row["epoch"]): row for row in artifacts.read_csv(folder / "tensorboard" / "regularization_samples.csv")
-    }
+def epoch_rows(record, temperature, smoothed):
+    """Return rows of `figure2.csv`: one run's counts by epoch, over the training batches and over the clean probe."""
+    probe = {int(row["epoch"]): row for row in record.clean_counts}
     return [
         {
             "temperature": temperature,
@@ -69,13 +68,13 @@ def epochs_of(folder, temperature, smoothed):
             "probe_examples": round(probe[int(row["epoch"])]["examples"]),
             "test_accuracy": row.get("val_accuracy"),
         }
-        for row in artifacts.read_csv(folder / "epochs.csv")
+        for row in record.epochs
     ]
 
 
-def classes_of(folder, temperature, smoothed, names):
-    """Rows of `figure2_classes.csv`: the probe's regularization samples of each class after the last epoch."""
-    last = artifacts.read_csv(folder / "tensorboard" / "regularization_samples.csv")[-1]
+def class_rows(record, temperature, smoothed, names):
+    """Return rows of `figure2_classes.csv`: the probe's regularization samples of each class after the last epoch."""
+    last = record.clean_counts[-1]
     shared = {"temperature": temperature, "teacher": TEACHERS[smoothed], "epoch": int(last["epoch"])}
     return [{**shared, "class": name, "samples": round(last[f"class_{c}"])} for c, name in enumerate(names)]
 
@@ -84,9 +83,9 @@ def markdown(last, runs, classes, teachers, data_name):
     """The counts of the last epoch beside the paper's, what the paper found, and the classes with most.
 
     Args:
-        last: Dict of `(temperature, smoothed)` to the last row of `epochs_of`.
-        runs: Likewise to the rows of `report.read`.
-        classes: Likewise to the rows of `classes_of`.
+        last: Dict of `(temperature, smoothed)` to the last row of `epoch_rows`.
+        runs: Likewise to the rows of `RunRecord.row`.
+        classes: Likewise to the rows of `class_rows`.
         teachers: Dict of whether the labels were smoothed to that teacher's accuracy.
         data_name: What the data are called.
     """
@@ -173,16 +172,16 @@ def write(students, teachers, names, results, data_name):
     """Writes the five files.
 
     Args:
-        students: Dict of `(temperature, smoothed)` to the folder of the finished run.
+        students: Dict of `(temperature, smoothed)` to the `RunRecord` of the finished run.
         teachers: Dict of whether the labels were smoothed to the accuracy of that teacher.
         names: Those of the classes.
         results: Folder of the files.
         data_name: What the data are called.
     """
     results = pathlib.Path(results)
-    epochs = {key: epochs_of(folder, *key) for key, folder in students.items()}
-    classes = {key: classes_of(folder, *key, names) for key, folder in students.items()}
-    runs = {key: report.read(folder)[0] for key, folder in students.items()}
+    epochs = {key: epoch_rows(record, *key) for key, record in students.items()}
+    classes = {key: class_rows(record, *key, names) for key, record in students.items()}
+    runs = {key: record.row for key, record in students.items()}
     rows = list(itertools.chain(*epochs.values()))
     artifacts.write_csv(results / "figure2.csv", rows)
     artifacts.write_csv(results / "figure2_runs.csv", list(runs.values()))
@@ -209,9 +208,9 @@ def run(wanted, values):
     teachers, students = plan(wanted, out, temperatures, values.smoothing)
     jobs.train_all(teachers, data_dir, jobs=values.jobs)
     jobs.train_all(dict(students.values()), data_dir, jobs=values.jobs)
-    folders = {key: folder for key, (folder, _) in students.items()}
-    accuracies = {smoothed: report.read(folder)[0]["test_accuracy"] for smoothed, folder in zip(TEACHERS, teachers)}
-    write(folders, accuracies, splits.train.classes, values.results, pathlib.Path(values.data_dir).stem)
+    records = {key: RunRecord.read(folder) for key, (folder, _) in students.items()}
+    accuracies = {smoothed: RunRecord.read(folder).row["test_accuracy"] for smoothed, folder in zip(TEACHERS, teachers)}
+    write(records, accuracies, splits.train.classes, values.results, pathlib.Path(values.data_dir).stem)
 
 
 if __name__ == "__main__":

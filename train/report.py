@@ -6,47 +6,13 @@ writes `NAME.csv` (a row a run), `NAME_epochs.csv` (a row an epoch), `NAME.md` a
 """
 
 import pathlib
-import re
 
 import before_tensorflow  # noqa: F401
 from absl import flags
 
-from keras_wsl.training import artifacts, cli, config, plots
+from evidence.run_store import COLUMNS, RunRecord
+from keras_wsl.training import artifacts, cli, plots
 
-COLUMNS = (
-    "run",
-    "student",
-    "student_layers",
-    "teacher",
-    "teacher_layers",
-    "teacher_update_epochs",
-    "method",
-    "extra_losses",
-    "weighting",
-    "seed",
-    "epochs",
-    "pretrain_epochs",
-    "train_examples",
-    "eval_split",
-    "final_accuracy",
-    "best_accuracy",
-    "best_epoch",
-    "test_accuracy",
-    "test_top_5_accuracy",
-    "mismatched_accuracy",
-    "teacher_accuracy",
-    "teacher_mismatched_accuracy",
-    "regularization_samples",
-    "regularization_sample_rate",
-    "mean_wsl_weight",
-    "clean_regularization_sample_rate",
-    "seconds",
-    "peak_memory_mib",
-    "device",
-    "backend",
-    "commit",
-    "flags",
-)
 HIDDEN = (
     "pretrain_epochs",
     "train_examples",
@@ -56,31 +22,6 @@ HIDDEN = (
     "peak_memory_mib",
 )
 SHOWN = tuple(name for name in COLUMNS[: COLUMNS.index("device")] if name not in HIDDEN)
-
-
-def read(folder, *needed):
-    """A run's row and its epochs.
-
-    Args:
-        folder: Path of the run's folder.
-        needed: Names of fields that its `result.json` must have, as of `record.read_result`.
-
-    Raises:
-        FileNotFoundError: If the run is not finished.
-        ValueError: If its `result.json` is damaged.
-    """
-    folder = pathlib.Path(folder)
-    result = artifacts.read_result(folder, *needed)
-    lines = config.read_lines(folder / artifacts.FLAGS)
-    given = {name.removeprefix("--"): value for name, _, value in (line.partition("=") for line in lines)}
-    found = {**given, **result, **result.get("last_epoch", {}), "run": folder.name, "flags": " ".join(lines)}
-    row = {column: _without_folders(found.get(column)) for column in COLUMNS}
-    return row, artifacts.read_csv(folder / "epochs.csv")
-
-
-def _without_folders(value):
-    """Where files lay on the machine of the run is no part of its result: of a long path, the last two names."""
-    return re.sub(r"(?<![\w.])/[\w./+-]*/([\w.+-]+/[\w.+-]+)", r"\1", value) if isinstance(value, str) else value
 
 
 def markdown(rows, columns=None):
@@ -110,10 +51,10 @@ def write(folders, name, folder):
         ValueError: If a `result.json` is damaged.
     """
     folder = pathlib.Path(folder)
-    runs = {pathlib.Path(path).name: read(path) for path in folders}
-    rows = [row for row, _ in runs.values()]
+    records = [RunRecord.read(path) for path in folders]
+    rows = [record.row for record in records]
     artifacts.write_csv(folder / f"{name}.csv", rows)
-    histories = {run: history for run, (_, history) in runs.items()}
+    histories = {record.name: record.epochs for record in records}
     epochs = [{"run": run, **row, "epoch": int(row["epoch"])} for run, history in histories.items() for row in history]
     artifacts.write_csv(folder / f"{name}_epochs.csv", epochs)
     artifacts.write_text(folder / f"{name}.md", markdown(rows))

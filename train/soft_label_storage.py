@@ -18,6 +18,7 @@ from absl import flags
 import jobs
 import report
 import students
+from evidence.run_store import RunRecord
 from keras_wsl import models, soft_labels, top_k_logits
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.training import artifacts, cli, config, runner
@@ -67,7 +68,7 @@ def distance(one, other):
 
 
 def compare(runs, stores, train, test, wanted):
-    """A row for each run: that of `report.read`, and how its soft labels and its student differ from the exact ones.
+    """A row for each run: that of `RunRecord.row`, and how its soft labels and its student differ from the exact ones.
 
     Args:
         runs: As of `plan`, all finished.
@@ -81,7 +82,7 @@ def compare(runs, stores, train, test, wanted):
     exact = stored_logits(stores["float32"], 0, train, wanted.temperature)
     rows = []
     for name, (folder, _) in runs.items():
-        row = {"soft labels": name, **report.read(folder)[0]}
+        row = {"soft labels": name, **RunRecord.read(folder).row}
         if name != LIVE:
             heard = fidelity(exact, stored_logits(stores[name], 0, train, wanted.temperature), wanted.temperature)
             row["bytes_a_label"] = stores[name].manifest.row_type.itemsize
@@ -128,7 +129,7 @@ def table(rows):
     """The lines of the table.
 
     Args:
-        rows: Those of `report.read`, with what `run` adds.
+        rows: Those of `RunRecord.row`, with what `run` adds.
     """
     lines = []
     for row in rows:

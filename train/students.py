@@ -9,7 +9,7 @@ from absl import flags
 import cifar100
 import imagenet
 import multinli
-import report
+from evidence.run_store import RunRecord
 from keras_wsl import data, models
 from keras_wsl.files import sha256
 from keras_wsl.models import keras_nlp_backbones
@@ -135,7 +135,7 @@ def read(path, values):
 
 
 def _read_run(folder, values):
-    row, _ = report.read(folder)
+    row = RunRecord.read(folder).row
     result = artifacts.read_result(folder, "test_examples")
     wanted = with_flags(_run_settings(folder), values, FLAGS[2:])
     path = folder / "student.keras"

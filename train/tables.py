@@ -14,8 +14,10 @@ larger loss, and `best` has combinations that no paper has. Budgets:
 
 Each run is a script of this folder in a process of its own. Stopped and started again it goes on; a run that several
 tables need is trained once, and so are its teacher and the soft labels that runs of a seed share. What tables need of
-finished runs is kept in --results, so that --report writes the pages anew without the runs. Teachers of CIFAR-100 are
-kept there too.
+finished runs is recorded in --results, so that --report writes the pages anew without the runs. Teachers of CIFAR-100
+are kept there too. The flags of a recorded run, as a flagfile:
+
+    python train/tables.py --show_flags=RUN
 """
 
 import dataclasses
@@ -30,13 +32,16 @@ import regularization_samples
 import resemblance
 from evidence import page, paper, picture
 from evidence.budgets import BUDGETS, SEEDS, cuts, plan
-from evidence.kept import Estimate, Kept, clock
+from evidence.estimates import Estimator, format_seconds
+from evidence.run_store import RunStore
 from keras_wsl import models, soft_labels
 from keras_wsl.files import copy_atomically, make_directory
 from keras_wsl.models.weights import read_network, save_weights
 from keras_wsl.training import artifacts, cli, runner
 
 NAMES = (*paper.STUDIES, *paper.FIGURES)
+RECORDS = "records"  # Directory of the tables of finished runs, in that of the pages.
+RESULTS = jobs.HERE / "results"
 MOST_SEEDS = 20  # Which a page looks for.
 EXAMPLES = 50_000  # Of a run that has all of CIFAR-100, for estimates.
 
@@ -49,17 +54,17 @@ class Work:
         scale: `budgets.Scale` of its data set.
         seeds: Integer.
         out: Folder of the runs.
-        results: Folder of the pages and of what is kept.
+        results: Folder of the pages, and of `records/`, the tables of finished runs.
         networks: Whether the students' networks are needed, and not their numbers alone.
     """
 
     def __init__(self, study, scale, seeds, out, results, *, networks=False):
         self.study, self.scale, self.networks = study, scale, networks
         self.out, self.results = _from_here(out), _from_here(results)  # They stand in the files that are kept.
-        self.kept = Kept(self.results / "runs")
+        self.store = RunStore(self.results / RECORDS)
         self.teachers, self.students = plan(study, scale, seeds)
         for run in (*self.teachers.values(), *self.students):
-            self.kept.take(self.out / run.name)
+            self.store.add(self.out / run.name, study.data)
 
     def left(self):
         """The teachers and the students that are still to be trained: two lists of `budgets.Run`."""
@@ -68,7 +73,7 @@ class Work:
         return [run for name, run in self.teachers.items() if name in needed], students
 
     def _done(self, run):
-        return (self.out / run.name / "student.keras").exists() if self.networks else self.kept.has(run.name)
+        return (self.out / run.name / "student.keras").exists() if self.networks else run.name in self.store
 
     def _can_teach(self, run):
         checkpoints = not run.wanted.online or (self.out / run.teacher / "result.json").exists()
@@ -112,12 +117,12 @@ class Work:
         return jobs.train(runs, data_dir, jobs=at_once, after=lambda out: self._keep(out, at_once))
 
     def _keep(self, out, at_once):
-        self.kept.take(out)
+        self.store.add(out, self.study.data)
         print(self.told(at_once).splitlines()[0], flush=True)
 
     def _keep_teacher(self, run):
         """Writes a teacher's weights in float16, which is what all its students hear, here and where they are kept."""
-        self.kept.take(self.out / run.name)
+        self.store.add(self.out / run.name, self.study.data)
         path = self.weights(run.name)
         make_directory(path.parent)
         save_weights(read_network(self.out / run.name / "student.keras"), path)
@@ -146,12 +151,12 @@ class Work:
         """What is done and left, and how long it will take: text."""
         teachers, students = self.left()
         todo = list({run.name: run for run in (*teachers, *students)}.values())
-        estimate = Estimate(self.kept.rows(), EXAMPLES)
-        seconds = {run.name: estimate.seconds(run) for run in todo}
-        lines = [f"  {name}: {'not known' if s is None else clock(s)}" for name, s in seconds.items()]
+        estimator = Estimator(self.store.rows(), EXAMPLES)
+        seconds = {run.name: estimator.estimate(run) for run in todo}
+        lines = [f"  {name}: {'not known' if s is None else format_seconds(s)}" for name, s in seconds.items()]
         known = [s for s in seconds.values() if s is not None]
-        total = f", about {clock(sum(known) / at_once)} with {at_once} at a time" if known else ""
-        total += ", by runs on other devices" if known and estimate.elsewhere else ""
+        total = f", about {format_seconds(sum(known) / at_once)} with {at_once} at a time" if known else ""
+        total += ", by runs on other devices" if known and estimator.from_other_devices else ""
         unknown = f", and {len(todo) - len(known)} whose like was not run" if known and len(known) < len(todo) else ""
         count = len({run.name for run in self.students}) - len({run.name for run in students})
         head = f"{count} students are done; left: {len(teachers)} teachers, {len(todo) - len(teachers)} students"
@@ -161,11 +166,10 @@ class Work:
         """The finished runs by arm, as `page.Line`s, and facts on the teachers and on what was not run."""
         lines = {}
         for run in self.students:
-            if not self.kept.has(run.name):
+            if run.name not in self.store:
                 continue
-            line = lines.setdefault((run.pair, run.arm.name), page.Line(run.arm, run.pair, {}, {}))
-            line.rows[run.wanted.seed] = self.kept.row(run.name)
-            line.flags[run.wanted.seed] = f"runs/{run.name}/run.flags"
+            line = lines.setdefault((run.pair, run.arm.name), page.Line(run.arm, run.pair, {}))
+            line.rows[run.wanted.seed] = self.store.row(run.name)
         facts = self._facts()
         for pair in dict.fromkeys(run.pair for run in self.students):
             arms = dict.fromkeys(run.arm.name for run in self.students if run.pair == pair)
@@ -176,11 +180,11 @@ class Work:
     def _facts(self):
         found = {}
         for name, run in self.teachers.items():
-            if self.kept.has(name):
-                accuracy = 100 * self.kept.row(name)["test_accuracy"]
+            if name in self.store:
+                accuracy = 100 * self.store.row(name)["test_accuracy"]
                 smoothed = " on smoothed labels" if run.wanted.label_smoothing else ""
                 what = f"The teacher, {pathlib.PurePath(run.wanted.student).name}{smoothed}"
-                found[what] = f"{accuracy:.2f} %, [run.flags](runs/{name}/run.flags)"
+                found[what] = f"{accuracy:.2f} %, run `{name}`"
         return found
 
 
@@ -216,7 +220,7 @@ def write(out, results, preset, budgets):
         budgets: Names of those that have a part on the pages.
     """
     results, claimed = pathlib.Path(results), {budget: {} for budget in budgets}
-    preset = _kept_preset(Kept(results / "runs"), preset)
+    preset = _recorded_preset(RunStore(results / RECORDS), preset)
     for name, study in paper.STUDIES.items():
         parts, title, file_name = [], heading(name), page_of(name)
         for budget in budgets:
@@ -235,8 +239,8 @@ def write(out, results, preset, budgets):
     _write_claims(claimed, results)
 
 
-def _kept_preset(kept, preset):
-    students = {pathlib.PurePath(row["student"]).name for row in kept.rows() if "--sequence_length=" in row["flags"]}
+def _recorded_preset(store, preset):
+    students = {pathlib.PurePath(row["student"]).name for row in store.rows() if "--sequence_length=" in row["flags"]}
     return preset if not students or pathlib.PurePath(preset).name in students else min(students)
 
 
@@ -255,10 +259,10 @@ def _write_claims(claimed, results):
 
 def _figure2(work, data_dir):
     """Figure 2 of the students of table 1 whose seed is 0."""
-    finished = [run for run in work.students if run.wanted.seed == 0 and work.kept.has(run.name)]
+    finished = [run for run in work.students if run.wanted.seed == 0 and run.name in work.store]
     if finished:
-        students = {(run.wanted.temperature, run.arm.smoothed): work.kept.folder / run.name for run in finished}
-        teachers = {run.arm.smoothed: work.kept.row(run.teacher)["test_accuracy"] for run in finished}
+        students = {(run.wanted.temperature, run.arm.smoothed): work.store.get(run.name) for run in finished}
+        teachers = {run.arm.smoothed: work.store.row(run.teacher)["test_accuracy"] for run in finished}
         classes = jobs.splits_of(data_dir).train.classes
         regularization_samples.write(students, teachers, classes, work.results, pathlib.Path(data_dir).stem)
     return work.results / "figure2.md"
@@ -283,6 +287,10 @@ def run(values):
     Raises:
         ValueError: There is no such table, data are missing, or a teacher's run failed.
     """
+    if values.show_flags:
+        store = RunStore(pathlib.Path(values.results or RESULTS) / RECORDS)
+        print("\n".join(store.get(values.show_flags).flag_lines))
+        return 0
     if values.table not in NAMES:
         raise ValueError(f"--table={values.table} is none of the papers'. Expected one of {', '.join(NAMES)}.")
     study = paper.STUDIES[paper.FIGURES.get(values.table, values.table)]
@@ -290,11 +298,11 @@ def run(values):
         study = study._replace(arms=tuple(arm for arm in study.arms if arm.name == "KD"))
     smoke = values.budget == "smoke"
     data_dir = values.data_dir or (jobs.DIGITS if smoke and study.data == paper.CIFAR100 else None)
+    results = values.results or (values.output_dir if smoke else RESULTS)
     if not values.output_dir or not (data_dir or (values.report and values.table not in paper.FIGURES)):
         raise ValueError(f"--output_dir and --data_dir are needed: a folder for the runs, and the data, {study.data}.")
     if data_dir not in (None, jobs.DIGITS) and not pathlib.Path(data_dir).exists():
         raise FileNotFoundError(f"--data_dir={data_dir} is not there.")
-    results = values.results or (values.output_dir if smoke else jobs.HERE / "results")
     scale = BUDGETS[values.budget](values.preset)[study.data]
     seeds = 1 if values.table == "figure4" else values.seeds or SEEDS[values.budget]
     work = Work(study, scale, seeds, values.output_dir, results, networks=values.table == "figure4")
@@ -316,7 +324,8 @@ def run(values):
 def define_flags(flag_values=flags.FLAGS):
     """Defines the flags of this script."""
     own = {"flag_values": flag_values}
-    flags.DEFINE_string("table", None, f"One of {', '.join(NAMES)}.", required=True, **own)
+    flags.DEFINE_string("table", None, f"One of {', '.join(NAMES)}.", **own)
+    flags.DEFINE_string("show_flags", None, "Print the flags of the recorded run of this name, and stop.", **own)
     flags.DEFINE_enum("budget", "smoke", list(BUDGETS), "How much of the recipe.", **own)
     flags.DEFINE_integer("seeds", None, "Students of each arm; the budget's by default.", lower_bound=1, **own)
     flags.DEFINE_integer("jobs", None, "Runs at a time; what the device has room for by default.", lower_bound=1, **own)

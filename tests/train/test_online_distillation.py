@@ -6,7 +6,7 @@ import types
 import pytest
 
 import online_distillation
-import report
+from evidence.run_store import RunRecord
 from keras_wsl import data
 from keras_wsl.training import config
 from tests.common import bright_splits
@@ -58,7 +58,7 @@ def test_the_whole_path(tmp_path):
     online_distillation.run(WANTED, values)
     text = (values.results / "online.md").read_text()
     for kind in ("labels-0", "offline-4-0", "online-4-0"):
-        row, _ = report.read(tmp_path / "runs" / kind)
+        row = RunRecord.read(tmp_path / "runs" / kind).row
         assert f"{100 * row['test_accuracy']:.2f}" in text
     assert (values.results / "online.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     before = (tmp_path / "runs" / "online-4-0" / "result.json").stat().st_mtime_ns

@@ -8,9 +8,8 @@ import os
 import pytest
 
 import jobs
-import report
 import students
-from evidence.kept import Kept
+from evidence.run_store import RunRecord, RunStore
 from keras_wsl import distribution, files
 from keras_wsl.training import artifacts, plots, runner
 from tests.common import bright_splits
@@ -51,8 +50,8 @@ def test_read_result_refuses_in_one_line(tmp_path, content, message):
     artifacts.write_csv(path.with_name("epochs.csv"), [{"epoch": 1, "val_accuracy": 0.5}])
     readers = (
         artifacts.read_result,
-        report.read,
-        lambda folder: Kept(folder.parent).row(folder.name),
+        RunRecord.read,
+        lambda folder: RunStore(tmp_path / "records").add(folder, "cifar100"),
         lambda folder: students.read(folder, None),
     )
     for read in readers:

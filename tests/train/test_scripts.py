@@ -23,6 +23,7 @@ import online_distillation
 import report
 import soft_label_storage
 from benchmarks.fault_injection import differences
+from evidence.run_store import RunRecord
 from keras_wsl import callbacks, data, models
 from keras_wsl.training import artifacts, cli, config, recipes, runner
 from tests.common import bright_splits, run_child, run_script
@@ -427,13 +428,14 @@ def test_errors_of_the_command_are_one_line(tmp_path):
 
 def test_a_report_has_the_runs_rows(wsl, tmp_path):
     out, result = wsl
-    row, history = report.read(out)
+    record = RunRecord.read(out)
+    row = record.row
     assert row["run"] == "wsl" and row["final_accuracy"] == result["final_accuracy"]
-    assert "--method=wsl" in row["flags"].split() and [epoch["epoch"] for epoch in history] == [1, 2]
+    assert "--method=wsl" in row["flags"].split() and [epoch["epoch"] for epoch in record.epochs] == [1, 2]
     table = report.markdown([row]).splitlines()
     assert len(table) == 3 and f"{result['final_accuracy']:.4f}" in table[2]
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        report.read(tmp_path)
+        RunRecord.read(tmp_path)
 
 
 def test_flags_are_the_settings():

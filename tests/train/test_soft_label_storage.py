@@ -9,8 +9,8 @@ import pytest
 from scipy.special import softmax
 
 import jobs
-import report
 import soft_label_storage
+from evidence.run_store import RunRecord
 from keras_wsl import data, models, soft_labels
 from keras_wsl.training import config
 from tests.common import bright_splits
@@ -88,7 +88,7 @@ def test_the_whole_path(tmp_path):
     soft_label_storage.run(wanted, values)
     text = (values.results / "soft_labels.md").read_text()
     assert "| live teacher |" in text and "| top-2 | 18 |" in text
-    row, _ = report.read(tmp_path / "runs" / "float32")
+    row = RunRecord.read(tmp_path / "runs" / "float32").row
     assert f"{100 * row['test_accuracy']:.2f}" in text
     live, cached = (
         jobs.logits(keras.saving.load_model(tmp_path / "runs" / name / "student.keras"), splits.test, 30)

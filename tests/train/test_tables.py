@@ -11,7 +11,8 @@ from scipy import stats
 import jobs
 import tables
 from evidence import budgets, page, paper
-from evidence.kept import Estimate, Kept, clock
+from evidence.estimates import Estimator, format_seconds
+from evidence.run_store import RunStore
 from keras_wsl import data
 from keras_wsl.training import artifacts, config, recipes
 from tests.common import bright_splits
@@ -124,7 +125,7 @@ def test_a_name_is_of_what_a_run_does():
     presets = [config.MultiNLI(student=f"{folder}/minilm") for folder in ("here", "there")]
     assert len({budgets.name_of(one) for one in presets}) == 1 and "minilm-" in budgets.name_of(presets[0])
     # A name does not change with the code: it is in files.
-    assert budgets.name_of(config.Config(student="resnet8", method="none", epochs=3)) == "resnet8-none-782bd1"
+    assert budgets.name_of(config.Config(student="resnet8", method="none", epochs=3)) == "resnet8-none-2066c4"
 
 
 def test_the_paper_has_its_own_networks_and_the_cpu_their_stand_ins():
@@ -230,10 +231,11 @@ def _line(name, accuracies, pair=("resnet20", "resnet8"), study="5"):
             "best_accuracy": a / 100 + 0.01,
             "best_epoch": 3,
             "regularization_sample_rate": 0.25,
+            "run": f"{name}-1a2b3c-{seed}",
         }
         for seed, a in enumerate(accuracies)
     }
-    return page.Line(arm, pair, rows, {seed: f"runs/{name}-{seed}/run.flags" for seed in rows})
+    return page.Line(arm, pair, rows)
 
 
 def test_a_table_has_both_numbers_and_their_differences():
@@ -242,7 +244,7 @@ def test_a_table_has_both_numbers_and_their_differences():
     assert (kd["paper"], kd["ours, last epoch"], kd["n"], kd["over KD: ours"]) == ("74.92", "51.00 ± 1.41", "2", "")
     assert kd["best epoch"] == "52.00 ± 1.41 (3 ± 0)" and kd["ours - paper"] == "-23.92"
     assert (wsl["over KD: paper"], wsl["over KD: ours"]) == ("+0.86", "+1.50")
-    assert wsl["run.flags by seed"] == "[0](runs/WSL-0/run.flags), [1](runs/WSL-1/run.flags)"
+    assert wsl["runs"] == "`WSL-1a2b3c-{0,1}`"
     assert "samples, %: paper" not in wsl
 
 
@@ -268,7 +270,7 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
         for run in _plan(table, CPU, seeds=2)[1]:
             if run.arm.name == name:
                 share = {"last_epoch": {"regularization_sample_rate": 0.3}}
-                _finish(tmp_path / "runs" / run.name, test_accuracy=accuracy + 0.1 * run.wanted.seed, **share)
+                _record(tmp_path, run.name, test_accuracy=accuracy + 0.1 * run.wanted.seed, **share)
     tables.write(tmp_path / "out", tmp_path, "preset", ("cpu", "paper"))
     text = (tmp_path / "claims.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| [table")]
@@ -285,80 +287,89 @@ def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
     (kd,) = (run for run in _plan("11", CPU)[1] if run.arm.name == "KD")
     flags = "--student=folders/preset\n--sequence_length=48\n"
     told = {"student": "folders/preset", "eval_split": "9 held-out training examples", "mismatched_accuracy": 0.375}
-    _finish(tmp_path / "runs" / kd.name, flags, **told)
+    _record(tmp_path, kd.name, flags, **told)
     tables.write(tmp_path / "out", tmp_path, "bert_base_en", ("cpu",))
     text = (tmp_path / "table11.md").read_text()
     assert "| preset → preset, 3 layers | KD | 75.50 | 50.00 |" in text and "| ours, mismatched |" in text
-    assert "| 37.50 | [0](" in text and "chosen by 9 held-out training examples, and its accuracy is theirs." in text
+    assert (
+        f"| 37.50 | `{kd.name}` |" in text
+        and "chosen by 9 held-out training examples, and its accuracy is theirs." in text
+    )
 
 
 # What is kept.
 
 
-def _finish(folder, flags="--student=resnet8\n--teacher=\n--soft_labels=\n--epochs=2\n", **changes):
+FLAGS = "--student=resnet8\n--teacher=\n--soft_labels=\n--epochs=2\n"
+
+
+def _finish(folder, flags=FLAGS, **changes):
     result = {"student": "resnet8", "test_accuracy": 0.5, "seconds": 20.0, "train_examples": 100, "epochs": 2}
     artifacts.write_text(folder / "run.flags", flags)
     artifacts.write_csv(folder / "epochs.csv", [{"epoch": 1, "val_accuracy": 0.5}])
     artifacts.write_json(folder / "result.json", {**result, "device": artifacts.environment()["device"], **changes})
 
 
-def test_finished_runs_are_kept_and_read(tmp_path):
-    kept = Kept(tmp_path / "kept")
-    (tmp_path / "begun").mkdir()
-    (tmp_path / "begun" / "run.flags").write_text("--student=resnet8\n")
-    _finish(tmp_path / "done")
-    kept.take(tmp_path / "begun")
-    kept.take(tmp_path / "done")
-    assert kept.has("done") and not kept.has("begun") and not (kept.folder / "begun").exists()
-    assert kept.row("done")["test_accuracy"] == 0.5 and [row["run"] for row in kept.rows()] == ["done"]
-    _finish(tmp_path / "done", test_accuracy=0.6)
-    kept.take(tmp_path / "done")
-    assert kept.row("done")["test_accuracy"] == 0.5  # What is kept stays.
+def _record(results, name, flags=FLAGS, **changes):
+    """Add a finished run to the tables in a directory of results."""
+    _finish(results / "finished" / name, flags, **changes)
+    RunStore(results / "records").add(results / "finished" / name, paper.CIFAR100)
 
 
 def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
-    kept = Kept(tmp_path / "kept")
-    _finish(tmp_path / "done")
-    kept.take(tmp_path / "done")
-    estimate = Estimate(kept.rows(), 1000)
+    store = RunStore(tmp_path / "records")
+    _record(tmp_path, "done")
+    estimator = Estimator(store.rows(), 1000)
     wanted = dataclasses.replace(
         CPU[paper.CIFAR100].recipe, student="resnet8", epochs=4, max_train_examples=0, method="none"
     )
     # 20 s for 100 examples in 2 epochs.
-    assert estimate.seconds(budgets.Run("a", wanted)) == pytest.approx(400)
+    assert estimator.estimate(budgets.Run("a", wanted)) == pytest.approx(400)
     larger = dataclasses.replace(wanted, student="resnet20", max_train_examples=500)
-    assert estimate.seconds(budgets.Run("b", larger)) == pytest.approx(200 * 40_818_944 / 12_507_392)
+    assert estimator.estimate(budgets.Run("b", larger)) == pytest.approx(200 * 40_818_944 / 12_507_392)
     taught = dataclasses.replace(wanted, teacher="resnet20", method="kd")
-    live = estimate.seconds(budgets.Run("c", taught, teacher="t"))
+    live = estimator.estimate(budgets.Run("c", taught, teacher="t"))
     assert live == pytest.approx(400 * (1 + 40_818_944 / (3 * 12_507_392)))
-    assert estimate.seconds(budgets.Run("d", taught, teacher="t", replays=True)) == pytest.approx(400)
-    assert Estimate([], 1000).seconds(budgets.Run("a", wanted)) is None
-    other = Estimate([{**row, "device": "another"} for row in kept.rows()], 1000)
-    assert other.elsewhere and not estimate.elsewhere
-    assert other.seconds(budgets.Run("a", wanted)) == pytest.approx(400)
-    assert [clock(seconds) for seconds in (29, 61, 3660, 7500)] == ["0 min", "1 min", "1 h 01 min", "2 h 05 min"]
+    assert estimator.estimate(budgets.Run("d", taught, teacher="t", replays=True)) == pytest.approx(400)
+    assert Estimator([], 1000).estimate(budgets.Run("a", wanted)) is None
+    other = Estimator([{**row, "device": "another"} for row in store.rows()], 1000)
+    assert other.from_other_devices and not estimator.from_other_devices
+    assert other.estimate(budgets.Run("a", wanted)) == pytest.approx(400)
+    assert [format_seconds(seconds) for seconds in (29, 61, 3660, 7500)] == [
+        "0 min",
+        "1 min",
+        "1 h 01 min",
+        "2 h 05 min",
+    ]
 
 
 def test_estimates_of_other_data_are_of_examples_of_their_size(tmp_path):
     """Another image size, or another part of the network, says nothing; neither does CIFAR-100."""
-    kept, wanted = Kept(tmp_path / "kept"), CPU[paper.IMAGENET].recipe
-    _finish(tmp_path / "small")
-    _finish(tmp_path / "images", "\n".join(config.to_lines(wanted)) + "\n", student=wanted.student, train_examples=40)
-    for name in ("small", "images"):
-        kept.take(tmp_path / name)
-    estimate = Estimate(kept.rows(), 50_000)
+    wanted = CPU[paper.IMAGENET].recipe
+    _record(tmp_path, "small")
+    flags = "\n".join(config.to_lines(wanted)) + "\n"
+    _record(tmp_path, "images", flags, student=wanted.student, train_examples=40)
+    estimator = Estimator(RunStore(tmp_path / "records").rows(), 50_000)
     # 20 s for 2 epochs of what it had: the data set is that large.
-    assert estimate.seconds(budgets.Run("a", wanted)) == pytest.approx(10 * wanted.epochs)
+    assert estimator.estimate(budgets.Run("a", wanted)) == pytest.approx(10 * wanted.epochs)
     larger = dataclasses.replace(wanted, image_size=224)
     other = dataclasses.replace(wanted, student="imagenet_mobilenet_v1")
-    assert [estimate.seconds(budgets.Run("b", one)) for one in (larger, other)] == [None, None]
+    assert [estimator.estimate(budgets.Run("b", one)) for one in (larger, other)] == [None, None]
 
 
 # Whole tables.
 
 
 def _values(tmp_path, table, **changes):
-    given = {"budget": "smoke", "seeds": None, "jobs": 2, "plan": False, "report": False, "preset": "preset"}
+    given = {
+        "show_flags": None,
+        "budget": "smoke",
+        "seeds": None,
+        "jobs": 2,
+        "plan": False,
+        "report": False,
+        "preset": "preset",
+    }
     paths = {"data_dir": str(tmp_path / "images.npz"), "output_dir": str(tmp_path / "runs"), "results": None}
     return types.SimpleNamespace(table=table, **{**given, **paths, **changes})
 
@@ -374,13 +385,14 @@ def test_a_study_is_trained_once_and_reported(tmp_path, processes, monkeypatch, 
     assert tables.run(_values(tmp_path, "5")) == 0
     assert sorted(processes) == sorted([teacher, kd, wsl]) and processes[0] == teacher
     out = tmp_path / "runs"
-    flags = (out / "runs" / wsl / "run.flags").read_text().splitlines()
+    store = RunStore(out / "records")
+    flags = store.get(wsl).flags
     assert f"--teacher_weights={out / 'weights' / teacher}.weights.h5" in flags
     assert f"--soft_labels={out / 'soft_labels' / teacher}-0" in flags
     text = (out / "table5.md").read_text()
     row = next(line for line in text.splitlines() if "| WSL |" in line)
-    accuracy = 100 * Kept(out / "runs").row(wsl)["test_accuracy"]
-    assert f"| 75.78 | {accuracy:.2f} |" in row and f"(runs/{wsl}/run.flags)" in row
+    accuracy = 100 * store.row(wsl)["test_accuracy"]
+    assert f"| 75.78 | {accuracy:.2f} |" in row and f"`{wsl}`" in row
     assert "WSL > KD" in text and "| data | 1,797 digits" in text
 
     # Again: nothing is left; with what is kept alone too; and another seed needs no second teacher.
@@ -413,7 +425,7 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
     for scales, accuracy in ((CPU, 0.4), (FULL, 0.75)):
         for run in _plan("2", scales, seeds=2)[1]:
             if run.arm.name == "labels":
-                _finish(results / "runs" / run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
+                _record(results, run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
     tables.write(tmp_path / "runs", results, "preset", ("cpu", "paper"))
     text = (results / "table2.md").read_text()
     assert text.index("## Budget `cpu`") < text.index("## Budget `paper`")
@@ -427,10 +439,8 @@ def test_pages_have_a_part_for_each_budget(tmp_path):
 def test_figure_2_is_of_the_first_seeds_that_are_finished(tmp_path):
     """Its students heard their teachers from files: the teachers' accuracies are those of their own runs."""
     teachers, students = _plan("1", SMOKE, seeds=2)
-    runs, epoch = (
-        tmp_path / "runs" / "runs",
-        {"epoch": 1, "regularization_samples": 64, "regularization_sample_rate": 0.5},
-    )
+    runs = tmp_path / "runs"
+    epoch = {"epoch": 1, "regularization_samples": 64, "regularization_sample_rate": 0.5}
     for name, run in teachers.items():
         _finish(runs / name, test_accuracy=0.75 if run.wanted.label_smoothing else 0.875)
     for run in students[:-1]:  # All of the first seed.
@@ -446,6 +456,14 @@ def test_figure_2_is_of_the_first_seeds_that_are_finished(tmp_path):
     assert (tmp_path / "runs" / "figure2.png").exists()
 
 
+def test_show_flags_prints_a_flagfile(tmp_path, capsys):
+    _record(tmp_path, "kd-0")
+    values = _values(tmp_path, None, show_flags="kd-0", results=str(tmp_path))
+    assert tables.run(values) == 0 and capsys.readouterr().out == FLAGS
+    with pytest.raises(ValueError, match="'kd-1' is not a recorded run"):
+        tables.run(types.SimpleNamespace(**{**vars(values), "show_flags": "kd-1"}))
+
+
 def test_a_report_of_nothing_writes_nothing(tmp_path, capsys):
     assert tables.run(_values(tmp_path, "2", report=True, data_dir=None)) == 0
     assert "No run of table 2 is finished: there is no page." in capsys.readouterr().out
@@ -457,7 +475,7 @@ def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
     for run in _plan("3", FULL)[1]:
         if run.wanted.student == "resnet20" and run.arm.name in ("labels", "KD"):
             accuracy = 0.6 if run.arm.name == "labels" else 0.7
-            _finish(tmp_path / "runs" / run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
+            _record(tmp_path, run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
     work = tables.Work(paper.STUDIES["3"], FULL[paper.CIFAR100], 1, tmp_path / "out", tmp_path)
     lines, _ = work.lines()
     assert [(line.pair[0], line.arm.name) for line in lines] == [
@@ -471,7 +489,7 @@ def test_labels_alone_are_compared_with_each_teachers_students(tmp_path):
     "changes, message",
     [
         ({"table": "12"}, "--table=12 is none of the papers'. Expected one of 1, 2, .*figure4"),
-        ({"out": None}, "--output_dir and --data_dir are needed: .*cifar100"),
+        ({"output_dir": None}, "--output_dir and --data_dir are needed: .*cifar100"),
         ({"table": "11", "data_dir": None}, "--output_dir and --data_dir are needed: .*multinli"),
         (
             {"table": "figure2", "budget": "cpu", "report": True, "data_dir": None},
@@ -492,7 +510,7 @@ def test_the_smoke_of_a_table(name, tmp_path):
     values = _values(tmp_path, name, data_dir=None)
     assert tables.run(values) == 0
     text = (tmp_path / "runs" / (f"table{name}.md" if name.isdigit() else f"{name}.md")).read_text()
-    assert text.count("(runs/") >= len(_plan(name, SMOKE)[1])
+    assert all(f"`{run.name}`" in text for run in _plan(name, SMOKE)[1])
 
 
 @pytest.mark.slow
@@ -509,7 +527,8 @@ def test_the_smoke_of_other_data(name, place, tmp_path, request, preset, monkeyp
     values = _values(tmp_path, name, data_dir=str(request.getfixturevalue(place)), preset=str(preset))
     assert tables.run(values) == 0
     text = (tmp_path / "runs" / f"table{name}.md").read_text()
-    assert text.count("(runs/") == 4 and "WSL > KD" in text  # A teacher, labels, KD and WSL.
+    assert "WSL > KD" in text
+    assert len(RunStore(tmp_path / "runs" / "records").rows()) == 4  # A teacher, labels, KD and WSL.
 
 
 @pytest.mark.slow

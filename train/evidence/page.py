@@ -17,15 +17,11 @@ _TESTED = (
 
 
 class Line(NamedTuple):
-    """The finished runs of one arm: its `paper.Arm`, `(teacher, student)` here, and dicts by seed.
-
-    `rows` are their results, `flags` the places of their `run.flags`, from the page.
-    """
+    """The finished runs of one arm: its `paper.Arm`, `(teacher, student)` here, and a dict of seeds to their rows."""
 
     arm: object
     pair: tuple
     rows: dict
-    flags: dict
 
     def values(self, what="accuracy"):
         """A dict of seeds to percent: the last epoch's `accuracy`, the `best` epoch's, or another column of a table."""
@@ -137,7 +133,7 @@ def table(lines, study):
         if counted:
             row["samples, %: paper"] = _number(line.arm.samples and 100 * line.arm.samples / EXAMPLES, ".1f")
             row["samples, %: ours"] = _spread(line.values(SAMPLES), 1)
-        row["run.flags by seed"] = ", ".join(f"[{seed}]({path})" for seed, path in sorted(line.flags.items()))
+        row["runs"] = _runs(line.rows)
         shown.append(row)
     return shown
 
@@ -225,6 +221,14 @@ def overview(found):
     return f"{report.markdown(rows, tuple(rows[0]))}\n{_TESTED}"
 
 
+def _runs(rows):
+    """Return the names of runs that differ in the seed, in the notation of a shell: `NAME-{0,1,2}`."""
+    seeds = sorted(rows)
+    names = [rows[seed]["run"] for seed in seeds]
+    stems = {name.removesuffix(f"-{seed}") for name, seed in zip(names, seeds)}
+    return f"`{stems.pop()}-{{{','.join(map(str, seeds))}}}`" if len(seeds) > 1 else f"`{names[0]}`"
+
+
 def _paper(better, worse, what):
     of = (lambda arm: arm.paper) if what == "accuracy" else (lambda arm: arm.samples and 100 * arm.samples / EXAMPLES)
     return None if None in (of(better), of(worse)) else of(better) - of(worse)
@@ -265,6 +269,7 @@ def markdown(study, budget, lines, cuts, facts):
     text += "".join(f"{what}: {value}.\n" for what, value in facts.items()) + "\n"
     text += f"{report.markdown(shown, tuple(shown[0]))}\n"
     text += f"Accuracies in percent, mean ± standard deviation over n seeds. {_judged(lines)}\n"
+    text += "`python train/tables.py --show_flags=RUN` prints the flags of a run.\n"
     if told:
         text += f"\n{report.markdown(told, tuple(told[0]))}\n{_TESTED}"
     return text
