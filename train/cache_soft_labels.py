@@ -1,13 +1,14 @@
-"""Writes a teacher's soft labels, for trainings that replay them: `--soft_labels` of the other scripts.
+"""Write a teacher's soft labels, which the training scripts read by `--soft_labels`.
 
     python train/cache_soft_labels.py --data=cifar100 --data_dir=cifar100.npz --teacher=wrn_40_2 \
         --teacher_weights=runs/wrn_40_2/student.keras --num_views=240 --dtype=float16 --output_dir=soft_labels/wrn_40_2
     python train/cifar100.py --data_dir=cifar100.npz --soft_labels=soft_labels/wrn_40_2 --output_dir=runs/wsl
 
-The teacher sees each training example `--num_views` times, cropped and flipped anew by --seed; epoch e of a training
-has view e modulo their number, and the logits of these very pixels. With as many views as epochs, and the same seed, it
-is the training with the teacher at hand, to rounding. Stopped and started again it goes on; started several times at
-once, the processes share out the files. Sizes are printed first: CIFAR-100 in float16 takes 10 MB a view.
+Logits are computed for `--num_views` views of each training example, which differ in crops and flips, drawn from
+--seed. Epoch e of a training uses view e modulo their number, with the same pixels. With as many views as epochs and
+the same seed, the training equals that with a live teacher, up to rounding. If the script is stopped, the same command
+resumes it; several processes divide the files among them. Sizes are printed first: CIFAR-100 in float16 takes 10 MB per
+view.
 """
 
 import sys
@@ -15,9 +16,9 @@ import sys
 import before_tensorflow  # noqa: F401
 from absl import flags
 
-import students
 from keras_wsl import soft_labels
 from keras_wsl.training import cli, config, runner
+from reproduction import saved_runs
 
 FLAGS = (
     "teacher",
@@ -39,57 +40,61 @@ FLAGS = (
 
 
 def write(values):
-    """The soft labels of what a run of these settings trains on."""
-    source = students.source(values.data)
-    wanted = students.with_flags(source.config(), values, FLAGS)
-    if not (wanted.teacher and wanted.teacher_weights and values.output_dir):
-        raise ValueError("--teacher, --teacher_weights and --output_dir are needed: a network, its file, and a folder.")
-    train = runner.parts(source.splits(wanted, values), wanted)[0]
-    teacher = source.build(
-        wanted.teacher,
+    """Write the soft labels of the examples that a run with these settings trains on."""
+    dataset = saved_runs.get_dataset(values.data)
+    settings = saved_runs.override(dataset.config(), values, FLAGS)
+    if not (settings.teacher and settings.teacher_weights and values.output_dir):
+        raise ValueError(
+            "--teacher, --teacher_weights and --output_dir are needed: a network, its file, and a directory."
+        )
+    train = runner.parts(dataset.load(settings, values), settings)[0]
+    teacher = dataset.build(
+        settings.teacher,
         classes=len(train.classes),
-        weights=wanted.teacher_weights,
+        weights=settings.teacher_weights,
         input_shape=train.input_shape,
-        dtype=wanted.dtype_policy,
-        **wanted.teacher_options(),
+        dtype=settings.dtype_policy,
+        **settings.teacher_options(),
     )
-    source.check(wanted, teacher)
+    dataset.check(settings, teacher)
     return soft_labels.write(
         teacher,
         train,
         values.output_dir,
-        seed=wanted.seed,
+        seed=settings.seed,
         num_views=values.num_views,
         clean=values.clean,
         dtype=values.dtype,
         k=values.top_k,
         temperatures=config.numbers("temperatures", values.temperatures),
         batch_size=values.batch_size,
-        teacher_file=wanted.teacher_weights,
+        teacher_file=settings.teacher_weights,
         verbose=1 if sys.stdout.isatty() else 2,
-        **runner.augmentation(wanted),
+        **runner.augmentation(settings),
     )
 
 
 def main():
-    """Says where they are."""
+    """Write the soft labels and print where they are."""
     store = write(flags.FLAGS)
     print(f"{store.num_views or 1} views of {len(store.examples):,} examples: --soft_labels={store.folder}")
 
 
 def define_flags(values=flags.FLAGS):
-    """Defines the flags of this script."""
-    students.define_flags(FLAGS, values)
+    """Define the flags of this script."""
+    saved_runs.define_flags(FLAGS, values)
     to = {"flag_values": values}
     flags.DEFINE_integer(
-        "num_views", 1, "How often the teacher sees an example, cropped and flipped anew.", lower_bound=1, **to
+        "num_views", 1, "Number of views per example, which differ in crops and flips.", lower_bound=1, **to
     )
-    flags.DEFINE_bool("clean", True, "Whether it also sees them as they are, for the probe of a training.", **to)
-    flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "In which all logits are stored.", **to)
-    flags.DEFINE_integer("top_k", 0, "Stores so many of a row's highest logits alone; 0 for all.", lower_bound=0, **to)
-    flags.DEFINE_list("temperatures", ["1", "4"], "Of --top_k: the temperatures of the losses.", **to)
-    flags.DEFINE_integer("batch_size", 256, "Examples in a forward pass.", lower_bound=1, **to)
-    flags.DEFINE_string("output_dir", "", "Folder of the soft labels; made if it is missing.", **to)
+    flags.DEFINE_bool(
+        "clean", True, "Whether to add a view without crops and flips, for counts on clean examples.", **to
+    )
+    flags.DEFINE_enum("dtype", "float32", soft_labels.DTYPES, "Data type of the logits.", **to)
+    flags.DEFINE_integer("top_k", 0, "Store only the k highest logits; 0 for all.", lower_bound=0, **to)
+    flags.DEFINE_list("temperatures", ["1", "4"], "With --top_k: the temperatures of the losses.", **to)
+    flags.DEFINE_integer("batch_size", 256, "Examples per forward pass.", lower_bound=1, **to)
+    flags.DEFINE_string("output_dir", "", "Directory of the soft labels; made if it is missing.", **to)
 
 
 if __name__ == "__main__":

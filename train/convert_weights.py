@@ -1,6 +1,6 @@
-"""Writes the weights of a PyTorch network as a `.weights.h5` file, which `keras_wsl.models.build` reads.
+"""Write the weights of a PyTorch network as a `.weights.h5` file, which `keras_wsl.models.build` reads.
 
-    python train/convert_weights.py --network=imagenet_resnet34 --source=resnet34.pth --output_dir=resnet34.weights.h5
+    python train/convert_weights.py --network=imagenet_resnet34 --source=resnet34.pth --output=resnet34.weights.h5
 
 The source is a `.pth` or `.pt` file, such as torchvision's of https://pytorch.org/vision/stable/models.html (the
 papers' teachers are its first weights, IMAGENET1K_V1), a `.safetensors` or an `.npz` file with torchvision's names.
@@ -16,18 +16,18 @@ from keras_wsl.training import cli
 
 
 def main():
-    """Converts what the flags say."""
-    wanted = flags.FLAGS
-    model = models.build(wanted.network, classes=wanted.classes)
-    convert_torchvision.load_torchvision(model, wanted.source)
-    models.save_weights(model, wanted.out, dtype="float32")
+    """Convert the weights and print their size."""
+    values = flags.FLAGS
+    model = models.build(values.network, classes=values.classes)
+    convert_torchvision.load_torchvision(model, values.source)
+    models.save_weights(model, values.output, dtype="float32")
     count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
-    print(f"{wanted.network}: {count:,} parameters, sha256 {files.sha256(wanted.out)}: {wanted.out}")
+    print(f"{values.network}: {count:,} parameters, sha256 {files.sha256(values.output)}: {values.output}")
 
 
 if __name__ == "__main__":
     flags.DEFINE_string("network", None, "The network's name, as in keras_wsl.models.names().", required=True)
     flags.DEFINE_string("source", None, "A .pth, .pt, .safetensors or .npz file of PyTorch's arrays.", required=True)
-    flags.DEFINE_string("output_dir", None, "The .weights.h5 file to write.", required=True)
+    flags.DEFINE_string("output", None, "The .weights.h5 file to write.", required=True)
     flags.DEFINE_integer("classes", 1000, "The number of logits.", lower_bound=1)
     cli.start(main)

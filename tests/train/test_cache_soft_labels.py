@@ -126,10 +126,10 @@ def test_a_run_goes_on_with_the_same_soft_labels_alone(runs, tmp_path):
     "others, message",
     [
         (["--teacher="], "--teacher, --teacher_weights and --output_dir are needed"),
-        (["--data=mnist"], "--data=mnist is unknown"),
+        (["--data=mnist"], "Received: --data=mnist"),
         (["--top_k=4"], "k=4 is more than the 3 classes"),
         (["--seed=1"], "another data set|another seed"),
-        (["--image_size=32"], "--image_size is no setting of this data"),
+        (["--image_size=32"], "--image_size does not apply to this data set"),
     ],
 )
 def test_what_cannot_be_written(runs, others, message):

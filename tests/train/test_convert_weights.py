@@ -27,7 +27,7 @@ def test_writes_what_the_zoo_reads(source, tmp_path):
         "convert_weights.py",
         "--network=imagenet_mobilenet_v1",
         f"--source={source}",
-        f"--output_dir={out}",
+        f"--output={out}",
         "--classes=7",
     )
     assert result.returncode == 0, result.stderr
@@ -41,6 +41,6 @@ def test_writes_what_the_zoo_reads(source, tmp_path):
 
 def test_mistakes_are_one_line(source, tmp_path):
     out = tmp_path / "a.weights.h5"
-    result = run_script("convert_weights.py", "--network=resnet8", f"--source={source}", f"--output_dir={out}")
+    result = run_script("convert_weights.py", "--network=resnet8", f"--source={source}", f"--output={out}")
     assert result.returncode == 2 and not out.exists()
     assert "ValueError: The arrays do not fit resnet8: 'conv1.weight'" in result.stderr.splitlines()[-1]

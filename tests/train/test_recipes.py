@@ -11,11 +11,10 @@ import keras
 import numpy as np
 import pytest
 
-import methods
-import methods_report
 from keras_wsl import callbacks, data, models
 from keras_wsl.features import FeatureExtractor
 from keras_wsl.training import artifacts, config, recipes, runner
+from reproduction import compare_methods
 from tests.common import bright_splits
 
 pytestmark = pytest.mark.eager
@@ -303,7 +302,7 @@ def test_a_method_without_a_teacher_trains(teacher, tmp_path):
 
 
 def test_every_method_is_planned_with_its_twin():
-    runs = methods.plan(recipes.METHODS)
+    runs = compare_methods.plan_runs(recipes.METHODS)
     assert len(runs) == 2 * len(recipes.METHODS) - 3  # Not of labels alone, of WSL, and of what has no teacher.
     assert {method for method, _ in runs} == set(recipes.METHODS)
 
@@ -327,7 +326,7 @@ def test_the_report_of_methods(tmp_path):
         "method,stage,relative,peak_memory_mib,adapter_parameters\nkd,,1.0,900,0\n"
     )
     (results / "methods_notes.md").write_text("What is to be said.\n\nTABLE\n\nAnd after.\n")
-    methods_report.write(tmp_path / "runs", results)
+    compare_methods.write(tmp_path / "runs", results)
     text = (results / "methods.md").read_text()
     assert "| kd | 2 | 31.00 | 33.00 | +2.00 | 25.0 % | 1.0 | 900 | 0 |" in text
     assert text.index("| none | 1 | 25.00 |") < text.index("| kd |") < text.index("And after.")
@@ -335,7 +334,7 @@ def test_the_report_of_methods(tmp_path):
     assert len(artifacts.read_texts(results / "methods.csv")) == 4
     assert (results / "methods.png").read_bytes()[:4] == b"\x89PNG"
     with pytest.raises(FileNotFoundError, match="no finished run"):
-        methods_report.write(tmp_path, results)
+        compare_methods.write(tmp_path, results)
 
 
 @pytest.mark.slow

@@ -7,13 +7,12 @@ import os
 
 import pytest
 
-import jobs
-import students
-from evidence.run_store import RunRecord, RunStore
 from keras_wsl import distribution, files
 from keras_wsl.training import artifacts, plots, runner
+from reproduction import launcher, saved_runs
+from reproduction.run_store import RunRecord, RunStore
 from tests.common import bright_splits
-from tests.train.test_bias_variance import SMALL
+from tests.train.reproduction.test_bias_variance import SMALL
 
 EXPORTS = True  # See conftest.py.
 
@@ -52,7 +51,7 @@ def test_read_result_refuses_in_one_line(tmp_path, content, message):
         artifacts.read_result,
         RunRecord.read,
         lambda folder: RunStore(tmp_path / "records").add(folder, "cifar100"),
-        lambda folder: students.read(folder, None),
+        lambda folder: saved_runs.read(folder, None),
     )
     for read in readers:
         with pytest.raises(ValueError, match=message) as caught:
@@ -80,9 +79,9 @@ def test_jobs_name_a_damaged_result(tmp_path, monkeypatch):
         artifacts.write_json(tmp_path / "run" / "result.json", {"test_accuracy": None, "seconds": 1.0})
         return 0, ""
 
-    monkeypatch.setattr(jobs, "call", call)
+    monkeypatch.setattr(launcher, "call", call)
     with pytest.raises(ValueError, match="result.json is no result of a run. `test_accuracy` must be a number"):
-        jobs.train({tmp_path / "run": SMALL}, "images.npz")
+        launcher.train({tmp_path / "run": SMALL}, "images.npz")
 
 
 def test_alone_in_removes_what_a_killed_process_left(tmp_path):

@@ -6,7 +6,6 @@ import importlib.util
 import itertools
 import json
 import os
-import pathlib
 import shutil
 import signal
 import subprocess
@@ -19,16 +18,14 @@ import numpy as np
 import pytest
 from absl import flags
 
-import online_distillation
-import report
-import soft_label_storage
 from benchmarks.fault_injection import differences
-from evidence.run_store import RunRecord
 from keras_wsl import callbacks, data, models
 from keras_wsl.training import artifacts, cli, config, recipes, runner
-from tests.common import bright_splits, run_child, run_script
+from reproduction import online_distillation, soft_label_storage
+from reproduction.markdown import format_table
+from reproduction.run_store import RunRecord
+from tests.common import TRAIN, bright_splits, run_child, run_script
 
-TRAIN = pathlib.Path(runner.__file__).parent
 EXPORTS = True  # See conftest.py.
 OUTPUTS = [
     "backups",
@@ -432,7 +429,7 @@ def test_a_report_has_the_runs_rows(wsl, tmp_path):
     row = record.row
     assert row["run"] == "wsl" and row["final_accuracy"] == result["final_accuracy"]
     assert "--method=wsl" in row["flags"].split() and [epoch["epoch"] for epoch in record.epochs] == [1, 2]
-    table = report.markdown([row]).splitlines()
+    table = format_table([row]).splitlines()
     assert len(table) == 3 and f"{result['final_accuracy']:.4f}" in table[2]
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
         RunRecord.read(tmp_path)

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from evidence import run_store
-from evidence.run_store import RunRecord, RunStore
 from keras_wsl.files import exclusive
 from keras_wsl.training import artifacts
+from reproduction import run_store
+from reproduction.run_store import RunRecord, RunStore
 
 FLAGS = ["--student=resnet8", "--teacher=", "--vocabulary=a folder/with spaces", '# data: "cifar100.npz"']
 RESULT = {
