@@ -11,7 +11,7 @@ FAST := $(addprefix tests/,test_architecture.py test_bad_inputs.py test_files.py
 	analysis/test_calibration.py analysis/test_fidelity.py analysis/test_regularization_sample_rates.py \
 	callbacks/test_raise_on_non_finite.py callbacks/test_regularization_samples.py data/test_seeded.py losses/test_golden.py \
 	losses/test_logit.py losses/test_misuse.py losses/test_precision.py soft_labels/test_store.py \
-	train/test_bad_inputs_of_scripts.py train/test_jobs.py training/test_artifacts.py)
+	train/test_bad_inputs_of_scripts.py train/reproduction/test_launcher.py training/test_artifacts.py)
 
 .PHONY: help quickstart test test-fast test-slow test-jax test-torch bench faults lint clean
 

@@ -207,7 +207,7 @@ def test_what_runs_what_it_reads_is_found(code):
 # Where files may be opened for writing, or `tempfile` used; in benchmarks/ too, which damage files and fill disks.
 WRITES_ITSELF = {
     "files.py": "the helper of all others",
-    "jobs.py": "what a child prints",
+    "launcher.py": "what a child prints",
     "multi_worker.py": "nothing, into the null device",
 }
 MODES = {"w", "wb", "a", "ab", "x", "xb", "w+", "w+b", "r+", "r+b"}

@@ -15,15 +15,13 @@ import keras
 import numpy as np
 import pytest
 
-import bias_variance
-import jobs
-import students
 from keras_wsl import Distiller, callbacks, data, losses, models, soft_labels
 from keras_wsl.callbacks import backup_file
 from keras_wsl.models import convert_torchvision
 from keras_wsl.models.weights import read_network
 from keras_wsl.training import runner
 from keras_wsl.training.config import Config, to_lines
+from reproduction import bias_variance, launcher, saved_runs
 from tests.common import bright_splits, image_network
 
 REFUSED = "student.keras' cannot be read as a network: {}.*Code in a file is never run"
@@ -142,7 +140,7 @@ def as_a_run(path):
     wanted = Config(method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path))
     (path.parent / "run.flags").write_text("\n".join(to_lines(wanted)))
     (path.parent / "result.json").write_text("{}")
-    jobs.pair(path.parent, splits)
+    launcher.load_logits(path.parent, splits)
 
 
 READERS = {
@@ -150,7 +148,7 @@ READERS = {
     "build": lambda path, folder: models.build("resnet8", classes=3, weights=path, input_shape=(8, 8, 3)),
     "load_weights": lambda path, folder: models.load_weights(network(keras.layers.ReLU()), path),
     "teacher_weights": teaching,
-    "evaluate": lambda path, folder: students.saved(path),
+    "evaluate": lambda path, folder: saved_runs.saved(path),
     "jobs": lambda path, folder: as_a_run(path),
     "bias_variance": lambda path, folder: bias_variance.log_probs(path, bright_splits(3).test, 8),
 }

@@ -15,9 +15,9 @@ import sys
 import before_tensorflow  # noqa: F401
 from absl import flags
 
-import students
 from keras_wsl import soft_labels
 from keras_wsl.training import cli, config, inputs
+from reproduction import saved_runs
 
 FLAGS = (
     "teacher",
@@ -40,8 +40,8 @@ FLAGS = (
 
 def write(values):
     """Write the soft labels of the training set that the parsed flags name, and return the `SoftLabels`."""
-    source = students.source(values.data)
-    settings = students.with_flags(source.config(), values, FLAGS)
+    source = saved_runs.source(values.data)
+    settings = saved_runs.with_flags(source.config(), values, FLAGS)
     if not (settings.teacher and settings.teacher_weights and values.output_dir):
         raise ValueError("--teacher, --teacher_weights and --output_dir are required.")
     train = inputs.split_dataset(source.splits(settings, values), settings)[0]
@@ -79,7 +79,7 @@ def main():
 
 def define_flags(values=flags.FLAGS):
     """Define the flags of this script."""
-    students.define_flags(FLAGS, values)
+    saved_runs.define_flags(FLAGS, values)
     options = {"flag_values": values}
     flags.DEFINE_integer("num_views", 1, "Number of augmented views per example.", lower_bound=1, **options)
     flags.DEFINE_bool("clean", True, "Also cache logits of the unaugmented examples.", **options)

@@ -6,7 +6,6 @@ from keras_wsl.analysis.class_affinity import class_affinity, group_means, logit
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.analysis.ntk import empirical_ntk
 from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
-from keras_wsl.analysis.semantics import superclass_similarity, superclasses, wordnet_similarity
 from keras_wsl.analysis.supervision_complexity import (
     Bound,
     Complexity,
@@ -39,9 +38,6 @@ __all__ = [
     "rank_correlation",
     "regularization_sample_rates",
     "standard_errors",
-    "superclass_similarity",
-    "superclasses",
     "supervision_complexity",
     "targets",
-    "wordnet_similarity",
 ]

@@ -15,12 +15,11 @@ from sklearn import metrics
 
 import evaluate
 import multinli
-import reliability
-import students
 from keras_wsl import Distiller, data, export, losses, models
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.models import keras_nlp_backbones
 from keras_wsl.training import artifacts, config, runner
+from reproduction import reliability_diagram, saved_runs
 from tests.common import bert_preset, network, run_script
 from tests.train import test_multinli
 
@@ -181,8 +180,8 @@ def test_the_student_of_a_distiller(runs, tmp_path):
 
 def test_a_teacher_is_asked_once(runs, tmp_path, monkeypatch):
     asked = []
-    logits_of = evaluate.logits_of
-    monkeypatch.setattr(evaluate, "logits_of", lambda *args: asked.append(args[1]) or logits_of(*args))
+    logits_of = evaluate.compute_labels_and_logits
+    monkeypatch.setattr(evaluate, "compute_labels_and_logits", lambda *args: asked.append(args[1]) or logits_of(*args))
     shutil.copytree(runs / "kd", tmp_path / "again")
     rows = _judge(tmp_path / "out", runs / "kd", tmp_path / "again")
     assert len(asked) == 3
@@ -216,7 +215,7 @@ def test_a_run_on_image_files(tmp_path):
     logits = model.predict(test.normalize(np.stack(pixels[6:]).astype("float32")), verbose=0)
     assert row["nll"] == pytest.approx(metrics.log_loss(range(6), special.softmax(logits, axis=-1)), rel=1e-4)
     assert row["top_5_accuracy"] == metrics.top_k_accuracy_score(range(6), logits, k=5)
-    with pytest.raises(ValueError, match="takes inputs of shape .32, 32, 3., and the examples have .24, 24, 3."):
+    with pytest.raises(ValueError, match="inputs of shape .32, 32, 3.. Received: examples of shape .24, 24, 3."):
         _judge(tmp_path / "out", run, data_dir=tmp_path / "images", image_size=24)
 
 
@@ -259,26 +258,30 @@ def test_sentences_of_another_vocabulary(sentences, tmp_path):
 @pytest.mark.parametrize(
     "path, given, message",
     [
-        ("absent.keras", {"data": "digits"}, "There is no student .*absent.keras"),
-        ("kd/student.keras", {}, "does not say what it was trained on. Pass --data, one of digits, cifar100"),
-        ("kd/student.keras", {"data": "mnist"}, "--data=mnist is unknown. Expected one of digits"),
-        ("kd/epochs.csv", {"data": "digits"}, "epochs.csv is no network"),
-        ("tiny.weights.h5", {"data": "digits"}, "holds weights alone. Name their network by --student"),
+        ("absent.keras", {"data": "digits"}, "absent.keras does not exist. Expected the directory of a run"),
+        ("kd/student.keras", {}, "does not record its data set. Pass --data, one of digits, cifar100"),
+        ("kd/student.keras", {"data": "mnist"}, "--data must be one of digits, .*Received: --data=mnist"),
+        ("kd/epochs.csv", {"data": "digits"}, "epochs.csv is not a network"),
+        ("tiny.weights.h5", {"data": "digits"}, "has only weights. Pass their network by --student"),
         ("tiny.weights.h5", {"data": "digits", "student": "resnet14"}, "does not fit resnet14"),
         ("torn.keras", {"data": "digits"}, "not a whole '.keras' file"),
         ("unfinished", {}, "holds no finished run"),
-        ("kd", {"data": "imagenet"}, "is a run of Settings, whose data is not --data=imagenet"),
-        ("kd", {"data": "cifar100", "data_dir": "IMAGES"}, "judged on 449 test examples, and this data set has 30"),
-        ("kd", {"split": "mismatched"}, "--split=mismatched is no split of digits. Expected of train, test"),
+        ("kd", {"data": "imagenet"}, "is a run of Config, which does not fit --data=imagenet"),
+        (
+            "kd",
+            {"data": "cifar100", "data_dir": "IMAGES"},
+            "evaluated on 449 test examples. Received: .* of 30",
+        ),
+        ("kd", {"split": "mismatched"}, "--split must be of train, test for digits. Received: --split=mismatched"),
         ("kd", {"split": ""}, "--split is empty"),
         ("kd", {"temperature": 0}, "`--temperature` must be a positive number"),
-        ("kd", {"image_size": 32}, "--image_size is no setting of this data"),
-        ("kd", {"teacher_weights": "absent.keras"}, "There is no file absent.keras of the teacher"),
+        ("kd", {"image_size": 32}, "--image_size does not apply to this data set"),
+        ("kd", {"teacher_weights": "absent.keras"}, "The teacher's file absent.keras does not exist"),
         ("kd/student.keras", {"data": "digits", "teacher": "tiny"}, "--teacher=tiny has no weights"),
-        ("kd/student.keras", {"data": "digits", "teacher_weights": "TINY"}, "Name their network by --teacher"),
-        ("retaught", {}, "is not the file that taught .*SHA-256"),
+        ("kd/student.keras", {"data": "digits", "teacher_weights": "TINY"}, "Pass their network by --teacher"),
+        ("retaught", {}, "is not the teacher of .*SHA-256"),
         ("newer", {}, "run.flags must have only flags that these scripts know. Received: .*invented"),
-        ("classes.keras", {"data": "digits"}, r"outputs of shape \(None, 5\), and the examples have 10 classes"),
+        ("classes.keras", {"data": "digits"}, r"outputs of shape \(None, 5\). Received: examples of 10 classes"),
         ("kd/student.keras", {"data": "cifar100", "data_dir": "IMAGES"}, r"inputs of shape \(8, 8, 1\).*\(8, 8, 3\)"),
         ("softmax.keras", {"data": "digits"}, "must be logits"),
         ("nan.keras", {"data": "digits"}, "must be finite"),
@@ -322,7 +325,7 @@ def odd(runs, tmp_path_factory):
 def test_several_data_sets_and_no_folder(runs, tmp_path):
     wanted = config.ImageNetConfig(student="tiny", method="none")
     other = _fake_run(tmp_path / "run", wanted, models.build("tiny", 6), 6)
-    with pytest.raises(ValueError, match="several data sets: digits, imagenet"):
+    with pytest.raises(ValueError, match="must be of one data set. Received: digits, imagenet"):
         _judge(tmp_path / "out", runs / "kd", other)
     with pytest.raises(ValueError, match="--output_dir is missing"):
         _judge("", runs / "kd")
@@ -331,7 +334,7 @@ def test_several_data_sets_and_no_folder(runs, tmp_path):
 def test_errors_of_the_command_are_one_line(tmp_path):
     ended = run_script("evaluate.py", f"--output_dir={tmp_path / 'out'}", tmp_path / "absent")
     assert ended.returncode == 2
-    assert ended.stderr.strip().splitlines()[-1].startswith("FileNotFoundError: There is no student ")
+    assert ended.stderr.strip().splitlines()[-1].endswith("or a .weights.h5 file.")
 
 
 def test_networks_without_inputs_are_refused():
@@ -339,7 +342,7 @@ def test_networks_without_inputs_are_refused():
         def call(self, x):
             return x
 
-    with pytest.raises(ValueError, match="own.keras holds a Own; expected a functional or sequential network"):
+    with pytest.raises(ValueError, match="own.keras must have a functional or sequential network. Received: a Own"):
         evaluate._check_fits("own.keras", Own(), data.digits().test)
     with pytest.raises(ValueError, match=r"inputs of shape \(6,\)"):
         evaluate._check_fits("dense.keras", network("dense"), data.digits().test)
@@ -349,8 +352,8 @@ def test_bars_show_the_table(tmp_path, monkeypatch):
     generator = np.random.default_rng(0)
     found = calibration(generator.integers(0, 4, 300), generator.normal(size=(300, 4)) * 2, bins=10)
     figures = []
-    monkeypatch.setattr(reliability.plt, "close", figures.append)
-    reliability.plot({name: found for name in "abcde"}, tmp_path / "reliability.png")
+    monkeypatch.setattr(reliability_diagram.plt, "close", figures.append)
+    reliability_diagram.plot({name: found for name in "abcde"}, tmp_path / "reliability.png")
     (figure,) = figures
     drawn = [axis for axis in figure.axes if axis.axison]
     assert len(figure.axes) == 16 and len(drawn) == 10  # Five pairs on two lines of four.
@@ -363,6 +366,6 @@ def test_bars_show_the_table(tmp_path, monkeypatch):
 
 
 def test_every_data_set_has_its_script():
-    assert list(students.SOURCES) == ["digits", "cifar100", "imagenet", "multinli"]
-    for source in students.SOURCES.values():
-        assert set(source.reads) <= {field.name for field in dataclasses.fields(source.config)}
+    assert list(saved_runs.DATASETS) == ["digits", "cifar100", "imagenet", "multinli"]
+    for dataset in saved_runs.DATASETS.values():
+        assert set(dataset.data_settings) <= {field.name for field in dataclasses.fields(dataset.config)}

@@ -16,7 +16,6 @@ import pytest
 from absl import flags
 
 import benchmark
-import report
 from benchmarks import fault_injection, fault_tolerance, faults, soak
 from benchmarks.faults import child, disks, hostile_files, inputs, material, numerics, soaks
 from benchmarks.faults.fault import (
@@ -35,6 +34,7 @@ from benchmarks.faults.fault import (
     unchanged,
 )
 from keras_wsl.training import artifacts
+from reproduction.markdown import format_table
 
 ENVIRONMENT = {"backend": "jax", "python": "3", "versions": {"keras": "3.15"}, "commit": "abc"}
 
@@ -190,7 +190,7 @@ def test_page_has_totals_and_short_cells():
     rows = [{**{key: str(value) for key, value in row.items()}, "commit": "abc"} for row in (survived, lost)]
     text = fault_tolerance.page(rows, ENVIRONMENT)
     assert "commits abc." in text and "## Not run\n\nuneven batches," in text
-    assert report.markdown([dict(zip(fault_tolerance.COUNTS, "4310"))], fault_tolerance.COUNTS) in text
+    assert format_table([dict(zip(fault_tolerance.COUNTS, "4310"))], fault_tolerance.COUNTS) in text
     assert "| one fault | method | 3 | 3 | 0 | 0 | expected |" in text and "- one fault: `fine`" in text
     assert max(len(cell) for line in text.splitlines() if line.startswith("|") for cell in line.split("|")) <= 102
 

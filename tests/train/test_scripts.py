@@ -5,12 +5,12 @@ import dataclasses
 import pytest
 from absl import flags
 
-import online_distillation
 import quickstart
-import report
-import soft_label_storage
 from keras_wsl import models
 from keras_wsl.training import artifacts, config, plots, recipes, runner
+from reproduction import online_distillation, soft_label_storage
+from reproduction.markdown import format_table
+from reproduction.run_store import RunRecord
 from tests.common import TRAIN
 
 EXPORTS = True  # See conftest.py.
@@ -22,13 +22,14 @@ def test_report_reads_a_finished_run(tmp_path):
     artifacts.write_csv(directory / "epochs.csv", epochs)
     result = {"method": "wsl", "student": "wrn_16_2", "seed": 0, "final_accuracy": 0.5, "seconds": 1.0}
     artifacts.write_json(directory / "result.json", result)
-    row, history = report.read(directory)
+    record = RunRecord.read(directory)
+    row, history = record.row, record.epochs
     assert row["run"] == "wsl" and row["final_accuracy"] == 0.5 and "--method=wsl" in row["flags"].split()
     assert [epoch["epoch"] for epoch in history] == [1, 2]
-    table = report.markdown([row]).splitlines()
+    table = format_table([row]).splitlines()
     assert len(table) == 3 and "0.5000" in table[2]
     with pytest.raises(FileNotFoundError, match="holds no finished run"):
-        report.read(tmp_path)
+        RunRecord.read(tmp_path)
 
 
 def test_quickstart_prints_short_lines_and_draws_four_panels(tmp_path, monkeypatch, capsys):

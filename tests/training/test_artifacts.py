@@ -6,12 +6,10 @@ import os
 
 import pytest
 
-import jobs
-import report
-import students
-from evidence.kept import Kept
 from keras_wsl import files
 from keras_wsl.training import artifacts, config
+from reproduction import launcher, saved_runs
+from reproduction.run_store import RunRecord, RunStore
 from tests.training.conftest import SMALL
 
 EXPORTS = True  # See tests/train/conftest.py.
@@ -50,9 +48,9 @@ def test_read_result_refuses_a_damaged_file_in_one_line(tmp_path, content, messa
     artifacts.write_csv(path.with_name("epochs.csv"), [{"epoch": 1, "val_accuracy": 0.5}])
     readers = (
         artifacts.read_result,
-        report.read,
-        lambda directory: Kept(directory.parent).row(directory.name),
-        lambda directory: students.read(directory, None),
+        RunRecord.read,
+        lambda directory: RunStore(tmp_path / "records").add(directory, "cifar100"),
+        lambda directory: saved_runs.read(directory, None),
     )
     for read in readers:
         with pytest.raises(ValueError, match=message) as caught:
@@ -80,9 +78,9 @@ def test_jobs_train_names_a_damaged_result(tmp_path, monkeypatch):
         artifacts.write_json(tmp_path / "run" / "result.json", {"test_accuracy": None, "seconds": 1.0})
         return 0, ""
 
-    monkeypatch.setattr(jobs, "call", call)
+    monkeypatch.setattr(launcher, "call", call)
     with pytest.raises(ValueError, match="result.json is not the result of a run. `test_accuracy` must be a number"):
-        jobs.train({tmp_path / "run": SMALL}, "images.npz")
+        launcher.train({tmp_path / "run": SMALL}, "images.npz")
 
 
 def test_lock_run_removes_orphans(tmp_path):

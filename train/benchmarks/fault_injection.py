@@ -11,10 +11,10 @@ import time
 
 import keras
 
-import jobs
 from keras_wsl import data
 from keras_wsl.training import artifacts
 from keras_wsl.training.config import Config
+from reproduction import launcher
 
 TIMEOUT = 1200  # Seconds within which a process has to reach the state that is waited for.
 VOLATILE = (
@@ -74,7 +74,7 @@ class RunUnderTest:
 
     def command(self):
         """Return the command line that starts or resumes the run."""
-        return [*jobs.command(self.out, self.config, self.data_dir), *self.flags]
+        return [*launcher.command(self.out, self.config, self.data_dir), *self.flags]
 
     def start(self, **environment):
         """Start or resume the run, and return the process, which prints into `log`.
@@ -131,7 +131,7 @@ def prepare(folder, *, epochs=3, backup_every_steps=2):
     if not path.exists():
         data.save_npz(digits, path)
     plain = Config(student="resnet8", method="none", epochs=1, decay_epochs=())
-    jobs.train_all({folder / "teacher": plain}, path)
+    launcher.train_all({folder / "teacher": plain}, path)
     config = dataclasses.replace(
         plain,
         method="wsl",
@@ -143,7 +143,7 @@ def prepare(folder, *, epochs=3, backup_every_steps=2):
     )
     steps = digits.train.steps_per_epoch(config.batch_size)
     whole = RunUnderTest(folder / "whole", config, str(path), steps, folder / "logs")
-    jobs.train_all({whole.out: config}, path)
+    launcher.train_all({whole.out: config}, path)
     return whole
 
 

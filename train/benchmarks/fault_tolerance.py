@@ -17,10 +17,10 @@ import time
 
 from absl import flags
 
-import report
 from benchmarks import faults
 from benchmarks.faults.fault import LOST, SURVIVED, WRONG, Attempt, describe
 from keras_wsl.training import artifacts
+from reproduction.markdown import format_table
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 COUNTS = ("attempts", SURVIVED, LOST, WRONG)
@@ -93,7 +93,7 @@ def page(rows, environment):
         "# Fault tolerance\n\n"
         "Made by `python train/benchmark.py --suite=faults`. *Survived*: what should happen happened. *Lost*: data or\n"
         "work are gone, or a resumed run differs. *Wrong*: a traceback, a hang, or a silent mistake.\n\n"
-        f"{report.markdown([{name: str(value) for name, value in totals.items()}], COUNTS)}\n"
+        f"{format_table([{name: str(value) for name, value in totals.items()}], COUNTS)}\n"
         f"{os.cpu_count()} CPU cores; {environment['backend']}, Python {environment['python']}, {versions};\n"
         f"commits {', '.join(sorted({str(row['commit'])[:9] for row in rows}))}.\n\n"
         "Whole runs are those of `train/cifar100.py` in processes of their own: WSL from ResNet-8 to ResNet-8 on the\n"
@@ -108,7 +108,7 @@ def page(rows, environment):
             for row in rows
             if row["group"] == group
         ]
-        parts.append(f"## {group.capitalize()}\n\n{report.markdown(cells, COLUMNS)}")
+        parts.append(f"## {group.capitalize()}\n\n{format_table(cells, COLUMNS)}")
     if missing := [fault.name for fault in faults.FAULTS if fault.name not in {row["fault"] for row in rows}]:
         parts.append(f"## Not run\n\n{textwrap.fill(', '.join(missing).replace('_', ' '), CELL)}.\n")
     examples = [f"- {row['fault'].replace('_', ' ')}: `{row['example']}`" for row in rows if row["example"]]

@@ -16,10 +16,10 @@ import pathlib
 
 from absl import flags
 
-import report
 from benchmarks import comparisons, growth, harness
 from benchmarks.case import Case
 from keras_wsl.training import artifacts
+from reproduction.markdown import format_table
 
 RESULTS = pathlib.Path(__file__).parent.parent / "results"
 GROUPS = (*comparisons.ARMS, "growth")
@@ -85,10 +85,10 @@ def page(rows, arms, environment, how):
         ("Variants of the step against itself", [row for row in ratios if row["group"] == "variants"], RATIOS),
     ):
         if some:
-            parts.append(f"## {title}\n\n{report.markdown([shown(row) for row in some], columns)}")
+            parts.append(f"## {title}\n\n{format_table([shown(row) for row in some], columns)}")
     if arms:
         cells = [{name: str(value) for name, value in row.items()} for row in arms]
-        parts.append(f"## The arms\n\n{report.markdown(cells, list(arms[0]))}")
+        parts.append(f"## The arms\n\n{format_table(cells, list(arms[0]))}")
     return "\n".join(parts)
 
 
