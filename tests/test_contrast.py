@@ -52,7 +52,9 @@ def test_negatives_are_of_other_classes_and_never_twice():
     index = np.flatnonzero(labels >= 0)[:20].astype("int32")
     for crd in (loss, fewer):
         for _ in range(3):
-            pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.draw(ops.convert_to_tensor(index)))
+            pairs, chosen = (
+                np.array(ops.convert_to_numpy(each)) for each in crd.sample_negatives(ops.convert_to_tensor(index))
+            )
             assert (pairs[:, 0] == index).all() and chosen[:, 0].all()
             assert (chosen[:, 1:].sum(axis=1) == crd.negatives).all()
             for row, kept, own in zip(pairs[:, 1:], chosen[:, 1:], index):
@@ -69,7 +71,7 @@ def test_negatives_are_drawn_evenly():
     counts = np.zeros(24)
     draws = 400
     for _ in range(draws):
-        pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.draw(np.array([5], "int32")))
+        pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.sample_negatives(np.array([5], "int32")))
         counts[pairs[0, 1:][chosen[0, 1:]]] += 1
     others = labels != labels[5]
     assert not counts[~others].any() and counts.sum() == 6 * draws
@@ -101,10 +103,10 @@ def test_memories_of_seen_rows():
         np.testing.assert_array_equal(old[others], new[others])
         np.testing.assert_allclose(np.linalg.norm(new[seen], axis=-1), 1, atol=1e-5)
         assert (old[seen] != new[seen]).any(axis=-1).all()
-    normalizers = ops.convert_to_numpy(crd.normalizers).copy()
-    assert (normalizers > 0).all()
+    partition_constants = ops.convert_to_numpy(crd.partition_constants).copy()
+    assert (partition_constants > 0).all()
     fit(distiller)
-    np.testing.assert_array_equal(normalizers, ops.convert_to_numpy(crd.normalizers))
+    np.testing.assert_array_equal(partition_constants, ops.convert_to_numpy(crd.partition_constants))
 
 
 def test_evaluation_moves_no_memory():

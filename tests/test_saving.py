@@ -256,7 +256,7 @@ def test_loaded_without_teacher_evaluates(tmp_path):
 
 def test_settings_survive_a_file(tmp_path):
     """Every setting of the Distiller and its losses is in the file."""
-    soft = losses.KD(temperature=3.0, weight=1.5, form="cross_entropy", weighting="hard_to_mimic", name="soft")
+    soft = losses.KD(temperature=3.0, weight=1.5, objective="cross_entropy", weighting="hard_to_mimic", name="soft")
     given = [
         soft,
         losses.WSL(weighting={"name": "exclude_regularization_samples", "keep_probability": 0.5}),

@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from keras_wsl.analysis.checks import checked_labels, checked_pair, mean_of
-from keras_wsl.ops import check_temperature
+from keras_wsl.argument_checks import check_temperature
 
 
 def fidelity(teacher_logits, student_logits, temperature=1.0, *, labels=None):

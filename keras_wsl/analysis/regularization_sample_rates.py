@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_wsl import regularization_samples
 from keras_wsl.analysis.checks import checked_labels, checked_pair, mean_of
-from keras_wsl.ops import check_temperature
+from keras_wsl.argument_checks import check_temperature
 
 
 def regularization_sample_rates(teacher_logits, student_logits, labels, temperature):

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from keras_wsl.ops import check_non_negative, check_temperature
+from keras_wsl.argument_checks import check_non_negative, check_temperature
 
 TARGETS = ("pm1", "prob_centred", "logit_centred", "raw")
 _TRUSTED = 1e-6  # The smallest eigenvalue, of the diagonal's mean, that float32 gradients leave to be trusted.

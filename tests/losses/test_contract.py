@@ -202,8 +202,8 @@ def test_compiled_values_are_the_eager_ones(name, monkeypatch, xla_is_allowed):
         pytest.skip("Keras compiles nothing on Torch by default")
     batch, loss = random_batch(name), built_loss(name, weighting="wsl")
     if name == "crd":  # XLA draws other numbers.
-        drawn = loss.draw(batch.index)
-        monkeypatch.setattr(loss, "draw", lambda index: drawn)
+        drawn = loss.sample_negatives(batch.index)
+        monkeypatch.setattr(loss, "sample_negatives", lambda index: drawn)
 
     def call(labels, student, teacher, index):
         return compute_per_example_losses(loss, Batch(labels, student, teacher, index), training=True)
@@ -225,19 +225,19 @@ def test_compiled_values_are_the_eager_ones(name, monkeypatch, xla_is_allowed):
 
 def test_crd_draws_negatives_of_other_classes_eager_and_compiled(xla_is_allowed):
     loss, index = make_loss("crd"), np.array([3, 39, 0, 17], "int32")
-    draw = loss.draw
+    sample_negatives = loss.sample_negatives
     if BACKEND == "tensorflow":
         import tensorflow as tf
 
-        draw = tf.function(loss.draw, jit_compile=True)
-    for function in (loss.draw, draw):
+        sample_negatives = tf.function(loss.sample_negatives, jit_compile=True)
+    for function in (loss.sample_negatives, sample_negatives):
         pairs, chosen = map(ops.convert_to_numpy, function(index))
         np.testing.assert_array_equal(pairs[:, 0], index)
         assert chosen[:, 0].all() and (chosen[:, 1:].sum(1) == 8).all()
         for own, candidates, kept in zip(index, pairs[:, 1:], chosen[:, 1:]):
             negatives = candidates[kept]
             assert len(set(negatives)) == 8 and (negatives % 5 != own % 5).all()
-    assert (ops.convert_to_numpy(loss.draw(index)[0]) != pairs).any()
+    assert (ops.convert_to_numpy(loss.sample_negatives(index)[0]) != pairs).any()
 
 
 @every_loss

@@ -318,7 +318,7 @@ def test_reviewkd(key, pair):
 def test_catkd(key, size, normalize):
     from keras_wsl.losses.feature.catkd import class_map_loss
 
-    loss = _mapped(lambda s, t: class_map_loss(s, t, size=size, normalize=normalize))
+    loss = _mapped(lambda s, t: class_map_loss(s, t, pool_size=size, normalize=normalize))
     _compare(loss, MAPS["s8"], MAPS["t8"], FEATURES["feature_maps"]["out"][key])
 
 
@@ -363,7 +363,9 @@ class TestCRD:
         first, second = FEATURES["crd"]["out"]["first_call"], FEATURES["crd"]["out"]["second_call_same_batch_loss"]
         assert _mean(call(student)) == pytest.approx(first["loss"], rel=1e-5)
         # Z_v1 is of the student's vectors.
-        np.testing.assert_allclose(ops.convert_to_numpy(loss.normalizers), [first["Z_v1"], first["Z_v2"]], rtol=1e-4)
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(loss.partition_constants), [first["Z_v1"], first["Z_v2"]], rtol=1e-4
+        )
         np.testing.assert_allclose(ops.convert_to_numpy(loss.student_memory.rows), first["memory_v1_after"], atol=1e-6)
         np.testing.assert_allclose(ops.convert_to_numpy(loss.teacher_memory.rows), first["memory_v2_after"], atol=1e-6)
         assert _mean(call(student)) == pytest.approx(second, rel=1e-5)

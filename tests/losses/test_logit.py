@@ -30,8 +30,8 @@ def _call(loss, labels, student, teacher):
 def test_kd_is_the_references(case, temperature):
     labels, student, teacher, out = _case(case)
     expected = out["kd"][f"tau={temperature}"]
-    for form, key in (("kl", "kl_per_sample_x_tau2"), ("cross_entropy", "ce_per_sample_x_tau2")):
-        loss = losses.KD(temperature=temperature, form=form)
+    for objective, key in (("kl", "kl_per_sample_x_tau2"), ("cross_entropy", "ce_per_sample_x_tau2")):
+        loss = losses.KD(temperature=temperature, objective=objective)
         rows = ops.convert_to_numpy(_call(loss, labels, student, teacher))
         np.testing.assert_allclose(rows, expected[key], rtol=1e-5, atol=1e-5)
         slope = gradient(lambda z, loss=loss: ops.mean(_call(loss, labels, z, teacher)), student)
@@ -47,15 +47,15 @@ def test_wsl_is_the_references(case, temperature, alpha):
     expected = out["wsl"][f"tau={temperature},alpha={alpha}"]
     hard = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
-    def total(z, form):
-        loss = losses.WSL(temperature=temperature, weight=alpha, form=form)
+    def total(z, objective):
+        loss = losses.WSL(temperature=temperature, weight=alpha, objective=objective)
         return hard(labels, z) + loss.weight * ops.mean(_call(loss, labels, z, teacher))
 
     np.testing.assert_allclose(float(total(student, "cross_entropy")), expected["total"], rtol=1e-5)
     soft = float(total(student, "kl")) - float(hard(labels, student))
     np.testing.assert_allclose(soft, alpha * expected["soft_kl_form"], atol=1e-5)
-    for form in ("kl", "cross_entropy"):
-        slope = gradient(lambda z, form=form: total(z, form), student)
+    for objective in ("kl", "cross_entropy"):
+        slope = gradient(lambda z, objective=objective: total(z, objective), student)
         np.testing.assert_allclose(slope, expected["grad_student_logits_of_total"], atol=1e-5)
 
 

@@ -48,10 +48,16 @@ def build(loss, student, teacher):
             lambda: losses.TfKDReg(virtual_temperature=0),
             r"`virtual_temperature` must be a positive number. Received: .*=0",
         ),
-        (lambda: losses.TfKDReg(correct=1.0), r"`correct` must be between 0 and 1. Received: correct=1.0"),
+        (
+            lambda: losses.TfKDReg(label_probability=1.0),
+            r"`label_probability` must be between 0 and 1. Received: label_probability=1.0",
+        ),
         (lambda: losses.KD(weight=-1.0), r"`weight` must be a number that is not negative. Received: weight=-1.0"),
         (lambda: losses.AT(weight=float("inf")), r"`weight` must be a number that is not negative. Received: .*inf"),
-        (lambda: losses.KD(form="ce"), r"`form` must be one of \('kl', 'cross_entropy'\). Received: form='ce'"),
+        (
+            lambda: losses.KD(objective="ce"),
+            r"`objective` must be one of \('kl', 'cross_entropy'\). Received: objective='ce'",
+        ),
         (lambda: losses.MaskedKD(reading="strict"), r"`reading` must be one of \('literal', .*Received: .*'strict'"),
         (lambda: losses.KD(weighting="wls"), r"no weighting 'wls'. Expected a function or one of .*'hard_to_mimic'"),
         (

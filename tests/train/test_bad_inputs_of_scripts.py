@@ -89,7 +89,7 @@ ROWS = {
         "standardize='true'",
         "Give one of these",
     ),
-    "form is misspelt": ([*KD, "--loss_kwargs=form=kll"], "Received: form='kll'", "must be one of .'kl'"),
+    "objective is misspelt": ([*KD, "--loss_kwargs=objective=kll"], "Received: objective='kll'", "one of .'kl'"),
     "dtype_policy": (
         ["--dtype_policy=float8"],
         "--dtype_policy=float8 is no dtype policy",

@@ -229,7 +229,7 @@ def test_a_run_with_a_stage_goes_on_where_it_was(teacher, tmp_path, monkeypatch)
 def test_contrast_knows_the_classes_of_a_part(teacher):
     train = _splits().train.take(30, seed=1)
     (loss,) = recipes.main_losses(_run(teacher, method="crd", loss_kwargs=("negatives=8",)), train)
-    assert loss.members == 30 and loss.examples == train.index.max() + 1
+    assert loss.num_members == 30 and loss.num_examples == train.index.max() + 1
     np.testing.assert_array_equal(loss.labels[train.index], train.labels)
 
 
