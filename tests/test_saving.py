@@ -14,7 +14,7 @@ from keras import ops
 from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import NonFiniteLossError, RaiseOnNonFinite
 from tests.common import arrays, examples, hard_loss, network
-from tests.test_keras_defects import Hint, Subclassed, changed, compiled, plain, saved_arrays
+from tests.test_distiller import Hint, Subclassed, changed, compiled, plain, saved_arrays
 
 pytestmark = pytest.mark.eager
 

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_wsl import Distiller, callbacks, losses
 from tests.common import arrays, hard_loss
-from tests.test_keras_defects import BACKEND, changed, log_softmax
+from tests.test_distiller import BACKEND, changed, log_softmax
 
 CLASSES, WORDS = 4, 11
 LENGTHS = np.array([6, 1, 3, 4, 2, 6])

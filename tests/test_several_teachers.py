@@ -13,7 +13,7 @@ from keras_wsl.objective import compute_distillation_loss
 from keras_wsl.targets import Targets
 from keras_wsl.teachers import get_teacher_weights
 from tests.common import arrays, examples, gradient, hard_loss, network
-from tests.test_keras_defects import (
+from tests.test_distiller import (
     BACKEND,
     Hint,
     changed,
