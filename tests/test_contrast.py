@@ -218,8 +218,8 @@ def test_index_out_of_range_gives_an_error_or_nan(index):
 
 
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
-def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
-    """Keras writes no generators into files, such as those of its own dropout; a run of ours goes on as it was."""
+def test_files_keep_the_random_state_of_a_weighting(ending, tmp_path):
+    """Keras saves no generators, but the state here is a variable."""
     weighting = {"name": "exclude_regularization_samples", "keep_probability": 0.5}
 
     def start():
@@ -245,11 +245,11 @@ def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
     assert not changed(arrays(whole), arrays(loaded))
 
 
-# Teacher-free, which needs no teacher at all.
+# Teacher-free distillation.
 
 
-def test_a_virtual_teacher_is_enough(tmp_path):
-    """`TfKDReg` without a teacher fits, counts no regularization samples, and goes on from a file."""
+def test_tf_kd_reg_needs_no_teacher(tmp_path):
+    """It fits, counts no regularization samples, and continues from a file."""
 
     def fitted(distiller):
         x, y = examples(COUNT)
@@ -277,9 +277,9 @@ def test_a_virtual_teacher_is_enough(tmp_path):
     assert not changed(arrays(whole), arrays(loaded))
 
 
-def test_a_weighting_still_needs_a_teacher():
+def test_tf_kd_reg_with_a_weighting_needs_a_teacher():
     x, y = examples(BATCH)
     distiller = Distiller(None, network("student"), losses.TfKDReg(weighting="wsl"))
     distiller.compile("sgd", hard_loss())
-    with pytest.raises(ValueError, match="The distiller has no teacher"):
+    with pytest.raises(ValueError, match="`distiller.teacher` must be set before `fit`"):
         distiller.fit(x, y, verbose=0)
