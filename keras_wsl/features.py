@@ -142,7 +142,7 @@ def symbolic_inputs(model):
         return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype, name=t.name), inputs)
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
-        raise ValueError(f"{model.name} must be built. Call it once on a batch, or give it an Input.")
+        raise ValueError(f"{model.name} is not built. Call it on a batch once, or give it an Input.")
     return keras.KerasTensor((None, *shape[1:]), model.input_dtype)
 
 

@@ -154,7 +154,7 @@ def test_kd_matches_closed_form_unlike_the_default_of_keras():
     keras_distiller = keras.distillation.LogitsDistillation(temperature=4.0)
     value = float(keras_distiller.compute_loss(ops.cast(teacher, "float32"), ops.cast(student, "float32")))
     assert abs(value - divergences(teacher, student, 4.0).mean()) > 0.1
-    with pytest.warns(UserWarning, match="takes logits for probabilities"):
+    with pytest.warns(UserWarning, match="treats logits as probabilities"):
         assert losses.get(keras_distiller).get_config()["temperature"] == 4.0
 
 

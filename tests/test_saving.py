@@ -423,7 +423,7 @@ def _nested(name):
 def test_networks_of_probabilities_are_refused(role, make):
     """A network that ends in a softmax or sigmoid is refused with the layer's name."""
     networks = {"teacher": network("teacher"), "student": network("student"), role: make(role)}
-    with pytest.raises(ValueError, match=f"The {role} '{role}' gives probabilities: its last layer"):
+    with pytest.raises(ValueError, match=f"The {role} '{role}' must return logits. Received: a last layer"):
         Distiller(**networks, distillation_losses=losses.WSL())
 
 

@@ -177,7 +177,10 @@ BAD = {
     "NaN kernel": (lambda: analysis.random_labels(KERNEL * np.nan), "16 of the kernel's 16 entries are NaN"),
     "other length": (lambda: analysis.supervision_complexity(KERNEL, np.ones(3)), "Received: "),
     "NaN targets": (lambda: analysis.supervision_complexity(KERNEL, [1, np.nan, 1, np.inf]), "2 of 4 targets"),
-    "ridge": (lambda: analysis.supervision_complexity(KERNEL, SIGNS, ridge=-1.0), "not negative. Received: ridge=-1.0"),
+    "ridge": (
+        lambda: analysis.supervision_complexity(KERNEL, SIGNS, ridge=-1.0),
+        "non-negative number. Received: ridge=-1.0",
+    ),
     "kind": (lambda: analysis.targets(TEACHER, "log"), "kind='log' is unknown"),
     "temperature": (
         lambda: analysis.targets(TEACHER, temperature=0.0),

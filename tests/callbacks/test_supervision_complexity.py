@@ -80,7 +80,7 @@ def test_every_second_epoch_of_a_plain_model(tmp_path):
 def test_bad_input(tmp_path):
     for arguments, message in (
         (dict(targets={}), "needs targets by name"),
-        (dict(targets={"a": SIGNS}, every=0), "`every` must be an integer of at least 1. Received: 0"),
+        (dict(targets={"a": SIGNS}, every=0), "`every` must be a positive integer. Received: every=0"),
         (dict(targets={"a": SIGNS}, outputs="full"), "outputs='full' is not a kernel of a row an example"),
     ):
         with pytest.raises(ValueError, match=message):

@@ -187,8 +187,8 @@ def test_bad_input(tmp_path):
     student = network("student")
     distiller = Distiller(constant_teacher(), student, TeacherSays())
     for call, message in (
-        (lambda: callbacks.TeacherSchedule(folder, 0), "`every` must be an integer of at least 1. Received: 0"),
-        (lambda: callbacks.Checkpoints(folder, 1.5), "`every` must be an integer of at least 1. Received: 1.5"),
+        (lambda: callbacks.TeacherSchedule(folder, 0), "`every` must be a positive integer. Received: every=0"),
+        (lambda: callbacks.Checkpoints(folder, 1.5), "`every` must be a positive integer. Received: every=1.5"),
         (lambda: callbacks.TeacherSchedule(folder, unit="hours"), "unit='hours' is unknown"),
         (
             lambda: callbacks.TeacherSchedule(teacher_checkpoints.Checkpoints(folder), unit="steps"),

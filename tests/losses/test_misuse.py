@@ -44,8 +44,14 @@ def build(loss, student, teacher):
             r"`scd_temperature` must be a positive number. Received: .*0.0",
         ),
         (lambda: losses.MLKD(temperatures=[4.0, -1.0]), r"`temperatures` must be a positive number. Received: .*-1.0"),
-        (lambda: losses.MLKD(temperatures=[]), r"`temperatures` must be a list of one or more numbers. Received: \[\]"),
-        (lambda: losses.MLKD(temperatures=4.0), r"`temperatures` must be a list of one or more numbers. Received: 4.0"),
+        (
+            lambda: losses.MLKD(temperatures=[]),
+            r"`temperatures` must be a list of one or more numbers. Received: temperatures=\[\]",
+        ),
+        (
+            lambda: losses.MLKD(temperatures=4.0),
+            r"`temperatures` must be a list of one or more numbers. Received: temperatures=4.0",
+        ),
         (lambda: losses.DKD(alpha=-1), r"`alpha` must be a non-negative number. Received: alpha=-1"),
         (
             lambda: losses.TfKDReg(virtual_temperature=0),
@@ -53,7 +59,7 @@ def build(loss, student, teacher):
         ),
         (
             lambda: losses.TfKDReg(label_probability=1.0),
-            r"`label_probability` must be between 0 and 1. Received: label_probability=1.0",
+            r"`label_probability` must be in \(0, 1\). Received: label_probability=1.0",
         ),
         (lambda: losses.KD(weight=-1.0), r"`weight` must be a non-negative number. Received: weight=-1.0"),
         (lambda: losses.AT(weight=float("inf")), r"`weight` must be a non-negative number. Received: .*inf"),
