@@ -168,8 +168,8 @@ def softmax_difference(log_q, log_p):
     r"""Compute $q - p$ from logarithms, which keeps the digits of a small difference of probabilities close to 1.
 
     Args:
-        log_q: Floats, `log_softmax` of some logits, shape `(..., classes)`.
-        log_p: Floats, likewise.
+        log_q: Floats, `log_softmax` of logits, shape `(..., classes)`.
+        log_p: Floats, `log_softmax` of other logits, shape `(..., classes)`.
 
     Returns:
         Floats, shape `(..., classes)`. Not meant to be differentiated: the derivative at $q_c = p_c$ is lost.

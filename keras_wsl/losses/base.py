@@ -77,7 +77,7 @@ class DistillationLoss(keras.layers.Layer):
         Args:
             labels: Integers, shape `(batch,)`, or distributions, shape `(batch, classes)`.
             student: Dict of layer outputs, `"logits"` among them.
-            teacher: Dict of layer outputs, likewise.
+            teacher: Dict of layer outputs, `"logits"` among them.
 
         Returns:
             Floats, shape `(batch,)`, or `(batch, time)` for sequences.
