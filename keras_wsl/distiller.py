@@ -7,12 +7,13 @@ from keras import ops
 from keras.src.backend.common.masking import get_keras_mask
 
 from keras_wsl import losses
+from keras_wsl.argument_checks import check_non_negative, check_temperature
 from keras_wsl.backend import Trainer
 from keras_wsl.entry_points import EntryPoints
 from keras_wsl.features import FeatureExtractor, check_network, reraise_as_input_error
 from keras_wsl.metrics import REGULARIZATION_METRICS, make_step_metrics, update_step_metrics
 from keras_wsl.objective import Objective, compute_student_loss
-from keras_wsl.ops import check_non_negative, check_temperature, get_logits
+from keras_wsl.ops import get_logits
 from keras_wsl.targets import LOGITS_MASK, Targets, unpack_batch
 from keras_wsl.teachers import Teachers, select_inputs, validate_selector
 from keras_wsl.validation import check_shared_variables

@@ -1,4 +1,4 @@
-"""What a network computes on its way to the logits, by the name of the layer. No other file knows layers' names."""
+"""Outputs of the inner layers of a network by the names of the layers."""
 
 import contextlib
 import functools
@@ -6,9 +6,10 @@ import threading
 
 import keras
 
-from keras_wsl.ops import InputError, shapes_compatible
+from keras_wsl.argument_checks import InputError
+from keras_wsl.ops import shapes_compatible
 
-_recorders = threading.local()  # A strategy traces each replica in a thread of its own.
+_recorders = threading.local()  # A strategy traces each replica in its own thread.
 _lock = threading.Lock()
 INPUT = ".input"
 _NOT_NORMALIZED = (
@@ -21,70 +22,67 @@ _NOT_NORMALIZED = (
 
 
 class FeatureExtractor:
-    """A model that also tells what its inner layers gave: `endpoints(inputs)` is `{"logits": ..., name: ...}`.
+    """Calls a model and returns the outputs of inner layers too: `{"logits": ..., name: ...}`.
 
-    The outputs are recorded while the model is called, once; nothing is rebuilt. So functional, nested, Sequential,
-    subclassed, keras-cv and keras-nlp models serve alike. Holds no state, and Keras does not track it. Of a layer that
-    the model calls twice, the last call counts. A model that gives a dict has its `"logits"` there.
+    It records the outputs during one call of the model, and rebuilds nothing: functional, nested, Sequential,
+    subclassed, keras-cv and keras-nlp models all work. It has no state, and Keras does not track it. If the model calls
+    a layer twice, the last output counts. If the model returns a dict, its `"logits"` are the logits.
 
     Args:
         model: A built `keras.Model`.
-        names: Layers' names, at any depth; `"backbone/block3"` where a name is not the only one, and `"pooled.input"`
-            for what a layer is given.
+        names: Names of layers at any depth, such as `"block3"`. Use a path, such as `"backbone/block3"`, if several
+            layers have the name, and `"pooled.input"` for the input of a layer.
 
     Raises:
-        ValueError: If the model has no layer of a name, with those that it has, or several.
+        ValueError: If the model has no layer of a name, or several.
     """
 
     def __init__(self, model, names=()):
         self.model = model
         self.layers = {name: find_layer(model, name.removesuffix(INPUT)) for name in names if name != "logits"}
-        self._found, self._updated = None, {}  # To trace a network takes a part of a second.
+        self._shapes, self._updated = None, {}  # Caches, because tracing a network takes a part of a second.
 
     def __call__(self, inputs, training=False):
-        """The endpoints of one forward pass.
+        """Compute the outputs of one forward pass.
 
         Raises:
-            ValueError: If the forward pass did not reach a named layer, or gave no logits.
+            ValueError: If the model did not call a named layer, or returned no logits.
         """
-        with _record_outputs(self.layers) as outputs, reraise_as_input_error(self.model, inputs):
-            logits = self.model(inputs, training=training)
-        if missed := sorted(name for name, calls in outputs.items() if not calls):
+        with _record_outputs(self.layers) as records, reraise_as_input_error(self.model, inputs):
+            result = self.model(inputs, training=training)
+        if missed := sorted(name for name, calls in records.items() if not calls):
             raise ValueError(f"{self.model.name} did not call {missed}. Name layers that its forward pass reaches.")
-        heads = logits if isinstance(logits, dict) else {"logits": logits}
-        if not keras.ops.is_tensor(heads.get("logits")) and not isinstance(heads.get("logits"), keras.KerasTensor):
+        outputs = result if isinstance(result, dict) else {"logits": result}
+        if not keras.ops.is_tensor(outputs.get("logits")) and not isinstance(outputs.get("logits"), keras.KerasTensor):
             raise ValueError(
-                f"{self.model.name} must give its logits, or a dict that has them as 'logits'. "
-                f"Received: {keras.tree.map_structure(type, logits)}."
+                f"{self.model.name} must return logits, or a dict with the logits as 'logits'. "
+                f"Received: {keras.tree.map_structure(type, result)}."
             )
-        return {**heads, **{name: calls[-1] for name, calls in outputs.items()}}
+        return {**outputs, **{name: calls[-1] for name, calls in records.items()}}
 
     def shapes(self):
-        """Return the endpoints' shapes by name, found once and without computing anything; `None` stands for the batch.
+        """Return the shapes of the outputs by name, without a computation; `None` is the size of the batch.
 
         Raises:
             ValueError: If the model is not built.
         """
-        if self._found is None:
-            self._found = self._find_shapes()
-        return self._found
+        if self._shapes is None:
+            self._shapes = self._infer_shapes()
+        return self._shapes
 
-    def _find_shapes(self):
+    def _infer_shapes(self):
         inputs = symbolic_inputs(self.model)
         if keras.backend.backend() == "tensorflow" or not any(map(_has_unknown_length, keras.tree.flatten(inputs))):
-            return self._shapes(inputs)
-        # Where a length is not known, JAX cannot compare it with the longest one, as position embeddings do; and on
-        # Torch Keras tries one of 83, which may be longer than that.
-        short, long = (self._shapes(_of_length(inputs, length)) for length in (8, 12))
-        return {
-            name: tuple(one if one == other else None for one, other in zip(shape, long[name]))
-            for name, shape in short.items()
-        }
+            return self._infer_output_shapes(inputs)
+        # JAX cannot compare an unknown length with the largest one, as position embeddings do. On Torch, Keras tries
+        # the length 83, which may be too long.
+        short, long = (self._infer_output_shapes(_set_length(inputs, length)) for length in (8, 12))
+        return {name: tuple(a if a == b else None for a, b in zip(short[name], long[name])) for name in short}
 
     def updated_in_training(self):
         """Return the ids of the variables that a forward pass in training mode assigns, such as moving statistics.
 
-        Nothing is computed. A frozen batch normalization assigns none.
+        It traces the model, without a computation. A frozen batch normalization assigns none.
 
         Raises:
             ValueError: If the model is not built.
@@ -104,73 +102,74 @@ class FeatureExtractor:
             return outputs
 
         inputs = symbolic_inputs(self.model)
-        _spec(call, inputs if keras.backend.backend() == "tensorflow" else _of_length(inputs, 8))
+        _compute_spec(call, inputs if keras.backend.backend() == "tensorflow" else _set_length(inputs, 8))
         return updated
 
-    def _shapes(self, inputs):
-        return {name: tuple(spec.shape) for name, spec in _spec(self, inputs).items()}
+    def _infer_output_shapes(self, inputs):
+        return {name: tuple(spec.shape) for name, spec in _compute_spec(self, inputs).items()}
 
 
-def _spec(call, inputs):
-    """What `call` returns for symbolic inputs, as a structure of `keras.KerasTensor`."""
-    probe = keras.Operation()
-    probe.call = call
-    return probe.compute_output_spec(inputs)
+def _compute_spec(call, inputs):
+    """Return the result of `call` for symbolic inputs, a structure of `keras.KerasTensor`."""
+    operation = keras.Operation()
+    operation.call = call
+    return operation.compute_output_spec(inputs)
 
 
 def _has_unknown_length(tensor):
-    """Whether this is a sequence whose length is not known."""
+    """Return whether a tensor is a sequence of unknown length."""
     return len(tensor.shape) < 4 and None in tensor.shape[1:]
 
 
-def _of_length(inputs, length):
-    """Stand-ins for inputs of which sequences of any length have this one."""
+def _set_length(inputs, length):
+    """Return symbolic inputs in which the sequences of unknown length have this length."""
 
-    def of_length(tensor):
+    def set_length(tensor):
         shape = [size or length for size in tensor.shape[1:]] if _has_unknown_length(tensor) else tensor.shape[1:]
         return keras.KerasTensor((*tensor.shape[:1], *shape), tensor.dtype, name=tensor.name)
 
-    return keras.tree.map_structure(of_length, inputs)
+    return keras.tree.map_structure(set_length, inputs)
 
 
 def symbolic_inputs(model):
-    """Stand-ins for the inputs of a built model: a structure of `keras.KerasTensor`.
+    """Return symbolic inputs of a built model, a structure of `keras.KerasTensor`.
 
     Raises:
         ValueError: If the model is not built.
     """
-    inputs = _graph(model, "input")
+    inputs = _get_symbolic(model, "input")
     if inputs is not None:
         return keras.tree.map_structure(lambda t: keras.KerasTensor(t.shape, t.dtype, name=t.name), inputs)
     shape = (model.get_build_config() or {}).get("input_shape") if model.built else None
     if shape is None:
-        raise ValueError(f"{model.name} is not built. Call it on a batch once, or give it an Input, then distil it.")
+        raise ValueError(f"{model.name} is not built. Call it on a batch once, or give it an Input.")
     return keras.KerasTensor((None, *shape[1:]), model.input_dtype)
 
 
 @contextlib.contextmanager
 def reraise_as_input_error(model, inputs):
-    """Where a model fails inside, and these are not the inputs that it was built for, says so by an `InputError`.
+    """Re-raise an exception from `model` as `InputError` if the inputs do not match its input shapes.
 
-    It looks at them only then, so that no step pays for it.
+    The inputs are checked after an exception only, which costs no time in a step.
     """
     try:
         yield
     except Exception as error:
-        wanted, came = _shapes(symbolic_inputs(model)), _shapes(inputs)
-        if wanted.keys() == came.keys() and all(
-            len(wanted[key]) == len(came[key]) and shapes_compatible(wanted[key], came[key]) for key in wanted
+        expected, received = _get_shapes(symbolic_inputs(model)), _get_shapes(inputs)
+        if expected.keys() == received.keys() and all(
+            len(expected[key]) == len(received[key]) and shapes_compatible(expected[key], received[key])
+            for key in expected
         ):
             raise
-        wanted, came = (shapes.get("", shapes) for shapes in (wanted, came))  # Of a single input, its shape.
+        expected, received = (shapes.get("", shapes) for shapes in (expected, received))  # "" is a single input.
         raise InputError(
-            f"{model.name} takes inputs of shape {wanted}. Received: {came}. Give it what it was built for; images "
-            "are (height, width, channels) each."
+            f"{model.name} takes inputs of shape {expected}. Received: {received}. Images are (height, width, "
+            "channels) each."
         ) from error
 
 
-def _shapes(inputs):
-    """The shapes of inputs by their keys or places."""
+def _get_shapes(inputs):
+    """Return the shapes of inputs by their keys or positions."""
     return {
         "/".join(map(str, path)): tuple(getattr(value, "shape", ()))
         for path, value in keras.tree.flatten_with_path(inputs)
@@ -178,8 +177,8 @@ def _shapes(inputs):
 
 
 def output_layer(model):
-    """The layer that gives the model's logits, looked up through nested models; `None` if the graph is not known."""
-    output = _graph(model, "output")
+    """Return the layer that computes the logits, also in nested models; `None` if the graph is not known."""
+    output = _get_symbolic(model, "output")
     if isinstance(output, dict):
         output = output.get("logits")
     if not isinstance(output, keras.KerasTensor):
@@ -189,20 +188,20 @@ def output_layer(model):
 
 
 def check_network(role, model):
-    """Raises `ValueError` unless `model` is a `keras.Model` that gives logits, as far as its graph shows."""
+    """Raise `ValueError` unless `model` is a `keras.Model` that returns logits, as far as its graph shows."""
     if not isinstance(model, keras.Model):
         raise ValueError(f"The {role} must be a keras.Model. Received: {model!r}. Build or load one first.")
     layer = output_layer(model)
     activation = getattr(layer, "activation", None)
     if isinstance(layer, keras.layers.Softmax) or activation in (keras.activations.softmax, keras.activations.sigmoid):
         raise ValueError(
-            f"The {role} {model.name!r} gives probabilities: its last layer {layer.name!r} ends in a softmax or "
-            f"sigmoid. Distillation needs logits: build it without that activation."
+            f"The {role} {model.name!r} must return logits. Received: a last layer {layer.name!r} with a softmax or "
+            "sigmoid. Build it without that activation."
         )
 
 
-def _graph(model, end):
-    """The symbolic `"input"` or `"output"` of a model; `None` if its graph is not known."""
+def _get_symbolic(model, end):
+    """Return the symbolic `"input"` or `"output"` of a model; `None` if its graph is not known."""
     if isinstance(model, keras.Sequential):
         tensors = getattr(model, f"{end}s") if model.built else None  # It has no `output`.
         return tensors[0] if tensors else None
@@ -213,10 +212,10 @@ def _graph(model, end):
 
 
 def call_as_constant(call, model, inputs, training=False):
-    """`call(inputs, training=...)` with `model` as a constant: no gradient reaches it, no update of its state stays.
+    """Compute `call(inputs, training=...)` with `model` as a constant, without gradients or updates of its state.
 
-    With `training=True` batch normalization uses the batch's statistics and keeps its own as they are; dropout, whose
-    seed stays too, draws the same mask again in every eager call.
+    With `training=True`, batch normalization uses the statistics of the batch and keeps its moving statistics. Dropout
+    keeps its seed too: its mask is the same in every eager call.
     """
     values = [(variable, keras.ops.stop_gradient(variable.value)) for variable in model.variables]
     with keras.StatelessScope(state_mapping=values):
@@ -226,16 +225,16 @@ def call_as_constant(call, model, inputs, training=False):
 
 @contextlib.contextmanager
 def _record_outputs(layers):
-    """Collects the outputs of `layers`, a dict of name to layer, while a model that holds them is called."""
+    """Record the outputs of `layers`, a dict by name, while their model is called."""
     outputs = {name: [] for name in layers}
-    taps = {}
+    names_by_layer = {}
     for name, layer in layers.items():
-        taps.setdefault(id(layer), []).append(name)
+        names_by_layer.setdefault(id(layer), []).append(name)
     stack = _recorders.__dict__.setdefault("stack", [])
     with _lock:
         for layer in layers.values():
             _add_hook(layer)
-    stack.append((taps, outputs))
+    stack.append((names_by_layer, outputs))
     try:
         yield outputs
     finally:
@@ -246,75 +245,71 @@ def _record_outputs(layers):
 
 
 def _add_hook(layer):
-    tap = layer.__dict__.get("call")
-    if tap is None:
+    hook = layer.__dict__.get("call")
+    if hook is None:
         call = layer.call
 
         @functools.wraps(call)
-        def tap(*args, **kwargs):
+        def hook(*args, **kwargs):
             result = call(*args, **kwargs)
-            for taps, outputs in _recorders.__dict__.get("stack", ())[-1:]:
-                for name in taps.get(id(layer), ()):
-                    given = (*args, *kwargs.values())[0] if name.endswith(INPUT) else result
-                    outputs[name].append(given)
+            for names_by_layer, outputs in _recorders.__dict__.get("stack", ())[-1:]:
+                for name in names_by_layer.get(id(layer), ()):
+                    outputs[name].append((*args, *kwargs.values())[0] if name.endswith(INPUT) else result)
             return result
 
-        tap.users = 0
-        # Past Keras's tracking: an instance's attribute, which `Operation.__call__` finds before the method.
-        object.__setattr__(layer, "call", tap)
-    tap.users += 1
+        hook.users = 0
+        # `Operation.__call__` finds the attribute before the method. Keras does not track it.
+        object.__setattr__(layer, "call", hook)
+    hook.users += 1
 
 
 def _remove_hook(layer):
-    tap = layer.__dict__["call"]
-    tap.users -= 1
-    if not tap.users:
+    hook = layer.__dict__["call"]
+    hook.users -= 1
+    if not hook.users:
         object.__delattr__(layer, "call")
 
 
-def preceding_batch_norm(model, endpoint, name=None):
-    """The batch normalization whose output a layer gives, or adds to a shortcut.
+def preceding_batch_norm(model, layer_name, name=None):
+    """Return the batch normalization whose output a layer returns, or adds to a shortcut.
 
     Args:
         model: A `keras.Model`.
-        endpoint: Name of the layer.
-        name: Name of the normalization, where it is known.
+        layer_name: Name of the layer.
+        name: Name of the normalization, if it is known.
 
     Raises:
-        ValueError: If there is none to be found from the layer.
+        ValueError: If the graph has none before the layer.
     """
-    layer = find_layer(model, name or endpoint)
+    layer = find_layer(model, name or layer_name)
     while not isinstance(layer, keras.layers.BatchNormalization):
-        # What a convolution gives is not normalized, though what it is given may be.
+        # The output of a convolution is not normalized, though its input may be.
         if layer is None or isinstance(layer, _NOT_NORMALIZED):
             raise ValueError(
-                f"{model.name} has no batch normalization just before {endpoint!r} that its graph shows. Name those of "
-                "all layers in `normalizations`."
+                f"{model.name} has no batch normalization just before {layer_name!r} in its graph. Name those of all "
+                "layers in `normalizations`."
             )
         node = layer._inbound_nodes[-1] if layer._inbound_nodes else None
-        before = node.arguments.keras_tensors if node else ()
-        # Of a sum, the first summand is the residual branch, here and in the networks of Keras.
-        layer = before[0]._keras_history.operation if before and (len(before) == 1 or _is_sum(layer)) else None
+        inputs = node.arguments.keras_tensors if node else ()
+        # The first input of a sum is the residual branch, here and in the networks of Keras.
+        is_sum = isinstance(layer, keras.layers.Add)
+        layer = inputs[0]._keras_history.operation if inputs and (len(inputs) == 1 or is_sum) else None
     return layer
 
 
-def _is_sum(layer):
-    return isinstance(layer, keras.layers.Add)
-
-
 def find_layer(model, path):
-    """The layer at `"backbone/block3"`, or the only one of that name at any depth.
+    """Return the layer at a path such as `"backbone/block3"`, or the only one of a name at any depth.
 
     Raises:
-        ValueError: If there is none, with those that there are, or several.
+        ValueError: If there is no such layer, or several.
     """
     name, *rest = path.split("/")
-    layers = [layer for layer in model._flatten_layers(include_self=False)]
-    found = [layer for layer in layers if layer.name == name]
-    if len(found) != 1:
-        number = "no layer" if not found else f"{len(found)} layers"
+    layers = list(model._flatten_layers(include_self=False))
+    matches = [layer for layer in layers if layer.name == name]
+    if len(matches) != 1:
+        number = "no layer" if not matches else f"{len(matches)} layers"
         raise ValueError(
             f"{model.name} has {number} named {name!r}. Expected the name of one layer, or a path such as "
             f"'backbone/{name}': {sorted({layer.name for layer in layers})}."
         )
-    return find_layer(found[0], "/".join(rest)) if rest else found[0]
+    return find_layer(matches[0], "/".join(rest)) if rest else matches[0]

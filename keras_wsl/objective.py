@@ -7,8 +7,9 @@ import keras
 from keras import ops
 
 from keras_wsl import regularization_samples, weighting
+from keras_wsl.argument_checks import InputError
 from keras_wsl.backend import check_range
-from keras_wsl.ops import InputError, labels_are_categorical, masked_mean_over_time, to_int32
+from keras_wsl.ops import labels_are_categorical, masked_mean_over_time, to_int32
 from keras_wsl.teachers import get_teacher_weights, select_teacher
 
 

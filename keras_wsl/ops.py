@@ -1,12 +1,9 @@
-"""Numerics that losses, weightings and analyses share.
+"""Numerical functions of losses, weightings and analyses.
 
 Labels are integers `(...)` or distributions `(..., classes)`.
 """
 
-import difflib
 import math
-import numbers
-import operator
 
 import keras
 import numpy as np
@@ -19,7 +16,7 @@ def get_logits(outputs):
 
 
 def labels_are_categorical(labels, logits):
-    """Whether `labels` hold a probability for each class, rather than one integer an example.
+    """Return whether `labels` have a probability per class, and not one integer per example.
 
     Args:
         labels: Shape `(...)`, `(..., 1)` or `(..., classes)`.
@@ -28,11 +25,11 @@ def labels_are_categorical(labels, logits):
     Raises:
         ValueError: If the shape is none of these.
     """
-    rank, classes = len(logits.shape), logits.shape[-1]
-    if shapes_compatible(labels.shape[: rank - 1], logits.shape[:-1]):
-        if len(labels.shape) == rank - 1 or (len(labels.shape) == rank and labels.shape[-1] == 1 != classes):
+    ndim, classes = len(logits.shape), logits.shape[-1]
+    if shapes_compatible(labels.shape[: ndim - 1], logits.shape[:-1]):
+        if len(labels.shape) == ndim - 1 or (len(labels.shape) == ndim and labels.shape[-1] == 1 != classes):
             return False
-        if len(labels.shape) == rank and labels.shape[-1] == classes:
+        if len(labels.shape) == ndim and labels.shape[-1] == classes:
             return True
     raise ValueError(
         f"Labels of shape {tuple(labels.shape)} do not fit logits of shape {tuple(logits.shape)}. Expected integers of "
@@ -40,29 +37,29 @@ def labels_are_categorical(labels, logits):
     )
 
 
-def shapes_compatible(one, other):
-    """Whether no two sizes differ that are both known."""
-    return all(a == b or None in (a, b) for a, b in zip(one, other))
+def shapes_compatible(shape1, shape2):
+    """Return whether all sizes are equal that both shapes know."""
+    return all(a == b or None in (a, b) for a, b in zip(shape1, shape2))
 
 
 def class_indices(labels, logits):
-    """The class of each label, the likeliest one of a distribution: integers, shape `(...)`."""
+    """Return the class of each label, the most probable one of a distribution: integers, shape `(...)`."""
     if labels_are_categorical(labels, logits):
         return ops.cast(ops.argmax(labels, axis=-1), "int32")
     return ops.reshape(to_int32(labels), ops.shape(logits)[:-1])
 
 
 def to_int32(values):
-    """Cast labels or indices to int32. A value that int32 cannot hold does not wrap, but stays out of every range.
+    """Cast labels or indices to int32. A value that int32 cannot hold does not wrap around, and stays out of range.
 
     Args:
-        values: Integers, or floats. Integers beyond int32 become the nearest int32; so do floats, and those that are
-            not whole numbers, NaN included, become a large number.
+        values: Integers or floats. Values beyond int32 become the nearest int32. Floats that are no whole numbers, such
+            as NaN, become a large number.
 
     Returns:
         int32, the same shape.
     """
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":  # JAX wraps 64 bits before an operation sees them.
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iu":  # JAX wraps 64 bits before any operation.
         limits = np.iinfo(values.dtype)
         values = np.clip(values, max(limits.min, -(2**31)), min(limits.max, 2**31 - 1)).astype("int32")
     values = ops.convert_to_tensor(values)
@@ -76,21 +73,21 @@ def to_int32(values):
 
 
 def value_at_label(labels, values):
-    r"""$\sum_c y_c v_c$: the value at the label, or its mean under a distribution of labels.
+    r"""Return $\sum_c y_c v_c$: the value at the label, or its mean under a distribution of labels.
 
     Args:
         labels: Integers, shape `(...)`, or distributions $y$, shape `(..., classes)`.
         values: Floats $v$, shape `(..., classes)`.
 
     Returns:
-        Floats, shape `(...)`. NaN, or an error of the backend, for an integer that is no class.
+        Floats, shape `(...)`. An integer that is no class gives NaN, or an error of the backend.
     """
     if labels_are_categorical(labels, values):
         return ops.sum(ops.cast(labels, values.dtype) * values, axis=-1)
     classes = class_indices(labels, values)
-    found = ops.squeeze(ops.take_along_axis(values, classes[..., None], axis=-1), axis=-1)
-    # Torch reads another class's value, TensorFlow on a GPU a zero.
-    return ops.where(ops.logical_and(classes >= 0, classes < values.shape[-1]), found, float("nan"))
+    selected = ops.squeeze(ops.take_along_axis(values, classes[..., None], axis=-1), axis=-1)
+    # For an integer that is no class, Torch returns the value of another class, and TensorFlow on a GPU returns 0.
+    return ops.where(ops.logical_and(classes >= 0, classes < values.shape[-1]), selected, float("nan"))
 
 
 def is_class(classes, logits):
@@ -119,7 +116,7 @@ def below_highest(logits):
         constant for the gradient, and booleans that are true for one maximum per row, the first of several equal ones.
     """
     is_highest = is_class(ops.argmax(logits, axis=-1), logits)
-    # Not `ops.max`: on TensorFlow it refuses an empty batch.
+    # Not `ops.max`, which raises an error on an empty batch on TensorFlow.
     highest = ops.sum(ops.where(is_highest, logits, 0.0), axis=-1, keepdims=True)
     return ops.subtract(logits, ops.stop_gradient(highest)), is_highest
 
@@ -127,8 +124,8 @@ def below_highest(logits):
 def softened(logits, temperature=1.0):
     r"""Compute the parts of $\log \mathrm{softmax}(z / \tau)_c = d_c - s$ without a loss of digits.
 
-    With $m$ the class of the maximum, $d_c = (z_c - z_m) / \tau$ and $s = \log(1 + \sum_{k \ne m} e^{d_k})$. The usual
-    $\log \sum_k e^{d_k}$ is 0 where the other classes have a probability of $10^{-9}$, and $s$ is $10^{-9}$ there.
+    With $m$ the class of the maximum, $d_c = (z_c - z_m) / \tau$ and $s = \log(1 + \sum_{k \ne m} e^{d_k})$. If the
+    other classes have a probability of $10^{-9}$, $s$ is $10^{-9}$, and the usual $\log \sum_k e^{d_k}$ is 0.
 
     Args:
         logits: Floats $z$, shape `(..., classes)`.
@@ -155,7 +152,7 @@ def log_softmax(logits, temperature=1.0):
         Floats of the same shape, at most 0.
     """
     gaps, log_sum, is_highest = softened(logits, temperature)
-    # At the maximum the same value, -s, in a form whose gradient is not a difference 1 - q_m of numbers close to 1.
+    # At the maximum, -s again, but with a gradient that is no difference 1 - q_m of numbers close to 1.
     rest = ops.sum(ops.where(is_highest, 0.0, ops.exp(gaps)), axis=-1, keepdims=True)
     at_highest = -ops.log1p(rest * ops.exp(-ops.where(is_highest, gaps, 0.0)))
     return ops.where(is_highest, at_highest, gaps - log_sum)
@@ -171,8 +168,8 @@ def softmax_difference(log_q, log_p):
     r"""Compute $q - p$ from logarithms, which keeps the digits of a small difference of probabilities close to 1.
 
     Args:
-        log_q: Floats, `log_softmax` of some logits, shape `(..., classes)`.
-        log_p: Floats, likewise.
+        log_q: Floats, `log_softmax` of logits, shape `(..., classes)`.
+        log_p: Floats, `log_softmax` of other logits, shape `(..., classes)`.
 
     Returns:
         Floats, shape `(..., classes)`. Not meant to be differentiated: the derivative at $q_c = p_c$ is lost.
@@ -182,7 +179,7 @@ def softmax_difference(log_q, log_p):
 
 
 def cross_entropy(labels, logits):
-    r"""$\mathrm{CE} = -\sum_c y_c \log \mathrm{softmax}(z)_c$, at temperature 1.
+    r"""Compute $\mathrm{CE} = -\sum_c y_c \log \mathrm{softmax}(z)_c$, at temperature 1.
 
     Args:
         labels: Integers, shape `(...)`, or distributions $y$, shape `(..., classes)`.
@@ -195,7 +192,7 @@ def cross_entropy(labels, logits):
 
 
 def entropy(logits, temperature=1.0):
-    r"""$H = -\sum_c p_c \log p_c$ of $p = \mathrm{softmax}(z / \tau)$: `(..., classes)` to nats, shape `(...)`."""
+    r"""Compute $H = -\sum_c p_c \log p_c$ of $p = \mathrm{softmax}(z / \tau)$: `(..., classes)` to nats `(...)`."""
     log_p = log_softmax(logits, temperature)
     return -ops.sum(ops.exp(log_p) * log_p, axis=-1)
 
@@ -207,7 +204,7 @@ _WEIGHTS = (0.2009319137389596, 0.2292411063595862, 0.06982697990145417)
 
 
 def kl_divergence(teacher_logits, student_logits, temperature=1.0):
-    r"""$\mathrm{KL}(p \Vert q) = \sum_c p_c (\log p_c - \log q_c)$ of the two softmaxes, as a sum of terms $\ge 0$.
+    r"""Compute $\mathrm{KL}(p \Vert q) = \sum_c p_c (\log p_c - \log q_c)$ as a sum of terms $\ge 0$.
 
     Args:
         teacher_logits: Floats, whose softmax at $\tau$ is $p$, shape `(..., classes)`.
@@ -230,13 +227,13 @@ def kl_divergence(teacher_logits, student_logits, temperature=1.0):
 
 
 def log_mean_softmax(logits, weights, temperature):
-    r"""Logits of an ensemble: $z = \tau \log \sum_k w_k \mathrm{softmax}(z_k / \tau)$.
+    r"""Compute logits of an ensemble, $z = \tau \log \sum_k w_k \mathrm{softmax}(z_k / \tau)$.
 
-    So $\mathrm{softmax}(z / \tau)$ is the weighted mean of the members' softened probabilities.
+    $\mathrm{softmax}(z / \tau)$ is the weighted mean of the members' softened probabilities.
 
     Args:
         logits: A list of floats $z_k$, each of shape `(..., classes)`.
-        weights: As many floats $w_k$, which add up to 1.
+        weights: List of floats $w_k$, one per member, which sum to 1.
         temperature: Positive float, $\tau$.
 
     Returns:
@@ -247,7 +244,7 @@ def log_mean_softmax(logits, weights, temperature):
 
 
 def label_margin(labels, logits, temperature=1.0):
-    r"""$m = z_y / \tau - \log \sum_{c \ne y} e^{z_c / \tau}$, whose sigmoid is the probability of the label.
+    r"""Compute $m = z_y / \tau - \log \sum_{c \ne y} e^{z_c / \tau}$, whose sigmoid is the probability of the label.
 
     Args:
         labels: Integers, shape `(...)`.
@@ -262,20 +259,20 @@ def label_margin(labels, logits, temperature=1.0):
 
 
 def mask_label_logit(labels, logits):
-    """`logits` with $-10^{30}$ at the label, so that no probability is left there: shape `(..., classes)`."""
+    """Replace the logit of the label by $-10^{30}$, so that its probability is 0: shape `(..., classes)`."""
     return ops.where(is_class(class_indices(labels, logits), logits), -1e30, logits)
 
 
 def binary_kl_divergence(teacher_margin, student_margin):
-    r"""$\mathrm{KL}$ of $[\sigma(m_t), 1 - \sigma(m_t)]$ against the student's likewise: nats, shape `(...)`."""
+    r"""Compute the KL divergence of $[\sigma(m_t), 1 - \sigma(m_t)]$ from that of $m_s$: nats, shape `(...)`."""
     margins = teacher_margin, student_margin
     return kl_divergence(*(ops.stack([margin, ops.zeros_like(margin)], axis=-1) for margin in margins))
 
 
 def standardize(logits):
-    r"""$Z(z) = (z - \bar z) / (s + 10^{-7})$ of each row, with $s^2$ over $n - 1$: Sun et al., CVPR 2024.
+    r"""Compute $Z(z) = (z - \bar z) / (s + 10^{-7})$ of each row, where $s^2$ is divided by $n - 1$.
 
-    https://arxiv.org/abs/2403.01427
+    Sun et al., CVPR 2024, https://arxiv.org/abs/2403.01427
 
     Args:
         logits: Floats, shape `(..., classes)`.
@@ -290,49 +287,49 @@ def standardize(logits):
 
 
 def safe_sqrt(x):
-    r"""$\sqrt{\max(x, 10^{-24})}$, whose gradient is 0 where `x` is 0, and not infinite."""
+    r"""Compute $\sqrt{\max(x, 10^{-24})}$, whose gradient at 0 is 0 and not infinite."""
     return ops.sqrt(ops.maximum(x, 1e-24))
 
 
 def l2_normalize(x, axis=-1):
-    r"""$x / \max(\lVert x \rVert_2, 10^{-12})$ along `axis`; 0 where `x` is 0."""
+    r"""Compute $x / \max(\lVert x \rVert_2, 10^{-12})$ along `axis`; 0 where `x` is 0."""
     return x / safe_sqrt(ops.sum(x**2, axis=axis, keepdims=True))
 
 
 def correlation(a, b, axis, epsilon=1e-8):
-    """Pearson's correlation of `a` and `b` along `axis`, before the sum over it: floats of the same shape."""
+    """Compute the terms whose sum over `axis` is Pearson's correlation of `a` and `b`: floats of the same shape."""
     a, b = (x - ops.mean(x, axis=axis, keepdims=True) for x in (a, b))
     norms = [safe_sqrt(ops.sum(x**2, axis=axis, keepdims=True)) for x in (a, b)]
     return a * b / (norms[0] * norms[1] + epsilon)
 
 
 def smooth_l1(difference):
-    r"""$d^2 / 2$ where $|d| < 1$, else $|d| - 1 / 2$: floats of the same shape."""
+    r"""Compute $d^2 / 2$ if $|d| < 1$, else $|d| - 1 / 2$: floats of the same shape."""
     size = ops.abs(difference)
     return ops.where(size < 1, 0.5 * size**2, size - 0.5)
 
 
 def adaptive_average_pool(maps, size):
-    r"""Means over `size` windows: $[\lfloor i H / h \rfloor, \lceil (i + 1) H / h \rceil)$ of each row $i < h$.
+    r"""Compute means over windows. Row $i < h$ is of $[\lfloor i H / h \rfloor, \lceil (i + 1) H / h \rceil)$.
 
-    Windows overlap where the sizes do not divide, as in `torch.nn.AdaptiveAvgPool2d`.
+    Windows overlap if the sizes do not divide, as in `torch.nn.AdaptiveAvgPool2d`.
 
     Args:
         maps: Floats, shape `(batch, height, width, channels)`, whose height and width are known.
-        size: `(height, width)` of the result, none of them larger.
+        size: `(height, width)` of the result, at most those of the maps.
 
     Returns:
         Floats, shape `(batch, *size, channels)`.
     """
     if tuple(maps.shape[1:3]) == tuple(size):
         return maps
-    rows, columns = (_windows(old, new) for old, new in zip(maps.shape[1:3], size))
+    rows, columns = (_pooling_matrix(old, new) for old, new in zip(maps.shape[1:3], size))
     maps = ops.einsum("ih,nhwc->niwc", ops.cast(rows, maps.dtype), maps)
     return ops.einsum("jw,niwc->nijc", ops.cast(columns, maps.dtype), maps)
 
 
-def _windows(old, new):
-    """The matrix that averages `old` values into `new`: float32, shape `(new, old)`."""
+def _pooling_matrix(old, new):
+    """Return the matrix that averages `old` values into `new`: float32, shape `(new, old)`."""
     matrix = np.zeros((new, old), "float32")
     for i in range(new):
         start, stop = i * old // new, -(-(i + 1) * old // new)
@@ -341,107 +338,43 @@ def _windows(old, new):
 
 
 def match_spatial_size(student_map, teacher_map):
-    """The two maps, the larger one pooled down to the smaller one's height and width: `(student, teacher)`."""
+    """Pool the larger of two maps to the height and width of the smaller one: `(student, teacher)`."""
     size = common_spatial_size(student_map.shape, teacher_map.shape)
     return adaptive_average_pool(student_map, size), adaptive_average_pool(teacher_map, size)
 
 
 def common_spatial_size(student_shape, teacher_shape):
-    """`(height, width)` to which one of two maps is pooled.
+    """Return the `(height, width)` to which the larger of two maps is pooled.
 
     Raises:
-        ValueError: If a size is not known, or each map is the larger one in another direction.
+        ValueError: If a size is not known, or if one map has the larger height and the other the larger width.
     """
-    one, other = (tuple(shape[1:3]) for shape in (student_shape, teacher_shape))
-    if None in one + other:
+    student, teacher = (tuple(shape[1:3]) for shape in (student_shape, teacher_shape))
+    if None in student + teacher:
         raise ValueError(
-            f"Maps are compared place by place, which needs their sizes. Received: a student's of {one} and a "
-            f"teacher's of {other}. Build both networks with a fixed `input_shape`."
+            f"Both maps must have a fixed height and width. Received: a student's map of {student} and a teacher's of "
+            f"{teacher}. Build both networks with a fixed `input_shape`."
         )
-    size = tuple(map(min, one, other))
-    if size not in (one, other):
+    size = tuple(map(min, student, teacher))
+    if size not in (student, teacher):
         raise ValueError(
-            f"Neither map can be pooled to the other's size. Received: a student's of {one} and a teacher's of "
-            f"{other}. Choose layers of which one is larger both ways, or resize in one of the networks."
+            f"One map must be the larger one in height and width. Received: a student's map of {student} and a "
+            f"teacher's of {teacher}. Choose other layers, or resize in one of the networks."
         )
     return size
 
 
 def masked_mean_over_time(values, mask=None):
-    """The mean of each row over its unmasked positions: `(batch, ...)` to `(batch,)`; 0 for a row with none.
+    """Compute the mean of each row over its unmasked positions: `(batch, ...)` to `(batch,)`; 0 if all are masked.
 
     Args:
         values: Floats, shape `(batch, ...)`.
-        mask: `None`, or booleans or numbers of the same shape. As in NumPy, every number but 0 is true.
+        mask: `None`, or booleans or numbers of the same shape. Every number other than 0 is true, as in NumPy.
     """
     values = ops.reshape(values, (ops.shape(values)[0], -1))
     if mask is None:
         return ops.mean(values, axis=-1)
     mask = ops.reshape(ops.cast(ops.cast(mask, "bool"), values.dtype), (ops.shape(values)[0], -1))
-    # `where`, not a product: what stands in a padded position may be infinite.
-    kept = ops.sum(ops.where(mask > 0, values, 0.0), axis=-1)
-    return kept / ops.maximum(ops.sum(mask, axis=-1), 1.0)
-
-
-class InputError(ValueError):
-    """What a step was given, or a part of it gave, has another shape or type than was expected.
-
-    Keras adds paragraphs on a layer's arguments to the message of an error, once; of one that has this attribute it
-    takes it that it has.
-    """
-
-    _keras_call_info_injected = True
-
-
-def did_you_mean(name, known):
-    """A sentence on which of the `known` names is nearly the one that came, or nothing: it follows another sentence."""
-    near = difflib.get_close_matches(name, known, n=1) if isinstance(name, str) else ()
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def is_number(value):
-    """Whether it is a real number, of Python or of NumPy, and no boolean."""
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
-
-
-def check_temperature(temperature, name="temperature"):
-    """`temperature` as a float. Raises `ValueError` unless it is a positive number."""
-    if not is_number(temperature) or not 0 < temperature < float("inf"):
-        raise ValueError(
-            f"`{name}` must be a positive number. Received: {name}={temperature!r}. Give 1.0, for example."
-        )
-    return float(temperature)
-
-
-def check_positive_int(value, name):
-    """The value as an integer of at least 1; else a `ValueError` that says its name."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1 or isinstance(value, bool):
-        raise ValueError(f"`{name}` must be an integer of at least 1. Received: {value!r}. Give 1, for example.")
-    return number
-
-
-def check_non_negative(weight, name="weight"):
-    """`weight` as a float. Raises `ValueError` unless it is a number that is not negative."""
-    if not is_number(weight) or not 0 <= weight < float("inf"):
-        raise ValueError(
-            f"`{name}` must be a number that is not negative. Received: {name}={weight!r}. Give 0.0, for example."
-        )
-    return float(weight)
-
-
-def check_fraction(value, name):
-    """`value` as a float. Raises `ValueError` unless it is a number in [0, 1]."""
-    if not is_number(value) or not 0 <= value <= 1:
-        raise ValueError(f"`{name}` must be a number in [0, 1]. Received: {name}={value!r}. Give 0.5, for example.")
-    return float(value)
-
-
-def check_bool(value, name):
-    """`value` as it is. Raises `ValueError` unless it is a boolean: of text, such as "false", all would be true."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}. Give one of these, and no text.")
-    return bool(value)
+    # `where` and not a product, because values at masked positions may be infinite.
+    total = ops.sum(ops.where(mask > 0, values, 0.0), axis=-1)
+    return total / ops.maximum(ops.sum(mask, axis=-1), 1.0)

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_wsl.ops import check_non_negative, is_number
+from keras_wsl.argument_checks import check_non_negative, is_number
 
 
 @keras.saving.register_keras_serializable("keras_wsl")

@@ -11,8 +11,8 @@ def label_and_distillation_gradients(labels, student_logits, teacher_logits, tem
     $$a = \frac{\partial L_{ce}}{\partial z_y} = q_y - 1, \qquad
       d = \frac{\partial L_{kd}}{\partial z_y} = \tau (q^\tau_y - p^\tau_y)$$
 
-    The symbols, distributions of labels and the arguments are those of `bias_variance_gradients`. Both keep their
-    digits where the networks are certain.
+    See `bias_variance_gradients` for the symbols, and for labels that are distributions. Both keep their digits if the
+    networks are certain.
 
     Args:
         labels: Integers, shape `(...)`, or distributions, shape `(..., classes)`.
@@ -27,7 +27,7 @@ def label_and_distillation_gradients(labels, student_logits, teacher_logits, tem
         log_softmax(student_logits),
         *(log_softmax(logits, temperature) for logits in (student_logits, teacher_logits)),
     )
-    if not labels_are_categorical(labels, student_logits):  # Of one class alone.
+    if not labels_are_categorical(labels, student_logits):  # Only the class of the label matters.
         log_q, *softened = (value_at_label(labels, values) for values in (log_q, *softened))
         return ops.expm1(log_q), temperature * softmax_difference(*softened)
     to_label = ops.expm1(log_q) + (1 - ops.cast(labels, log_q.dtype))  # q - y
@@ -35,14 +35,14 @@ def label_and_distillation_gradients(labels, student_logits, teacher_logits, tem
 
 
 def bias_variance_gradients(labels, student_logits, teacher_logits, temperature):
-    r"""What labels and soft labels each ask of the label's logit $z_y$.
+    r"""Compute the gradients of bias and variance with respect to the label's logit $z_y$.
 
     $$a = \frac{\partial L_{ce}}{\partial z_y} = q_y - 1, \qquad
       b = \frac{\partial (L_{kd} - L_{ce})}{\partial z_y} = \tau (q^\tau_y - p^\tau_y) - (q_y - 1)$$
 
     $q$ is the student's softmax, $q^\tau$ and $p^\tau$ the student's and the teacher's at temperature $\tau$; $L_{kd}$
-    carries its factor $\tau^2$. $a$ belongs to the bias, $b$ to the variance. Where labels are distributions $y$, both
-    are $\sum_c y_c \, \partial / \partial z_c$, which is the same for a one-hot one.
+    has the factor $\tau^2$. $a$ belongs to the bias, $b$ to the variance. For distributions $y$ of labels, both are
+    $\sum_c y_c \, \partial / \partial z_c$, with the same values for a one-hot $y$.
 
     Args:
         labels: Integers, shape `(...)`, or distributions, shape `(..., classes)`.
@@ -58,7 +58,7 @@ def bias_variance_gradients(labels, student_logits, teacher_logits, temperature)
 
 
 def mask(labels, student_logits, teacher_logits, temperature):
-    r"""Which examples are regularization samples: $|b| > |a|$, the variance term rules their gradient.
+    r"""Return which examples are regularization samples: $|b| > |a|$, the variance term dominates the gradient.
 
     Args:
         labels: Integers, shape `(...)`, or distributions, shape `(..., classes)`.
@@ -70,5 +70,5 @@ def mask(labels, student_logits, teacher_logits, temperature):
         Booleans, shape `(...)`.
     """
     a, d = label_and_distillation_gradients(labels, student_logits, teacher_logits, temperature)
-    # b**2 - a**2 = d * (d - 2 * a), without the rounding of b where d is small next to a.
+    # b**2 - a**2 = d * (d - 2 * a), without the rounding of b if d is small compared to a.
     return ops.sign(d) * ops.sign(d - 2 * a) > 0

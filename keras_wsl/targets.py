@@ -6,8 +6,9 @@ import keras
 from keras import ops
 from keras.src.backend.common.masking import get_keras_mask
 
+from keras_wsl.argument_checks import InputError
 from keras_wsl.backend import check_range
-from keras_wsl.ops import InputError, class_indices, get_logits, labels_are_categorical, to_int32
+from keras_wsl.ops import class_indices, get_logits, labels_are_categorical, to_int32
 
 LOGITS_MASK = "logits.mask"  # The key of Keras's mask in the student's outputs: on JAX a tensor's own mask is lost.
 _KEYS = ("labels", "mask", "index")

@@ -3,8 +3,9 @@
 import keras
 from keras import ops
 
+from keras_wsl.argument_checks import InputError
 from keras_wsl.features import FeatureExtractor, call_as_constant, check_network, symbolic_inputs
-from keras_wsl.ops import InputError, log_mean_softmax
+from keras_wsl.ops import log_mean_softmax
 from keras_wsl.top_k_logits import TopKLogits, expand
 
 _FILES = (".keras", ".h5")

@@ -1,4 +1,4 @@
-"""Encode a teacher's logits as the k highest, the label's, and the probability mass of the others."""
+"""Top-k logits of a teacher: the k highest, that of the label, and the mass of the other classes."""
 
 from typing import NamedTuple
 
@@ -7,16 +7,17 @@ from keras import ops
 
 from keras_wsl.ops import class_indices, is_class, log_softmax
 
-_NOTHING = -1e30  # The logarithm of zero mass.
+_LOG_ZERO = -1e30
 
 
 class TopKLogits(NamedTuple):
-    r"""Logits of which some are known, and the mass of the others at some temperatures.
+    r"""Logits of which some are known; of the others, the mass at some temperatures is known.
 
     Args:
-        known: Floats, shape `(batch, classes)`: the known logits, and 0 elsewhere.
-        is_rest: Booleans of that shape: whether a logit is not known.
-        rest: Dict of temperatures $\tau$, as text, to $\log \sum_{c \in rest} e^{z_c / \tau}$, shape `(batch,)`.
+        known: Floats, shape `(batch, classes)`: the known logits, and 0 for the others.
+        is_rest: Booleans of the same shape: which logits are not known.
+        rest: Dict of temperatures $\tau$, as in `temperature_key`, to $\log \sum_{c \in rest} e^{z_c / \tau}$, shape
+            `(batch,)`.
     """
 
     known: object
@@ -24,34 +25,33 @@ class TopKLogits(NamedTuple):
     rest: dict
 
     def to_dense(self, temperature, student=None):
-        r"""Return logits whose softmax at $\tau$ equals the teacher's for known classes, and its mass for the rest:
+        r"""Return logits whose softmax at $\tau$ is the teacher's for known classes and has its mass in the others.
 
         $$z_c = \tau \left( r_\tau + \log \frac{e^{s_c / \tau}}{\sum_{j \in rest} e^{s_j / \tau}} \right)$$
 
-        The mass is distributed over the rest in proportion to the student's softmax of $s_c$, taken as a constant. The
-        divergence is then that of the known classes and one class for all others, and its gradient does not change the
-        proportions among these.
+        The mass is distributed over the other classes as by the student's logits $s_c$, a constant. The divergence then
+        equals that of the known classes and one class for all others, and has no gradient between these.
 
         Args:
             temperature: Positive float.
-            student: The student's logits, shape `(batch, classes)`. Default: the rest have equal probabilities.
+            student: The student's logits, shape `(batch, classes)`; `None` for equal parts.
 
         Raises:
-            ValueError: If the mass is not known at this temperature.
+            ValueError: If the mass at this temperature is not known.
         """
         key = temperature_key(temperature)
         if key not in self.rest:
             raise ValueError(
-                f"The temperature must be one of those of the top-k soft labels, {', '.join(self.rest)}. Received: "
-                f"{key}. Write the soft labels again with this temperature, or with all logits."
+                f"The temperature of top-k soft labels must be one of {', '.join(self.rest)}. Received: {key}. Write "
+                "the soft labels again for that temperature, or without top-k."
             )
-        shares = ops.zeros_like(self.known) if student is None else ops.cast(student, "float32")
-        shares = ops.stop_gradient(log_softmax(ops.where(self.is_rest, shares, _NOTHING), temperature))
-        return ops.where(self.is_rest, temperature * (self.rest[key][:, None] + shares), self.known)
+        logits = ops.zeros_like(self.known) if student is None else ops.cast(student, "float32")
+        log_parts = ops.stop_gradient(log_softmax(ops.where(self.is_rest, logits, _LOG_ZERO), temperature))
+        return ops.where(self.is_rest, temperature * (self.rest[key][:, None] + log_parts), self.known)
 
 
 def temperature_key(temperature):
-    """Return a temperature as a key of dicts: `"4"`, `"0.5"`."""
+    """Return a temperature as a key of dicts, such as `"4"` or `"0.5"`."""
     return f"{temperature:g}"
 
 
@@ -63,10 +63,10 @@ def row_type(k, classes, temperatures):
 
 
 def encode(logits, labels, k, temperatures):
-    r"""Return rows of `row_type`: the k highest logits, the label's, and $\log \sum_{rest} e^{z / \tau}$.
+    r"""Encode logits as rows of `row_type`: the k highest, that of the label, and $\log \sum_{rest} e^{z / \tau}$.
 
-    The row's highest logit is subtracted from all, which does not change the softmax, so that float16 is precise for
-    large probabilities.
+    The highest logit of the row is subtracted from all, which changes no softmax: float16 is then precise if
+    probabilities are large.
 
     Args:
         logits: Floats, shape `(n, classes)`.
@@ -78,21 +78,21 @@ def encode(logits, labels, k, temperatures):
     z = z - z.max(axis=1, keepdims=True)
     rows = np.arange(len(z))
     top = np.argsort(-z, axis=1, kind="stable")[:, :k]
-    found = np.empty(len(z), row_type(k, z.shape[1], temperatures))
-    found["classes"] = top
-    found["logits"] = np.maximum(np.take_along_axis(z, top, axis=1), np.finfo("float16").min)
-    found["label"] = np.maximum(z[rows, labels], np.finfo("float32").min)
+    encoded = np.empty(len(z), row_type(k, z.shape[1], temperatures))
+    encoded["classes"] = top
+    encoded["logits"] = np.maximum(np.take_along_axis(z, top, axis=1), np.finfo("float16").min)
+    encoded["label"] = np.maximum(z[rows, labels], np.finfo("float32").min)
     rest = z.copy()
     np.put_along_axis(rest, top, -np.inf, axis=1)
     rest[rows, labels] = -np.inf
     with np.errstate(divide="ignore"):
         masses = [np.log(np.exp(rest / temperature).sum(axis=1)) for temperature in temperatures]
-    found["rest"] = np.maximum(np.stack(masses, axis=1), _NOTHING)
-    return found
+    encoded["rest"] = np.maximum(np.stack(masses, axis=1), _LOG_ZERO)
+    return encoded
 
 
 def decode(rows, temperatures):
-    """Decode rows to the dict that batches contain, the first argument of `expand`."""
+    """Return encoded rows as a dict of arrays for `expand`."""
     return {
         "classes": rows["classes"].astype("int32"),
         "logits": rows["logits"].astype("float32"),
@@ -101,25 +101,25 @@ def decode(rows, temperatures):
     }
 
 
-def expand(kept, labels, classes):
+def expand(encoded, labels, classes):
     """Return the `TopKLogits` of a batch.
 
     Args:
-        kept: Dict of `"classes"` and `"logits"`, `(batch, k)`; `"label"`, the label's logit, `(batch,)`; and `"rest"`,
-            a dict of temperatures as text to `(batch,)`.
-        labels: Integers, shape `(batch,)`, or distributions, of which the most probable class is used.
+        encoded: Dict of `"classes"` and `"logits"`, `(batch, k)`; `"label"`, the label's logit, `(batch,)`; and
+            `"rest"`, a dict of temperatures, as in `temperature_key`, to `(batch,)`.
+        labels: Integers, shape `(batch,)`, or distributions, whose most probable class counts.
         classes: Integer, the number of classes.
     """
-    label_logit = ops.cast(kept["label"], "float32")
+    label_logit = ops.cast(encoded["label"], "float32")
     empty = label_logit[:, None] * ops.zeros((1, classes))
-    top = ops.cast(kept["classes"], "int32")
+    top = ops.cast(encoded["classes"], "int32")
     rows = ops.broadcast_to(ops.arange(ops.shape(top)[0], dtype="int32")[:, None], ops.shape(top))
-    places = ops.reshape(ops.stack([rows, top], axis=-1), (-1, 2))
-    known = ops.scatter_update(empty, places, ops.reshape(ops.cast(kept["logits"], "float32"), (-1,)))
-    rest = ops.scatter_update(empty + 1.0, places, ops.reshape(ops.zeros_like(top, dtype="float32"), (-1,)))
+    indices = ops.reshape(ops.stack([rows, top], axis=-1), (-1, 2))
+    known = ops.scatter_update(empty, indices, ops.reshape(ops.cast(encoded["logits"], "float32"), (-1,)))
+    rest = ops.scatter_update(empty + 1.0, indices, ops.reshape(ops.zeros_like(top, dtype="float32"), (-1,)))
     is_label = is_class(class_indices(labels, empty), empty)
     return TopKLogits(
         ops.where(is_label, label_logit[:, None], known),
         ops.logical_and(rest > 0, ops.logical_not(is_label)),
-        {temperature: ops.cast(mass, "float32") for temperature, mass in kept["rest"].items()},
+        {temperature: ops.cast(mass, "float32") for temperature, mass in encoded["rest"].items()},
     )

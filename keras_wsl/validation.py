@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from keras_wsl.ops import is_number
+from keras_wsl.argument_checks import is_number
 
 _NUMBERS = "iufb"  # NumPy's kinds of dtypes.
 

@@ -34,7 +34,7 @@ def step(name):
         drawn = generator.normal(0.0, 0.3, variable.shape)
         if variable.name in ("moving_variance", "gamma"):
             variable.assign(np.exp(drawn))
-        elif variable.name != "normalizers" and keras.backend.is_float_dtype(variable.dtype):
+        elif variable.name != "partition_constants" and keras.backend.is_float_dtype(variable.dtype):
             variable.assign(drawn)
     x = generator.normal(size=(ROWS, *student.input_shape[1:])).astype("float32")
     index = generator.permutation(40)[:ROWS].astype("int32")

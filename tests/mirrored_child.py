@@ -20,7 +20,7 @@ import tensorflow as tf
 
 from keras_wsl import Distiller, export, losses, models
 from tests.common import examples, hard_loss, network
-from tests.test_keras_defects import Hint, KerasDistiller, LogitsDistillation, plain
+from tests.test_distiller import Hint, KerasDistiller, LogitsDistillation, plain
 
 ROWS, BATCH = 21, 8  # The last batch has five rows: three on the first replica, two on the second.
 

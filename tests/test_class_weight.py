@@ -6,7 +6,7 @@ import pytest
 
 from keras_wsl import Distiller, losses
 from tests.common import arrays, examples, hard_loss, network
-from tests.test_keras_defects import changed
+from tests.test_distiller import changed
 
 X, Y = examples(12)
 SMOOTHED = (0.9 * np.eye(5)[Y] + 0.02).astype("float32")

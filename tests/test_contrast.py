@@ -1,4 +1,4 @@
-"""CRD through `fit`: its negatives, its memories, files and resumed runs."""
+"""CRD in `fit`: negatives, memories, files and resumed runs."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_wsl.callbacks import ExactBackupAndRestore
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
 from tests.common import arrays, examples, hard_loss, network
-from tests.test_keras_defects import BACKEND, changed
+from tests.test_distiller import BACKEND, changed
 
 pytestmark = pytest.mark.eager
 
@@ -20,7 +20,7 @@ STEPS = COUNT // BATCH
 
 
 def made(labels, seed=1, **settings):
-    """The same at every call."""
+    """Return a Distiller and its CRD, the same at every call."""
     keras.utils.set_random_seed(seed)
     crd = losses.CRD(labels, layers=["hidden"], negatives=NEGATIVES, dimensions=4)
     distiller = Distiller(network("teacher", width=13), network("student"), [losses.KD(), crd])
@@ -42,43 +42,47 @@ def memories(crd):
     return [np.array(ops.convert_to_numpy(bank.features)) for bank in (crd.student_memory, crd.teacher_memory)]
 
 
-def test_negatives_are_of_other_classes_and_never_twice():
-    """Exactly as many as asked for in each row, even where classes are of different sizes and some rows are empty."""
+def test_sample_negatives_returns_distinct_examples_of_other_classes():
+    """Each row has exactly `negatives` of them, for classes of different sizes and indices without an example."""
     generator = np.random.default_rng(0)
     labels = generator.choice([-1, 0, 1, 2], size=60, p=[0.2, 0.5, 0.2, 0.1])
-    members = np.bincount(labels[labels >= 0])
-    loss = losses.CRD(labels, layers=["hidden"], negatives=int(members.sum() - members.max()))  # As many as there are.
+    counts = np.bincount(labels[labels >= 0])
+    loss = losses.CRD(labels, layers=["hidden"], negatives=int(counts.sum() - counts.max()))  # The maximum.
     fewer = losses.CRD(labels, layers=["hidden"], negatives=5)
     index = np.flatnonzero(labels >= 0)[:20].astype("int32")
     for crd in (loss, fewer):
         for _ in range(3):
-            pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.draw(ops.convert_to_tensor(index)))
-            assert (pairs[:, 0] == index).all() and chosen[:, 0].all()
-            assert (chosen[:, 1:].sum(axis=1) == crd.negatives).all()
-            for row, kept, own in zip(pairs[:, 1:], chosen[:, 1:], index):
-                drawn = row[kept]
-                assert len(set(drawn)) == crd.negatives
-                assert (labels[drawn] >= 0).all() and (labels[drawn] != labels[own]).all()
+            pairs, selected = (
+                np.array(ops.convert_to_numpy(each)) for each in crd.sample_negatives(ops.convert_to_tensor(index))
+            )
+            assert (pairs[:, 0] == index).all() and selected[:, 0].all()
+            assert (selected[:, 1:].sum(axis=1) == crd.negatives).all()
+            for candidates, is_negative, number in zip(pairs[:, 1:], selected[:, 1:], index):
+                negatives = candidates[is_negative]
+                assert len(set(negatives)) == crd.negatives
+                assert (labels[negatives] >= 0).all() and (labels[negatives] != labels[number]).all()
 
 
-def test_negatives_are_drawn_evenly():
-    """Each candidate is as likely as any other: 5 standard deviations of a binomial count around its mean."""
+def test_sample_negatives_is_uniform():
+    """The count of each candidate is within 5 standard deviations of its binomial mean."""
     keras.utils.set_random_seed(0)
     labels = np.arange(24) % 4
     crd = losses.CRD(labels, layers=["hidden"], negatives=6)
     counts = np.zeros(24)
     draws = 400
     for _ in range(draws):
-        pairs, chosen = (np.array(ops.convert_to_numpy(each)) for each in crd.draw(np.array([5], "int32")))
-        counts[pairs[0, 1:][chosen[0, 1:]]] += 1
+        pairs, selected = (
+            np.array(ops.convert_to_numpy(array)) for array in crd.sample_negatives(np.array([5], "int32"))
+        )
+        counts[pairs[0, 1:][selected[0, 1:]]] += 1
     others = labels != labels[5]
     assert not counts[~others].any() and counts.sum() == 6 * draws
     chance = 6 / others.sum()
     assert np.abs(counts[others] - draws * chance).max() < 5 * np.sqrt(draws * chance * (1 - chance))
 
 
-def test_steps_draw_anew():
-    """A compiled step draws other negatives each time, from a state that is saved."""
+def test_compiled_steps_sample_new_negatives():
+    """The state of the random generator changes, and is a variable of the Distiller."""
     _, y = data()
     distiller, crd = made(y["labels"])
     state = np.array(ops.convert_to_numpy(crd.seed.state))
@@ -87,8 +91,8 @@ def test_steps_draw_anew():
     assert id(crd.seed.state) in {id(variable) for variable in distiller.variables}
 
 
-def test_memories_of_seen_rows():
-    """Rows of the batches have length 1 after them; all others are as they began. The normalizers stay."""
+def test_fit_updates_the_memories_of_its_examples():
+    """Their rows have norm 1, all other rows do not change. The partition constants stay after the first batch."""
     x, y = data()
     distiller, crd = made(y["labels"])
     before = memories(crd)
@@ -101,13 +105,13 @@ def test_memories_of_seen_rows():
         np.testing.assert_array_equal(old[others], new[others])
         np.testing.assert_allclose(np.linalg.norm(new[seen], axis=-1), 1, atol=1e-5)
         assert (old[seen] != new[seen]).any(axis=-1).all()
-    normalizers = ops.convert_to_numpy(crd.normalizers).copy()
-    assert (normalizers > 0).all()
+    partition_constants = ops.convert_to_numpy(crd.partition_constants).copy()
+    assert (partition_constants > 0).all()
     fit(distiller)
-    np.testing.assert_array_equal(normalizers, ops.convert_to_numpy(crd.normalizers))
+    np.testing.assert_array_equal(partition_constants, ops.convert_to_numpy(crd.partition_constants))
 
 
-def test_evaluation_moves_no_memory():
+def test_evaluation_does_not_update_memories():
     x, y = data()
     distiller, _ = made(y["labels"])
     fit(distiller)
@@ -117,7 +121,7 @@ def test_evaluation_moves_no_memory():
     assert not changed(before, arrays(distiller))
 
 
-def test_it_learns_and_trains_both_embeddings():
+def test_fit_trains_both_embeddings():
     _, y = data()
     distiller, crd = made(y["labels"])
     before = [arrays(layer) for layer in (crd.student_embedding, crd.teacher_embedding, distiller.teacher)]
@@ -128,8 +132,8 @@ def test_it_learns_and_trains_both_embeddings():
 
 
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
-def test_continued_from_a_file_to_the_same_bits(ending, tmp_path):
-    """Memories, normalizers and the state of the draws are in the file, and the data set's labels in the settings."""
+def test_loaded_distiller_continues_to_the_same_bits(ending, tmp_path):
+    """The file has memories, partition constants, the random state, and the labels of the data set in the config."""
     _, y = data()
     whole, distiller = (made(y["labels"])[0] for _ in range(2))
     fit(whole)
@@ -144,14 +148,14 @@ def test_continued_from_a_file_to_the_same_bits(ending, tmp_path):
         distiller.save_weights(path)
         loaded = made(y["labels"], seed=8)[0]
         loaded.teacher = distiller.teacher
-        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
+        loaded.optimizer.build(loaded.trainable_variables)  # Otherwise Keras skips the optimizer, for any model.
         loaded.load_weights(path)
     assert fit(whole) == fit(loaded)
     assert not changed(arrays(whole), arrays(loaded))
 
 
 def batches(start):
-    """Endless batches from a step on."""
+    """Return endless batches from a step on."""
     x, y = data()
     x, labels, index = (array.reshape(STEPS, BATCH, *array.shape[1:]) for array in (x, y["labels"], y["index"]))
     first = start[0] * STEPS + start[1]
@@ -180,8 +184,8 @@ def resumable(directory, cut=()):
     return arrays(distiller) + arrays(distiller.optimizer), backup.history
 
 
-def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Only a power cut needs it.
+def test_resumed_run_matches_an_uninterrupted_run(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)  # Needed only for power failures.
     backup_child.make_deterministic()
     weights, history = resumable(tmp_path / "whole")
     with pytest.raises(InterruptedRunError):
@@ -191,16 +195,16 @@ def test_a_resumed_run_ends_in_the_same_bits(tmp_path, monkeypatch):
     assert not changed(weights, resumed)
 
 
-def test_labels_without_an_index_are_refused():
+def test_targets_without_an_index_raise():
     x, y = data()
     distiller, _ = made(y["labels"], run_eagerly=True)
-    with pytest.raises(ValueError, match=r"crd keeps a memory of every example.*\"index\""):
+    with pytest.raises(ValueError, match=r"crd needs the index of each example in the data set.*\"index\""):
         distiller.fit(x, y["labels"], verbose=0)
 
 
 @pytest.mark.parametrize("index", [pytest.param(-1, marks=pytest.mark.slow), COUNT])
-def test_an_index_out_of_range(index):
-    """It stops TensorFlow, and is a loss of NaN elsewhere: never a number."""
+def test_index_out_of_range_gives_an_error_or_nan(index):
+    """An error on TensorFlow, and a loss of NaN on other backends."""
     x, y = data()
     distiller, _ = made(y["labels"])
     y["index"][3] = index
@@ -214,8 +218,8 @@ def test_an_index_out_of_range(index):
 
 
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
-def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
-    """Keras writes no generators into files, such as those of its own dropout; a run of ours goes on as it was."""
+def test_files_keep_the_random_state_of_a_weighting(ending, tmp_path):
+    """Keras saves no generators, but the state here is a variable."""
     weighting = {"name": "exclude_regularization_samples", "keep_probability": 0.5}
 
     def start():
@@ -235,17 +239,17 @@ def test_files_keep_the_state_of_a_weighting_that_draws(ending, tmp_path):
     else:
         distiller.save_weights(path)
         loaded = start()
-        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
+        loaded.optimizer.build(loaded.trainable_variables)  # Otherwise Keras skips the optimizer, for any model.
         loaded.load_weights(path)
     assert fit(whole) == fit(loaded)
     assert not changed(arrays(whole), arrays(loaded))
 
 
-# Teacher-free, which needs no teacher at all.
+# Teacher-free distillation.
 
 
-def test_a_virtual_teacher_is_enough(tmp_path):
-    """`TfKDReg` without a teacher fits, counts no regularization samples, and goes on from a file."""
+def test_tf_kd_reg_needs_no_teacher(tmp_path):
+    """It fits, counts no regularization samples, and continues from a file."""
 
     def fitted(distiller):
         x, y = examples(COUNT)
@@ -273,7 +277,7 @@ def test_a_virtual_teacher_is_enough(tmp_path):
     assert not changed(arrays(whole), arrays(loaded))
 
 
-def test_a_weighting_still_needs_a_teacher():
+def test_tf_kd_reg_with_a_weighting_needs_a_teacher():
     x, y = examples(BATCH)
     distiller = Distiller(None, network("student"), losses.TfKDReg(weighting="wsl"))
     distiller.compile("sgd", hard_loss())

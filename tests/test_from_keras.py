@@ -62,12 +62,12 @@ def test_feature_distillation_is_called_as_it_is():
 
 
 def test_keras_default_is_read_as_it_is_meant():
-    with pytest.warns(UserWarning, match="takes logits for probabilities"):
+    with pytest.warns(UserWarning, match="treats logits as probabilities"):
         loss = losses.get(keras.distillation.LogitsDistillation(temperature=2.0), weight=3.0)
     assert isinstance(loss, losses.KD) and (loss.temperature, loss.weight) == (2.0, 3.0)
 
 
 def test_one_number_a_batch_has_no_weights():
     hint = keras.distillation.FeatureDistillation(loss="mse", teacher_layer_name="hidden", student_layer_name="hidden")
-    with pytest.raises(ValueError, match="gives one number for a batch"):
+    with pytest.raises(ValueError, match="which returns one number per batch"):
         losses.get(hint, weighting="wsl")

@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_wsl import Distiller, callbacks, export, losses
 from tests.common import arrays, hard_loss
-from tests.test_keras_defects import (
+from tests.test_distiller import (
     BACKEND,
     changed,
     counted,

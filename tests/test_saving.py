@@ -14,7 +14,7 @@ from keras import ops
 from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import NonFiniteLossError, RaiseOnNonFinite
 from tests.common import arrays, examples, hard_loss, network
-from tests.test_keras_defects import Hint, Subclassed, changed, compiled, plain, saved_arrays
+from tests.test_distiller import Hint, Subclassed, changed, compiled, plain, saved_arrays
 
 pytestmark = pytest.mark.eager
 
@@ -256,7 +256,7 @@ def test_loaded_without_teacher_evaluates(tmp_path):
 
 def test_settings_survive_a_file(tmp_path):
     """Every setting of the Distiller and its losses is in the file."""
-    soft = losses.KD(temperature=3.0, weight=1.5, form="cross_entropy", weighting="hard_to_mimic", name="soft")
+    soft = losses.KD(temperature=3.0, weight=1.5, objective="cross_entropy", weighting="hard_to_mimic", name="soft")
     given = [
         soft,
         losses.WSL(weighting={"name": "exclude_regularization_samples", "keep_probability": 0.5}),
@@ -423,7 +423,7 @@ def _nested(name):
 def test_networks_of_probabilities_are_refused(role, make):
     """A network that ends in a softmax or sigmoid is refused with the layer's name."""
     networks = {"teacher": network("teacher"), "student": network("student"), role: make(role)}
-    with pytest.raises(ValueError, match=f"The {role} '{role}' gives probabilities: its last layer"):
+    with pytest.raises(ValueError, match=f"The {role} '{role}' must return logits. Received: a last layer"):
         Distiller(**networks, distillation_losses=losses.WSL())
 
 

@@ -1,4 +1,4 @@
-"""Logits of sequences, (batch, time, classes): an example's loss is the mean over its unmasked positions."""
+"""Logits of sequences, (batch, time, classes): the loss of an example is the mean over its unmasked positions."""
 
 import keras
 import numpy as np
@@ -7,16 +7,16 @@ from keras import ops
 
 from keras_wsl import Distiller, callbacks, losses
 from tests.common import arrays, hard_loss
-from tests.test_keras_defects import BACKEND, changed, log_softmax
+from tests.test_distiller import BACKEND, changed, log_softmax
 
 CLASSES, WORDS = 4, 11
 LENGTHS = np.array([6, 1, 3, 4, 2, 6])
 
 
 def tagger(name, width=6, dtype=None):
-    """Position by position, of words; 0 is padding, and masked by Keras."""
+    """Return a classifier of each word, in which Keras masks the padding 0."""
     layers = keras.layers
-    # Far apart, unlike Keras's default: else all logits are almost 0, and all positions alike.
+    # A larger standard deviation than Keras's default, with which all logits would be almost 0.
     start = keras.initializers.RandomNormal(stddev=2.0)
     return keras.Sequential(
         [
@@ -29,8 +29,8 @@ def tagger(name, width=6, dtype=None):
     )
 
 
-def of_vectors(name, width=6):
-    """The same of vectors, without a mask of Keras's."""
+def vector_tagger(name, width=6):
+    """Return a classifier of each vector, without a mask of Keras."""
     layers = keras.layers
     return keras.Sequential(
         [
@@ -43,7 +43,7 @@ def of_vectors(name, width=6):
 
 
 def sentences(masking, padding=0):
-    """Inputs, targets and the mask, of sentences padded to the longest one and by `padding` more."""
+    """Return inputs, targets and mask of sentences that are padded by `padding` more than the longest one needs."""
     generator = np.random.default_rng(3)
     count, time = len(LENGTHS), LENGTHS.max()
     x, y = generator.integers(1, WORDS, (count, time)), generator.integers(0, CLASSES, (count, time))
@@ -53,29 +53,29 @@ def sentences(masking, padding=0):
     y = np.where(mask, np.pad(y, more), 0).astype("int32")
     if masking == "keras":
         return np.where(mask, np.pad(x, more), 0).astype("int32"), y, mask
-    # What stands in the padding is not 0: only the mask says that it does not count.
+    # The padding is not 0: only the mask marks it.
     vectors = np.where(mask[..., None], np.pad(vectors, (*more, (0, 0))), 7.0).astype("float32")
     return vectors, {"labels": y, "mask": mask}, mask
 
 
 def made(masking, distillation_losses=None, learning_rate=0.0, **settings):
-    """A Distiller of two taggers, the same at every call."""
+    """Return a Distiller of two taggers, the same at every call."""
     keras.utils.set_random_seed(1)
-    make = tagger if masking == "keras" else of_vectors
+    make = tagger if masking == "keras" else vector_tagger
     distiller = Distiller(make("teacher", 9), make("student"), distillation_losses or [losses.WSL(), losses.DKD()])
     settings.setdefault("run_eagerly", BACKEND == "tensorflow")
     distiller.compile(keras.optimizers.SGD(learning_rate), hard_loss(), **settings)
     return distiller
 
 
-def numbers(distiller, x):
-    """Logits of student and teacher in float64."""
+def compute_logits(distiller, x):
+    """Compute the logits of student and teacher in float64."""
     models = (distiller.student, distiller.teacher)
     return [np.asarray(ops.convert_to_numpy(model(x)), "float64") for model in models]
 
 
-def each(function, student, teacher, y, mask):
-    """A list for each sentence of `function(student_logits, teacher_logits, label)` at its unmasked positions."""
+def per_position(function, student, teacher, y, mask):
+    """Compute a list per sentence of `function(student_logits, teacher_logits, label)` at unmasked positions."""
     return [
         [function(student[i, t], teacher[i, t], y[i, t]) for t in range(mask.shape[1]) if mask[i, t]]
         for i in range(len(mask))
@@ -100,12 +100,12 @@ def weighted(s, t, label):
 
 
 def decoupled(s, t, label):
-    """alpha = 1, beta = 8, temperature 4: from the softmaxes themselves."""
+    """Compute DKD with alpha = 1, beta = 8 and temperature 4 from the softmaxes."""
     q, p = np.exp(log_softmax(s / 4)), np.exp(log_softmax(t / 4))
-    own = sum(a * np.log(a / b) for a, b in ((p[label], q[label]), (1 - p[label], 1 - q[label])))
+    target = sum(a * np.log(a / b) for a, b in ((p[label], q[label]), (1 - p[label], 1 - q[label])))
     others = [c for c in range(CLASSES) if c != label]
     p, q = p[others] / p[others].sum(), q[others] / q[others].sum()
-    return 16 * (own + 8 * (p * np.log(p / q)).sum())
+    return 16 * (target + 8 * (p * np.log(p / q)).sum())
 
 
 def is_sample(s, t, label):
@@ -113,21 +113,21 @@ def is_sample(s, t, label):
     return abs(4 * (q4 - p4) - (q - 1)) > abs(q - 1)
 
 
-def labels_of(y):
+def get_labels(y):
     return y["labels"] if isinstance(y, dict) else y
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_masked_positions_do_not_count(masking):
-    """Every term against a loop over sentences and words; sample weights multiply a sentence."""
+def test_losses_ignore_masked_positions(masking):
+    """Each term matches a loop over sentences and words. Sample weights are per sentence."""
     x, y, mask = sentences(masking)
     distiller = made(masking, [losses.WSL(), losses.KD(weight=0.5), losses.DKD(weight=2.0)])
     sample_weight = np.linspace(0.0, 2.0, len(x)).astype("float32")
-    found = each(hard, *numbers(distiller, x), labels_of(y), mask)
-    assert [len(row) for row in found] == LENGTHS.tolist()
+    rows = per_position(hard, *compute_logits(distiller, x), get_labels(y), mask)
+    assert [len(row) for row in rows] == LENGTHS.tolist()
     expected = {}
     for name, function in {"student_loss": hard, "wsl": weighted, "kd": soft, "dkd": decoupled}.items():
-        rows = each(function, *numbers(distiller, x), labels_of(y), mask)
+        rows = per_position(function, *compute_logits(distiller, x), get_labels(y), mask)
         expected[name] = np.array([np.mean(row) for row in rows])
     expected["loss"] = expected["student_loss"] + 2.25 * expected["wsl"] + 0.5 * expected["kd"] + 2 * expected["dkd"]
     logs = distiller.train_on_batch(x, y, return_dict=True)
@@ -142,8 +142,8 @@ def test_masked_positions_do_not_count(masking):
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_longer_padding_changes_nothing(masking):
-    """The same logs, and the same weights after three steps."""
+def test_fit_does_not_depend_on_padding(masking):
+    """Logs and weights are the same after three steps."""
 
     def train(padding):
         x, y, _ = sentences(masking, padding)
@@ -157,12 +157,12 @@ def test_longer_padding_changes_nothing(masking):
     assert {"wsl", "dkd", "accuracy", "regularization_samples"} <= history.keys()
     for name, values in history.items():
         np.testing.assert_allclose(values, expected_history[name], rtol=1e-5, atol=1e-6, err_msg=name)
-    for one, other in zip(weights, expected, strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+    for actual, array in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(actual, array, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_what_stands_in_padding_is_no_label(masking):
+def test_labels_in_padding_are_ignored(masking):
     x, y, mask = sentences(masking, padding=2)
     labels = y["labels"] if isinstance(y, dict) else y
     ignored = np.where(mask, labels, -100).astype("int32")
@@ -173,90 +173,91 @@ def test_what_stands_in_padding_is_no_label(masking):
         logs = distiller.train_on_batch(x, targets, return_dict=True)
         tested = distiller.test_on_batch(x, targets, return_dict=True)
         runs.append((arrays(distiller.student), logs, tested))
-    for one, other in zip(runs[0][0], runs[1][0]):
-        np.testing.assert_array_equal(one, other)
+    for actual, expected in zip(runs[1][0], runs[0][0]):
+        np.testing.assert_array_equal(actual, expected)
     assert runs[0][1:] == runs[1][1:] and np.isfinite(runs[0][1]["loss"])
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_positions_are_counted(masking):
-    """Regularization samples and weights are of words, and not of padding."""
+def test_metrics_count_unmasked_positions(masking):
+    """Regularization samples and weights are counted over words, without padding."""
     x, y, mask = sentences(masking, padding=4)
     distiller = made(masking)
-    networks = numbers(distiller, x)
-    samples = np.concatenate(each(is_sample, *networks, labels_of(y), mask))
-    weights = np.concatenate(each(weight, *networks, labels_of(y), mask))
+    networks = compute_logits(distiller, x)
+    samples = np.concatenate(per_position(is_sample, *networks, get_labels(y), mask))
+    weights = np.concatenate(per_position(weight, *networks, get_labels(y), mask))
     logs = distiller.fit(x, y, batch_size=len(x), verbose=0).history
     assert logs["regularization_samples"] == [samples.sum()]
     np.testing.assert_allclose(logs["regularization_sample_rate"], [samples.mean()], rtol=1e-5)
     np.testing.assert_allclose(logs["mean_wsl_weight"], [weights.mean()], rtol=1e-4)
-    everywhere = np.concatenate(each(weight, *networks, labels_of(y), np.ones_like(mask)))
-    assert everywhere.mean() != pytest.approx(weights.mean(), rel=1e-3)  # Else no one would see padding counted.
+    everywhere = np.concatenate(per_position(weight, *networks, get_labels(y), np.ones_like(mask)))
+    assert everywhere.mean() != pytest.approx(
+        weights.mean(), rel=1e-3
+    )  # So that the test detects padding that is counted.
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_the_probe_counts_positions(masking, tmp_path):
-    """`RegularizationSamples` leaves the probe's padding out too; a probe may be of dicts."""
+def test_regularization_samples_callback_counts_unmasked_positions(masking, tmp_path):
+    """The padding of `clean_data` does not count; its targets may be dicts."""
     x, y, mask = sentences(masking, padding=4)
     distiller = made(masking)
-    samples = np.concatenate(each(is_sample, *numbers(distiller, x), labels_of(y), mask))
-    observer = callbacks.RegularizationSamples(tmp_path, (x, y), batch_size=4)
-    history = distiller.fit(x, y, batch_size=len(x), verbose=0, callbacks=[observer]).history
+    samples = np.concatenate(per_position(is_sample, *compute_logits(distiller, x), get_labels(y), mask))
+    callback = callbacks.RegularizationSamples(tmp_path, (x, y), batch_size=4)
+    history = distiller.fit(x, y, batch_size=len(x), verbose=0, callbacks=[callback]).history
     assert history["clean_regularization_samples"] == [samples.sum()]
     np.testing.assert_allclose(history["clean_regularization_sample_rate"], [samples.mean()], rtol=1e-5)
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_weighted_metrics_leave_padding_out(masking):
+def test_weighted_metrics_ignore_padding(masking):
     x, y, mask = sentences(masking, padding=3)
     distiller = made(masking, weighted_metrics=["accuracy"])
-    student, _ = numbers(distiller, x)
-    right = student.argmax(-1) == labels_of(y)
+    student, _ = compute_logits(distiller, x)
+    correct = student.argmax(-1) == get_labels(y)
     logs = distiller.train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(logs["accuracy"], right[mask].mean(), rtol=1e-5)
-    assert right.mean() != pytest.approx(right[mask].mean(), rel=1e-2)
+    np.testing.assert_allclose(logs["accuracy"], correct[mask].mean(), rtol=1e-5)
+    assert correct.mean() != pytest.approx(correct[mask].mean(), rel=1e-2)
     logs = distiller.evaluate(x, y, return_dict=True, verbose=0)
-    np.testing.assert_allclose(logs["accuracy"], right[mask].mean(), rtol=1e-5)
+    np.testing.assert_allclose(logs["accuracy"], correct[mask].mean(), rtol=1e-5)
     sample_weight = np.linspace(0.5, 2.0, len(x)).astype("float32")
     weights = sample_weight[:, None] * mask
     logs = distiller.evaluate(x, y, sample_weight=sample_weight, return_dict=True, verbose=0)
-    np.testing.assert_allclose(logs["accuracy"], (weights * right).sum() / weights.sum(), rtol=1e-5)
+    np.testing.assert_allclose(logs["accuracy"], (weights * correct).sum() / weights.sum(), rtol=1e-5)
 
 
-def test_a_mask_in_the_targets_comes_first():
-    """What the targets say of positions overrules Keras's mask of the logits."""
+def test_mask_in_targets_overrides_the_mask_of_keras():
     x, y, mask = sentences("keras")
     distiller = made("keras")
-    own = mask & (np.arange(mask.shape[1]) != 1)
-    logs = distiller.train_on_batch(x, {"labels": y, "mask": own}, return_dict=True)
-    rows = each(weighted, *numbers(distiller, x), y, own)
+    explicit = mask & (np.arange(mask.shape[1]) != 1)
+    logs = distiller.train_on_batch(x, {"labels": y, "mask": explicit}, return_dict=True)
+    rows = per_position(weighted, *compute_logits(distiller, x), y, explicit)
     np.testing.assert_allclose(logs["wsl"], np.mean([np.mean(row) for row in rows]), rtol=1e-4)
 
 
-def test_a_sentence_of_padding_alone_is_worth_nothing():
-    """Its terms are 0, and no NaN comes of it; it counts as an example."""
+def test_fully_masked_sequences_have_no_loss():
+    """Its terms are 0 and not NaN. It counts as an example."""
     x, y, mask = sentences("keras")
     x[2], mask[2] = 0, False
     distiller = made("keras", [losses.KD()], learning_rate=0.1)
-    rows = each(hard, *numbers(distiller, x), y, mask)
+    rows = per_position(hard, *compute_logits(distiller, x), y, mask)
     logs = distiller.train_on_batch(x, y, return_dict=True)
     np.testing.assert_allclose(logs["student_loss"], np.sum([np.mean(row) for row in rows if row]) / 6, rtol=1e-5)
     assert all(np.isfinite(array).all() for array in arrays(distiller))
 
 
-def test_without_a_mask_all_positions_count():
+def test_all_positions_count_without_a_mask():
     x, y, mask = sentences("explicit")
     distiller = made("explicit")
-    logs = distiller.train_on_batch(x, labels_of(y), return_dict=True)
-    rows = each(weighted, *numbers(distiller, x), labels_of(y), np.ones_like(mask))
+    logs = distiller.train_on_batch(x, get_labels(y), return_dict=True)
+    rows = per_position(weighted, *compute_logits(distiller, x), get_labels(y), np.ones_like(mask))
     np.testing.assert_allclose(logs["wsl"], np.mean(rows), rtol=1e-4)
 
 
 @pytest.mark.parametrize("masking", ["keras", "explicit"])
-def test_labels_that_are_distributions(masking):
-    """One-hot labels of each position train as integers do."""
+def test_one_hot_labels_match_integers(masking):
+    """Logs and weights after a step are equal."""
     x, y, _ = sentences(masking)
-    one_hot = np.eye(CLASSES, dtype="float32")[labels_of(y)]
+    one_hot = np.eye(CLASSES, dtype="float32")[get_labels(y)]
 
     def train(labels, loss):
         distiller = made(masking, learning_rate=0.1)
@@ -270,12 +271,12 @@ def test_labels_that_are_distributions(masking):
     expected_logs, expected = train(y, hard_loss())
     for name, number in expected_logs.items():
         np.testing.assert_allclose(logs[name], number, rtol=1e-5, atol=1e-6, err_msg=name)
-    for one, other in zip(weights, expected, strict=True):
-        np.testing.assert_allclose(one, other, atol=1e-6)
+    for actual, array in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(actual, array, atol=1e-6)
 
 
 def test_mixed_precision_keeps_the_mask():
-    """A cast to float32 drops what Keras keeps beside a tensor: the counts must not lose the mask with it."""
+    """A cast to float32 drops the mask that Keras attaches to a tensor. The counts must keep it."""
     x, y, mask = sentences("keras", padding=6)
     keras.utils.set_random_seed(1)
     policy = "mixed_bfloat16"
@@ -285,16 +286,18 @@ def test_mixed_precision_keeps_the_mask():
         np.asarray(ops.convert_to_numpy(ops.cast(m(x), "float32")), "float64")
         for m in (distiller.student, distiller.teacher)
     )
-    weights = np.concatenate(each(weight, student, teacher, y, mask))
+    weights = np.concatenate(per_position(weight, student, teacher, y, mask))
     logs = distiller.train_on_batch(x, y, return_dict=True)
     np.testing.assert_allclose(logs["mean_wsl_weight"], weights.mean(), rtol=1e-3)
-    everywhere = np.concatenate(each(weight, student, teacher, y, np.ones_like(mask)))
-    assert everywhere.mean() != pytest.approx(weights.mean(), rel=1e-2)  # Else no one would see padding counted.
+    everywhere = np.concatenate(per_position(weight, student, teacher, y, np.ones_like(mask)))
+    assert everywhere.mean() != pytest.approx(
+        weights.mean(), rel=1e-2
+    )  # So that the test detects padding that is counted.
 
 
 @pytest.mark.parametrize("masking", [pytest.param("keras", marks=pytest.mark.slow), "explicit"])
-def test_files(masking, tmp_path):
-    """Saved, loaded and continued in graphs, to the same bits; `predict` gives every position."""
+def test_loaded_distiller_continues_to_the_same_bits(masking, tmp_path):
+    """The steps are compiled. `predict` returns all positions."""
     x, y, _ = sentences(masking)
 
     def fit(distiller):
@@ -306,15 +309,14 @@ def test_files(masking, tmp_path):
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     np.testing.assert_array_equal(loaded.predict(x, verbose=0), distiller.predict(x, verbose=0))
-    assert loaded.predict(x, verbose=0).shape == (*labels_of(y).shape, CLASSES)
+    assert loaded.predict(x, verbose=0).shape == (*get_labels(y).shape, CLASSES)
     assert loaded.evaluate(x, y, verbose=0) == distiller.evaluate(x, y, verbose=0)
     loaded.teacher = distiller.teacher
     assert fit(whole) == fit(loaded)
     assert not changed(arrays(whole), arrays(loaded))
 
 
-def test_several_teachers_of_sequences():
-    """The mean of probabilities is position by position."""
+def test_several_teachers_are_averaged_per_position():
     x, y, mask = sentences("keras")
     teachers = {"large": tagger("large", 9), "small": tagger("small", 5)}
     distiller = Distiller(teachers, tagger("student"), losses.KD(teacher={"large": 3.0, "small": 1.0}))
@@ -324,12 +326,12 @@ def test_several_teachers_of_sequences():
         np.asarray(ops.convert_to_numpy(m(x)), "float64") for m in (distiller.student, *teachers.values())
     )
     mean = 4 * np.log(0.75 * np.exp(log_softmax(large / 4)) + 0.25 * np.exp(log_softmax(small / 4)))
-    rows = each(soft, student, mean, y, mask)
+    rows = per_position(soft, student, mean, y, mask)
     np.testing.assert_allclose(logs["kd"], np.mean([np.mean(row) for row in rows]), rtol=1e-4)
 
 
-def test_wsl_learns_to_tag():
-    """A tag is the word's remainder: the student learns it from labels and from a teacher that has learned it."""
+def test_wsl_trains_a_tagger():
+    """The tag of a word is its remainder. The teacher is trained before."""
     generator = np.random.default_rng(0)
     x = generator.integers(1, WORDS, (64, 8)).astype("int32")
     x[np.arange(8) >= generator.integers(1, 9, 64)[:, None]] = 0
@@ -346,28 +348,27 @@ def test_wsl_learns_to_tag():
     assert history["wsl"][-1] < 0.5 * history["wsl"][0]
 
 
-def test_losses_between_examples_are_refused():
-    """A loss that compares the examples of a batch needs one row of logits each."""
+def test_losses_between_examples_raise():
     for loss in (losses.DIST(), losses.MLKD()):
-        with pytest.raises(ValueError, match="Use a loss per position"):
+        with pytest.raises(ValueError, match="compares the examples of a batch"):
             Distiller(tagger("teacher"), tagger("student"), loss)
 
 
-def test_sample_weights_of_positions_are_refused():
+def test_sample_weights_per_position_raise():
     x, y, _ = sentences("keras")
     with pytest.raises(ValueError, match="`sample_weight` must be one number per example"):
         made("keras").fit(x, y, sample_weight=np.ones(y.shape, "float32"), verbose=0)
 
 
-def test_class_weights_of_positions_are_refused():
+def test_class_weights_raise():
     x, y, _ = sentences("keras")
     with pytest.raises(ValueError, match="`class_weight` must be None for sequences"):
         made("keras").fit(x, y, class_weight={0: 2.0}, verbose=0)
 
 
 @pytest.mark.parametrize("true", [-1, 0.5, 3])
-def test_every_number_but_zero_in_a_mask_is_true(true):
-    """In the loss, the counts and the metrics alike, as in NumPy."""
+def test_mask_may_be_any_numbers(true):
+    """Every number other than 0 is true, as in NumPy, in losses, counts and metrics."""
     x, y, mask = sentences("explicit")
 
     def logs(mask):

@@ -1,4 +1,4 @@
-"""Several teachers: to whom each loss listens, the mean of their probabilities, and that all of them stay guests."""
+"""Several teachers: which one a loss uses, the mean of their probabilities, and that they do not change."""
 
 import csv
 import zipfile
@@ -13,7 +13,7 @@ from keras_wsl.objective import compute_distillation_loss
 from keras_wsl.targets import Targets
 from keras_wsl.teachers import get_teacher_weights
 from tests.common import arrays, examples, gradient, hard_loss, network
-from tests.test_keras_defects import (
+from tests.test_distiller import (
     BACKEND,
     Hint,
     changed,
@@ -31,29 +31,29 @@ from tests.test_saving import AtEpoch
 pytestmark = pytest.mark.eager
 
 
-SHARES = {"large": 2.0, "small": 1.0}
+WEIGHTS = {"large": 2.0, "small": 1.0}
 
 
-def rows(count=9, classes=5, networks=3):
-    """Logits of a student and of two teachers, in float64."""
+def random_logits(count=9, classes=5, networks=3):
+    """Return logits of a student and two teachers in float64."""
     generator = np.random.default_rng(4)
     return [generator.normal(size=(count, classes)) * 3 for _ in range(networks)]
 
 
-def heard(large, small):
+def teacher_outputs(large, small):
     return {"large": {"logits": np.float32(large)}, "small": {"logits": np.float32(small)}}
 
 
-def mean_logits(large, small, temperature, shares=SHARES):
-    """The logarithm of the weighted mean of softmaxes, times the temperature, in float64."""
+def mean_logits(large, small, temperature, weights=WEIGHTS):
+    """Compute the logarithm of the weighted mean of softmaxes times the temperature, in float64."""
     p = sum(
-        share * np.exp(log_softmax(values / temperature)) for share, values in zip(shares.values(), (large, small))
-    ) / sum(shares.values())
+        weight * np.exp(log_softmax(values / temperature)) for weight, values in zip(weights.values(), (large, small))
+    ) / sum(weights.values())
     return temperature * np.log(p)
 
 
 def built(loss, student):
-    """As the Distiller builds it, on the shapes of one of the teachers that it listens to."""
+    """Build a loss on the shapes of one teacher, as the Distiller does."""
     loss.build((None,), {"logits": student.shape}, {"logits": student.shape})
     return loss
 
@@ -72,7 +72,7 @@ def total_gradient(loss, labels, student, teacher):
 
 
 def made(distillation_losses=None, seed=1, learning_rate=0.05, **settings):
-    """A Distiller of two teachers, the same at every call."""
+    """Return a Distiller of two teachers, the same at every call."""
     keras.utils.set_random_seed(seed)
     teachers = {"large": network("large", width=13), "small": network("small", width=11)}
     losses_ = distillation_losses or [losses.KD(teacher="large"), losses.WSL(teacher="small"), losses.KD(name="both")]
@@ -86,71 +86,71 @@ def fit(distiller, epochs=2, **settings):
     return distiller.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0, **settings).history
 
 
-# What a loss hears.
+# The teacher of a loss.
 
 
 @pytest.mark.parametrize("temperature", [1.0, 4.0])
-def test_the_weighted_mean_of_probabilities_teaches(temperature):
-    """Value and gradient are those of the mean of the softmaxes at the loss's temperature, in closed form."""
-    student, large, small = rows()
+def test_kd_uses_the_weighted_mean_of_probabilities(temperature):
+    """Value and gradient are those of the mean of the softmaxes at the temperature of the loss."""
+    student, large, small = random_logits()
     labels = np.zeros(9, "int32")
-    loss = losses.KD(temperature=temperature, teacher=SHARES)
+    loss = losses.KD(temperature=temperature, teacher=WEIGHTS)
     mean = mean_logits(large, small, temperature)
     expected = divergences(mean, student, temperature)
-    np.testing.assert_allclose(value(loss, labels, student, heard(large, small)), expected, rtol=2e-5)
+    np.testing.assert_allclose(value(loss, labels, student, teacher_outputs(large, small)), expected, rtol=2e-5)
     q, p = np.exp(log_softmax(student / temperature)), np.exp(log_softmax(mean / temperature))
-    found = total_gradient(loss, labels, student, heard(large, small))
-    np.testing.assert_allclose(found, temperature * (q - p), atol=2e-6)
+    slope = total_gradient(loss, labels, student, teacher_outputs(large, small))
+    np.testing.assert_allclose(slope, temperature * (q - p), atol=2e-6)
 
 
-def test_the_gradient_is_the_weighted_sum_of_single_ones():
-    """The divergence's gradient is linear in the teacher's probabilities: of the mean, it is the mean of gradients."""
-    student, large, small = rows()
+def test_gradient_is_the_weighted_sum_of_single_teachers():
+    """The gradient of the divergence is linear in the probabilities of the teacher."""
+    student, large, small = random_logits()
     labels = np.zeros(9, "int32")
-    mean = total_gradient(losses.KD(temperature=3.0, teacher=SHARES), labels, student, heard(large, small))
+    mean = total_gradient(losses.KD(temperature=3.0, teacher=WEIGHTS), labels, student, teacher_outputs(large, small))
     single = {
-        name: total_gradient(losses.KD(temperature=3.0, teacher=name), labels, student, heard(large, small))
-        for name in SHARES
+        name: total_gradient(losses.KD(temperature=3.0, teacher=name), labels, student, teacher_outputs(large, small))
+        for name in WEIGHTS
     }
     np.testing.assert_allclose(mean, (2 * single["large"] + single["small"]) / 3, atol=2e-6)
     assert np.abs(single["large"] - single["small"]).max() > 0.1
 
 
-def test_none_listens_to_all_alike():
-    student, large, small = rows()
+def test_losses_use_the_mean_of_all_teachers_by_default():
+    student, large, small = random_logits()
     labels = np.zeros(9, "int32")
     loss = losses.KD(temperature=2.0)
     expected = divergences(mean_logits(large, small, 2.0, {"large": 1.0, "small": 1.0}), student, 2.0)
-    np.testing.assert_allclose(value(loss, labels, student, heard(large, small)), expected, rtol=2e-5)
+    np.testing.assert_allclose(value(loss, labels, student, teacher_outputs(large, small)), expected, rtol=2e-5)
     assert get_teacher_weights(loss.teacher, ["large", "small"], loss) == {"large": 0.5, "small": 0.5}
 
 
-def test_a_weighting_judges_the_mean_at_temperature_one():
-    """WSL's weight compares cross-entropies at temperature 1, its divergence is at the loss's own."""
-    student, large, small = rows()
+def test_weighting_uses_the_mean_at_temperature_one():
+    """The weight of WSL is at temperature 1, the divergence at the temperature of the loss."""
+    student, large, small = random_logits()
     labels = np.arange(9) % 5
     hard = cross_entropies(labels, student)
     weight = 1 - np.exp(-hard / cross_entropies(labels, mean_logits(large, small, 1.0)))
-    of_softened = 1 - np.exp(-hard / cross_entropies(labels, mean_logits(large, small, 4.0)))
-    assert np.abs(weight - of_softened).max() > 0.01  # Else the test could not tell the two apart.
+    softened_weight = 1 - np.exp(-hard / cross_entropies(labels, mean_logits(large, small, 4.0)))
+    assert np.abs(weight - softened_weight).max() > 0.01  # So that the test detects the wrong one.
     expected = weight * divergences(mean_logits(large, small, 4.0), student, 4.0)
-    found = value(losses.WSL(temperature=4.0, teacher=SHARES), labels, student, heard(large, small))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    actual = value(losses.WSL(temperature=4.0, teacher=WEIGHTS), labels, student, teacher_outputs(large, small))
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
 
-def test_certain_teachers_that_disagree():
-    """Means of probabilities that float32 holds as 0 and 1 stay finite."""
+def test_mean_of_certain_teachers_is_finite():
+    """The probabilities are 0 and 1 in float32."""
     large, small = np.eye(5)[:2] * 1e4
     student = np.zeros((1, 5))
-    found = value(losses.KD(temperature=1.0), np.zeros(1, "int32"), student, heard(large[None], small[None]))
-    np.testing.assert_allclose(found, np.log(5) - np.log(2), rtol=1e-5)
+    actual = value(losses.KD(temperature=1.0), np.zeros(1, "int32"), student, teacher_outputs(large[None], small[None]))
+    np.testing.assert_allclose(actual, np.log(5) - np.log(2), rtol=1e-5)
 
 
 # Through the Distiller.
 
 
-def test_a_dict_of_one_teacher_is_the_plain_one():
-    """To the same bits: logs and weights."""
+def test_dict_of_one_teacher_matches_the_teacher():
+    """Logs and weights are the same bits."""
 
     def train(wrapped):
         keras.utils.set_random_seed(2)
@@ -164,12 +164,12 @@ def test_a_dict_of_one_teacher_is_the_plain_one():
     assert not changed(expected, weights)
 
 
-def test_logs_of_each_loss():
-    """Each loss hears its own teacher; counts are of the first loss's."""
+def test_each_loss_uses_its_teacher():
+    """Regularization samples are counted with the teacher of the first loss."""
     x, y = examples(24)
     teachers = {"large": plain("large", 13), "small": plain("small", 11)}
     student = plain("student")
-    several = [losses.KD(teacher=SHARES), losses.KD(teacher="small", name="kd_small"), losses.WSL(teacher="large")]
+    several = [losses.KD(teacher=WEIGHTS), losses.KD(teacher="small", name="kd_small"), losses.WSL(teacher="large")]
     distiller = compiled(Distiller(teachers, student, several))
     logs = distiller.fit(x, y, batch_size=24, verbose=0).history
     s, large, small = (logits(model, x) for model in (student, *teachers.values()))
@@ -178,7 +178,7 @@ def test_logs_of_each_loss():
     np.testing.assert_allclose(logs["kd_small"][0], divergences(small, s, 4.0).mean(), rtol=1e-4)
     weight = 1 - np.exp(-cross_entropies(y, s) / cross_entropies(y, large))
     np.testing.assert_allclose(logs["wsl"][0], (weight * divergences(large, s, 4.0)).mean(), rtol=1e-4)
-    # The counts: of what the first loss hears, softened at its temperature, and plain for the weight.
+    # Counts use the teacher and temperature of the first loss, weights the same teacher at temperature 1.
     weight = 1 - np.exp(-cross_entropies(y, s) / cross_entropies(y, mean_logits(large, small, 1.0)))
     np.testing.assert_allclose(logs["mean_wsl_weight"][0], weight.mean(), rtol=1e-4)
     at_label = np.arange(24), y
@@ -188,10 +188,10 @@ def test_logs_of_each_loss():
     np.testing.assert_allclose(logs["regularization_sample_rate"], [samples.mean()], rtol=1e-6)
 
 
-def test_only_who_is_heard_runs_and_each_once():
+def test_train_step_runs_each_used_teacher_once():
     (large, large_calls), (small, small_calls), (idle, idle_calls) = (counted(n) for n in ("large", "small", "idle"))
     teachers = {"large": large, "small": small, "idle": idle}
-    several = [losses.KD(teacher="large"), losses.KD(teacher=SHARES, name="mean"), Hint(teacher="small")]
+    several = [losses.KD(teacher="large"), losses.KD(teacher=WEIGHTS, name="mean"), Hint(teacher="small")]
     distiller = compiled(Distiller(teachers, network("student"), several), run_eagerly=True)
     x, y = examples(8)
     distiller.fit(x, y, batch_size=8, verbose=0)
@@ -204,7 +204,7 @@ def test_only_who_is_heard_runs_and_each_once():
 
 
 @pytest.mark.parametrize("teacher_batch_statistics", [False, True])
-def test_all_teachers_stay_as_they_were(teacher_batch_statistics):
+def test_fit_does_not_change_teachers(teacher_batch_statistics):
     x, y = examples(16)
     teachers = {"large": network("large", width=13), "small": network("small", width=11)}
     before = {name: arrays(model) for name, model in teachers.items()}
@@ -221,8 +221,8 @@ def test_all_teachers_stay_as_they_were(teacher_batch_statistics):
 
 
 @pytest.mark.parametrize("ending", [".keras", pytest.param(".weights.h5", marks=pytest.mark.slow)])
-def test_in_no_file_and_fit_goes_on(ending, tmp_path):
-    """Of the teachers, 13 and 11 wide, no file holds a variable; with them set again, the run ends in the same bits."""
+def test_files_do_not_contain_teachers(ending, tmp_path):
+    """The teachers have the widths 13 and 11. After setting them again, the run ends in the same bits."""
     whole, distiller = made(), made()
     fit(whole)
     fit(distiller)
@@ -238,24 +238,24 @@ def test_in_no_file_and_fit_goes_on(ending, tmp_path):
         distiller.save_weights(path)
         loaded = made(seed=7)
         loaded.teacher = distiller.teacher
-        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
+        loaded.optimizer.build(loaded.trainable_variables)  # Otherwise Keras skips the optimizer, for any model.
         loaded.load_weights(path)
     assert not [name for name, shape in saved_arrays(path).items() if {11, 13} & set(shape)]
     assert fit(whole) == fit(loaded)
     assert not changed(arrays(whole), arrays(loaded))
 
 
-def test_shares_survive_a_file(tmp_path):
+def test_files_keep_teacher_weights(tmp_path):
     teachers = {"large": network("large"), "small": network("small")}
-    several = [losses.KD(teacher=SHARES), losses.WSL(teacher="small")]
+    several = [losses.KD(teacher=WEIGHTS), losses.WSL(teacher="small")]
     distiller = Distiller(teachers, network("student"), several)
     distiller.save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
-    assert [loss.teacher for loss in loaded.distillation_losses] == [SHARES, "small"]
+    assert [loss.teacher for loss in loaded.distillation_losses] == [WEIGHTS, "small"]
 
 
-def test_teachers_are_state_of_the_step():
-    """A compiled step reads every teacher's weights anew: as constants of it, on JAX, a change would go unseen."""
+def test_compiled_step_reads_the_weights_of_teachers():
+    """If they were constants of the step, a change would have no effect on JAX."""
     distiller = made([losses.KD(teacher="large"), losses.KD(teacher="small", name="of_small")], learning_rate=0.0)
     listed = [id(variable) for variable in distiller.trainable_variables + distiller.non_trainable_variables]
     assert len(listed) == len(set(listed))
@@ -273,30 +273,30 @@ def test_teachers_are_state_of_the_step():
     assert large[2] == pytest.approx(large[0], rel=1e-5)
 
 
-def test_teachers_that_share_layers():
-    """JAX refuses to donate a buffer twice: a backbone of two teachers is listed once."""
+def test_teachers_may_share_layers():
+    """JAX cannot donate a buffer twice, so that shared variables are listed once."""
     shared = keras.layers.Dense(9, activation="relu", name="hidden")
     teachers = {
-        name: keras.Sequential([keras.Input((6,)), shared, keras.layers.Dense(5)], name=name) for name in SHARES
+        name: keras.Sequential([keras.Input((6,)), shared, keras.layers.Dense(5)], name=name) for name in WEIGHTS
     }
     distiller = compiled(Distiller(teachers, network("student"), losses.WSL()), 0.1)
     assert np.isfinite(fit(distiller, epochs=1)["loss"]).all()
 
 
 @pytest.mark.traced
-def test_a_teacher_more_or_another():
-    """`teacher` may be replaced, by several too, and the traced step of the ones before is dropped."""
+def test_teacher_may_be_replaced():
+    """One or several teachers may replace it. The step is traced again."""
     distiller = made([losses.KD(name="soft")], learning_rate=0.0)
     both = fit(distiller, epochs=1)["soft"][0]
     large = distiller.teacher["large"]
     distiller.teacher = large
-    one = fit(distiller, epochs=1)["soft"][0]
+    single = fit(distiller, epochs=1)["soft"][0]
     distiller.teacher = {"large": large}
-    assert fit(distiller, epochs=1)["soft"][0] == one != pytest.approx(both, rel=1e-3)
+    assert fit(distiller, epochs=1)["soft"][0] == single != pytest.approx(both, rel=1e-3)
 
 
-def test_features_are_of_the_named_teacher():
-    """A feature loss compares with the one that it names; its adapter is as wide as that one."""
+def test_feature_losses_use_the_named_teacher():
+    """The adapter has the width of that teacher."""
     x, _ = examples(12)
     teachers = {"large": plain("large", 13), "small": plain("small", 11)}
     hints = [Hint(teacher="large", name="of_large"), Hint(teacher="small", name="of_small")]
@@ -309,8 +309,8 @@ def test_features_are_of_the_named_teacher():
         np.testing.assert_allclose(logs[hint.name], (gap**2).mean(), rtol=1e-4)
 
 
-def test_teachers_of_different_classes():
-    """A loss on features takes any; one on logits, only those that tell its classes apart."""
+def test_teachers_may_have_different_classes():
+    """Losses on features take any, losses on logits only those with the classes of the student."""
     teachers = {"large": network("large", width=13, classes=7), "small": network("small")}
     several = [losses.KD(teacher="small"), Hint(teacher="large")]
     history = fit(compiled(Distiller(teachers, network("student"), several), 0.1), epochs=1)
@@ -323,8 +323,7 @@ def test_teachers_of_different_classes():
         Distiller(teachers, network("student"), losses.KD(teacher="large"))
 
 
-def test_losses_of_keras_hear_one():
-    """`keras.distillation`'s losses among ours, each with its teacher."""
+def test_keras_losses_use_the_named_teacher():
     x, y = examples(12)
     teachers = {"large": plain("large"), "small": plain("small")}
     student = plain("student")
@@ -343,12 +342,12 @@ def test_losses_of_keras_hear_one():
         Distiller(teachers, student, features)
 
 
-def test_the_probe_hears_what_the_loss_hears(tmp_path):
-    """`RegularizationSamples` compares with the mean of probabilities, and leaves no trace."""
+def test_regularization_samples_callback_uses_the_mean_of_teachers(tmp_path):
+    """It uses the mean of probabilities, and does not change the training."""
     x, y = examples(30, seed=9)
-    observer = callbacks.RegularizationSamples(tmp_path, (x, y), batch_size=7)
-    distiller, expected = (made([losses.WSL(temperature=3.0, teacher=SHARES)]) for _ in range(2))
-    history = fit(distiller, epochs=1, callbacks=[observer])
+    callback = callbacks.RegularizationSamples(tmp_path, (x, y), batch_size=7)
+    distiller, expected = (made([losses.WSL(temperature=3.0, teacher=WEIGHTS)]) for _ in range(2))
+    history = fit(distiller, epochs=1, callbacks=[callback])
     fit(expected, epochs=1)
     assert not changed(arrays(expected), arrays(distiller))
     student, large, small = (logits(m, x) for m in (distiller.student, *distiller.teacher.values()))
@@ -366,18 +365,18 @@ def test_the_probe_hears_what_the_loss_hears(tmp_path):
 
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras's XLA is torch.compile there, which takes minutes.")
 @pytest.mark.traced
-def test_under_xla():
+def test_xla_matches_eager():
     expected, distiller = made(run_eagerly=BACKEND == "tensorflow"), made(jit_compile=True)
     history = fit(expected)
     for name, values in fit(distiller).items():
         np.testing.assert_allclose(values, history[name], rtol=1e-4, atol=1e-6, err_msg=name)
 
 
-# Refusals.
+# Errors.
 
 
 @pytest.mark.parametrize("teacher", [{}, {"large": 0.0}, {"large": -1.0}, {"large": float("nan")}, {"large": "1"}, 3])
-def test_shares_that_are_refused(teacher):
+def test_bad_teacher_selectors_raise(teacher):
     with pytest.raises(ValueError, match="a teacher's name, or a dict of names to positive weights"):
         losses.KD(teacher=teacher)
 
@@ -394,11 +393,11 @@ def test_shares_that_are_refused(teacher):
             losses.AT(layers=["hidden"]),
             r"at needs the layers \('hidden',\) of one teacher. Received several: .*teacher='large'",
         ),
-        (losses.AT(layers=["hidden"], teacher=SHARES), "at needs .* of one teacher"),
+        (losses.AT(layers=["hidden"], teacher=WEIGHTS), "at needs .* of one teacher"),
     ],
-    ids=["unknown", "unknown_share", "features", "features_of_both"],
+    ids=["unknown", "unknown_weight", "features", "features_of_both"],
 )
-def test_losses_that_are_refused(distillation_losses, message):
+def test_losses_of_missing_teachers_raise(distillation_losses, message):
     teachers = {"large": network("large"), "small": network("small")}
     with pytest.raises(ValueError, match=message):
         Distiller(teachers, network("student"), distillation_losses)
@@ -413,16 +412,19 @@ def test_losses_that_are_refused(distillation_losses, message):
     [
         ({}, "`teacher` must have at least one teacher"),
         ({"large": 3}, "The large must be a keras.Model. Received: 3"),
-        ({"large": network("large"), "small": network("small", activation="softmax")}, "The small 'small' gives prob"),
+        (
+            {"large": network("large"), "small": network("small", activation="softmax")},
+            "The small 'small' must return logits",
+        ),
     ],
     ids=["empty", "no_model", "probabilities"],
 )
-def test_teachers_that_are_refused(teachers, message):
+def test_bad_teachers_raise(teachers, message):
     with pytest.raises(ValueError, match=message):
         Distiller(teachers, network("student"), losses.KD())
 
 
-def test_the_student_among_the_teachers_is_refused():
+def test_student_among_the_teachers_raises():
     student = network("student")
     with pytest.raises(ValueError, match="must be two models"):
         Distiller({"large": network("large"), "self": student}, student, losses.KD())
@@ -434,6 +436,6 @@ def test_compute_distillation_loss_selects_the_teacher():
     labels = ops.convert_to_tensor(np.arange(4, dtype="int32"))
     teachers = {"large": {"logits": logits[1]}, "small": {"logits": logits[2]}}
     student = {"logits": logits[0]}
-    rows = compute_distillation_loss(losses.KD(teacher="small"), Targets(labels), student, teachers)
+    values = compute_distillation_loss(losses.KD(teacher="small"), Targets(labels), student, teachers)
     same = losses.KD()(labels, student, teachers["small"])
-    np.testing.assert_array_equal(ops.convert_to_numpy(rows), ops.convert_to_numpy(same))
+    np.testing.assert_array_equal(ops.convert_to_numpy(values), ops.convert_to_numpy(same))

@@ -7,7 +7,7 @@ from keras import layers
 
 from keras_wsl import Distiller, losses
 from tests.common import arrays, examples, hard_loss, network
-from tests.test_keras_defects import Hint, changed
+from tests.test_distiller import Hint, changed
 
 X, Y = examples(8)
 

@@ -9,7 +9,7 @@ from keras_wsl import Distiller, losses, weighting
 from keras_wsl.ops import to_int32
 from tests.common import arrays, examples, hard_loss, network
 from tests.test_class_weight import Batches
-from tests.test_keras_defects import BACKEND, changed
+from tests.test_distiller import BACKEND, changed
 
 tf = pytest.importorskip("tensorflow")
 X, Y = examples(12)

@@ -1,4 +1,4 @@
-"""Weights of examples, and which are regularization samples, against the golden values and closed forms."""
+"""Weightings and regularization samples against golden values and closed forms."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def _numpy(values):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_wsl_weights(case):
+def test_wsl_matches_golden_values(case):
     inputs, out = _case(case)
     np.testing.assert_allclose(_numpy(weighting.wsl(*inputs)), out["wsl"]["weight"], rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
@@ -31,7 +31,7 @@ def test_wsl_weights(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_relatives(case):
+def test_other_weightings_match_golden_values(case):
     inputs, out = _case(case)
     formula = out["formula"]
     np.testing.assert_array_equal(_numpy(weighting.teacher_correct(*inputs)), formula["teacher_correct_mask"])
@@ -43,7 +43,7 @@ def test_relatives(case):
 
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("temperature", [1, 2, 4, 6])
-def test_gradients_and_mask(case, temperature):
+def test_bias_variance_gradients_and_mask_match_golden_values(case, temperature):
     inputs, out = _case(case)
     expected = out["regularization"][f"tau={temperature}"]
     a, b = regularization_samples.bias_variance_gradients(*inputs, temperature)
@@ -54,7 +54,7 @@ def test_gradients_and_mask(case, temperature):
     assert mask.sum() == expected["count"]
 
 
-def test_a_and_b_are_derivatives_of_the_losses():
+def test_bias_variance_gradients_are_derivatives_of_the_losses():
     (labels, student, teacher), _ = _case("B")
     temperature = 3.0
 
@@ -72,16 +72,16 @@ def test_a_and_b_are_derivatives_of_the_losses():
     np.testing.assert_allclose(_numpy(b), gradient(soft, student)[rows, labels] - slope, atol=1e-5)
 
 
-def test_at_temperature_one_the_mask_is_the_surer_student():
+def test_mask_at_temperature_one_compares_probabilities_of_the_label():
     generator = np.random.default_rng(0)
     student, teacher = generator.normal(size=(2, 500, 7)).astype("float32")
     labels = generator.integers(0, 7, 500)
     rows = np.arange(500)
-    surer = _numpy(ops.softmax(student))[rows, labels] > _numpy(ops.softmax(teacher))[rows, labels]
-    np.testing.assert_array_equal(_numpy(regularization_samples.mask(labels, student, teacher, 1.0)), surer)
+    expected = _numpy(ops.softmax(student))[rows, labels] > _numpy(ops.softmax(teacher))[rows, labels]
+    np.testing.assert_array_equal(_numpy(regularization_samples.mask(labels, student, teacher, 1.0)), expected)
 
 
-def test_the_mask_is_strict():
+def test_mask_is_false_for_equal_magnitudes():
     # Uniform networks of two classes: a = -1/2 and b = 1/2, exactly.
     zeros = np.zeros((1, 2), "float32")
     a, b = regularization_samples.bias_variance_gradients(np.array([0]), zeros, zeros, 1.0)
@@ -89,20 +89,20 @@ def test_the_mask_is_strict():
     assert not bool(regularization_samples.mask(np.array([0]), zeros, zeros, 1.0)[0])
 
 
-def test_one_hot_labels_are_labels():
+def test_one_hot_labels_match_integers():
     (labels, student, teacher), _ = _case("B")
     one_hot = np.eye(student.shape[1], dtype="float32")[labels]
     for function in (weighting.wsl, weighting.wsl_sigmoid, weighting.teacher_correct, weighting.hard_to_mimic):
         same = _numpy(function(one_hot, student, teacher))
         np.testing.assert_allclose(_numpy(function(labels, student, teacher)), same, rtol=1e-4)
-    for one, other in zip(
+    for actual, expected in zip(
         regularization_samples.bias_variance_gradients(labels, student, teacher, 4.0),
         regularization_samples.bias_variance_gradients(one_hot, student, teacher, 4.0),
     ):
-        np.testing.assert_allclose(_numpy(one), _numpy(other), atol=1e-6)
+        np.testing.assert_allclose(_numpy(actual), _numpy(expected), atol=1e-6)
 
 
-def test_mixed_labels_mix_the_cross_entropies():
+def test_wsl_of_mixed_labels_matches_closed_form():
     (labels, student, teacher), _ = _case("B")
     other = (labels + 1) % student.shape[1]
     eye = np.eye(student.shape[1], dtype="float32")
@@ -115,7 +115,7 @@ def test_mixed_labels_mix_the_cross_entropies():
     np.testing.assert_allclose(_numpy(mixed), 1 - np.exp(-ratio), rtol=1e-5, atol=1e-6)
 
 
-def test_saturated_networks_have_weights():
+def test_wsl_of_saturated_networks_is_finite():
     certain, wrong = np.array([[200.0, 0]], "float32"), np.array([[0, 200.0]], "float32")
     label = np.array([0])
     assert float(weighting.wsl(label, certain, certain)[0]) == 0  # The student fits the label exactly.
@@ -125,7 +125,7 @@ def test_saturated_networks_have_weights():
     assert np.isfinite(_numpy(half)).all()
 
 
-def test_several_multiply():
+def test_get_multiplies_weightings_of_a_list():
     inputs, _ = _case("B")
     both = weighting.get(["wsl", {"name": "exclude_regularization_samples"}, lambda *_: 0.5], temperature=4.0)
     expected = (
@@ -133,16 +133,13 @@ def test_several_multiply():
     )
     assert 0 < np.count_nonzero(expected) < len(expected)
     np.testing.assert_allclose(_numpy(both(*inputs)), expected, rtol=1e-6)
-    drawn = {"name": "only_regularization_samples", "keep_probability": 0.5}
-    assert (
-        weighting.is_stochastic(["wsl", drawn])
-        and weighting.is_stochastic(drawn)
-        and not weighting.is_stochastic(["wsl", "wsl_sigmoid"])
-    )
+    stochastic = {"name": "only_regularization_samples", "keep_probability": 0.5}
+    assert weighting.is_stochastic(["wsl", stochastic]) and weighting.is_stochastic(stochastic)
+    assert not weighting.is_stochastic(["wsl", "wsl_sigmoid"])
 
 
 @pytest.mark.parametrize("name", ["exclude_regularization_samples", "only_regularization_samples"])
-def test_kept_at_random(name):
+def test_keep_probability_keeps_a_random_part(name):
     generator = np.random.default_rng(0)
     student, teacher = generator.normal(size=(2, 20000, 5)).astype("float32")
     labels = generator.integers(0, 5, 20000)
@@ -150,26 +147,28 @@ def test_kept_at_random(name):
     dropped = mask if name == "exclude_regularization_samples" else ~mask
     none = _numpy(weighting.get(name, temperature=4.0)(labels, student, teacher))
     np.testing.assert_array_equal(none, ~dropped)
-    weigh = weighting.get({"name": name, "keep_probability": 0.25}, temperature=4.0, seed=keras.random.SeedGenerator(0))
-    some = _numpy(weigh(labels, student, teacher))
+    weighting_fn = weighting.get(
+        {"name": name, "keep_probability": 0.25}, temperature=4.0, seed=keras.random.SeedGenerator(0)
+    )
+    some = _numpy(weighting_fn(labels, student, teacher))
     assert (some[~dropped] == 1).all()
     # 4 standard deviations of a binomial mean.
     assert abs(some[dropped].mean() - 0.25) < 4 * np.sqrt(0.25 * 0.75 / dropped.sum())
-    assert (some != _numpy(weigh(labels, student, teacher))).any()
+    assert (some != _numpy(weighting_fn(labels, student, teacher))).any()
 
 
 @pytest.mark.parametrize("name", ["wsl", "wsl_sigmoid", "hard_to_mimic"])
-def test_no_gradient_passes(name):
+def test_weightings_have_no_gradient(name):
     (labels, student, teacher), _ = _case("A")
-    weigh = weighting.get(name)
-    slope = gradient(lambda z: ops.sum(weigh(labels, z, teacher)) + ops.sum(z), student)
+    weighting_fn = weighting.get(name)
+    slope = gradient(lambda z: ops.sum(weighting_fn(labels, z, teacher)) + ops.sum(z), student)
     np.testing.assert_array_equal(slope, np.ones_like(student))
 
 
-def test_misuse_is_refused():
-    with pytest.raises(ValueError, match="needs the temperature"):
+def test_get_raises_for_bad_arguments():
+    with pytest.raises(ValueError, match="needs a temperature"):
         weighting.get("exclude_regularization_samples")
-    with pytest.raises(ValueError, match="probability"):
+    with pytest.raises(ValueError, match="`keep_probability` must be"):
         weighting.get({"name": "exclude_regularization_samples", "temperature": 4.0, "keep_probability": 1.5})
     with pytest.raises(ValueError, match=r"Labels of shape \(4, 3\) do not fit logits of shape \(4, 5\)"):
         weighting.wsl(np.zeros((4, 3), "float32"), *_case("A")[0][1:])

@@ -21,9 +21,9 @@ from keras_wsl import data
 from keras_wsl.analysis.calibration import calibration
 from keras_wsl.analysis.fidelity import fidelity
 from keras_wsl.analysis.regularization_sample_rates import regularization_sample_rates
+from keras_wsl.argument_checks import check_temperature
 from keras_wsl.backend import predict_batch
 from keras_wsl.files import make_directory
-from keras_wsl.ops import check_temperature
 from keras_wsl.training import artifacts, cli
 from keras_wsl.training.inputs import split_dataset
 from reproduction import reliability_diagram, saved_runs

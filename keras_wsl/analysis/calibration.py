@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from keras_wsl.analysis.checks import validate_labels, validate_logits
-from keras_wsl.ops import check_positive_int
+from keras_wsl.argument_checks import check_positive_int
 
 
 def calibration(labels, logits, bins=15):

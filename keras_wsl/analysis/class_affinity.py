@@ -6,7 +6,7 @@ import numpy as np
 from scipy.special import softmax
 
 from keras_wsl.analysis.checks import validate_labels, validate_logit_pair
-from keras_wsl.ops import check_temperature
+from keras_wsl.argument_checks import check_temperature
 
 
 class RankCorrelation(NamedTuple):

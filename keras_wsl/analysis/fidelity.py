@@ -4,7 +4,7 @@ import numpy as np
 from scipy.special import log_softmax
 
 from keras_wsl.analysis.checks import mean_or_none, validate_labels, validate_logit_pair
-from keras_wsl.ops import check_temperature
+from keras_wsl.argument_checks import check_temperature
 
 
 def fidelity(labels=None, *, student_logits, teacher_logits, temperature=1.0):

@@ -12,8 +12,8 @@ import numpy as np
 
 from keras_wsl.analysis.autodiff import LogitFunction, batch_size, slice_batch
 from keras_wsl.analysis.structured_derivatives import LayerTrace
+from keras_wsl.argument_checks import check_positive_int
 from keras_wsl.features import symbolic_inputs
-from keras_wsl.ops import check_positive_int
 
 OUTPUTS = ("full", "trace", "sum")
 METHODS = ("auto", "structured", "jacobian", "ntvp")

@@ -4,7 +4,7 @@ from keras import ops
 
 from keras_wsl import regularization_samples
 from keras_wsl.analysis.checks import mean_or_none, validate_labels, validate_logit_pair
-from keras_wsl.ops import check_temperature
+from keras_wsl.argument_checks import check_temperature
 
 
 def regularization_sample_rates(labels, *, student_logits, teacher_logits, temperature):

@@ -11,7 +11,7 @@ import numpy as np
 import scipy.linalg
 import scipy.special
 
-from keras_wsl.ops import check_non_negative, check_temperature
+from keras_wsl.argument_checks import check_non_negative, check_temperature
 
 TARGETS = ("pm1", "prob_centered", "logit_centered", "raw")
 _MIN_EIGENVALUE = 1e-6  # Relative to the diagonal's mean. With float32 gradients, smaller ones are unreliable.

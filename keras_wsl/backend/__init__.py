@@ -1,4 +1,4 @@
-"""What depends on the backend: the training step, checks inside of it, and a compiled forward pass."""
+"""Parts that depend on the backend: the training step, checks inside it, and a compiled forward pass."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""JAX on one device, and Torch: Keras's own training step, which calls `compute_loss` and `compute_metrics`."""
+"""The training step of Keras, which calls `compute_loss` and `compute_metrics`: JAX on one device, and Torch."""
 
 import keras
 import numpy as np

@@ -5,9 +5,9 @@ import pathlib
 import keras
 
 from keras_wsl import teacher_checkpoints
+from keras_wsl.argument_checks import check_positive_int
 from keras_wsl.files import make_directory, remove_orphans
 from keras_wsl.models.weights import save_weights
-from keras_wsl.ops import check_positive_int
 
 
 class PeriodicCheckpoint(keras.callbacks.Callback):

@@ -6,11 +6,12 @@ import keras
 import numpy as np
 
 from keras_wsl import regularization_samples, weighting
+from keras_wsl.argument_checks import check_positive_int, check_temperature
 from keras_wsl.backend import predict_batch
 from keras_wsl.callbacks.epoch_csv import EpochCSV
 from keras_wsl.callbacks.summary_writer import SummaryWriter
 from keras_wsl.models.weights import weights_sha256
-from keras_wsl.ops import check_positive_int, check_temperature, class_indices
+from keras_wsl.ops import class_indices
 from keras_wsl.targets import Targets
 
 COLUMNS = ("epoch", "examples", "regularization_samples", "regularization_sample_rate", "mean_wsl_weight")

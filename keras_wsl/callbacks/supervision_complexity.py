@@ -7,9 +7,9 @@ import numpy as np
 
 from keras_wsl.analysis.ntk import empirical_ntk
 from keras_wsl.analysis.supervision_complexity import supervision_complexity
+from keras_wsl.argument_checks import check_positive_int
 from keras_wsl.callbacks.epoch_csv import EpochCSV
 from keras_wsl.callbacks.summary_writer import SummaryWriter
-from keras_wsl.ops import check_positive_int
 
 
 class SupervisionComplexity(keras.callbacks.Callback):

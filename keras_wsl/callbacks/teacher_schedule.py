@@ -3,9 +3,9 @@
 import keras
 
 from keras_wsl import teacher_checkpoints
+from keras_wsl.argument_checks import check_positive_int
 from keras_wsl.callbacks.periodic_checkpoint import get_steps_per_epoch
 from keras_wsl.models.weights import load_weights
-from keras_wsl.ops import check_positive_int
 
 
 class TeacherSchedule(keras.callbacks.Callback):

@@ -1,7 +1,11 @@
-"""Distillation losses: `loss(labels, student, teacher)` gives one value an example. A new one is a file and a line."""
+"""Distillation losses: `loss(labels, student, teacher)` returns one value per example.
+
+A new loss is a file, and a line in `REGISTRY`.
+"""
 
 import keras
 
+from keras_wsl.argument_checks import did_you_mean
 from keras_wsl.losses import base
 from keras_wsl.losses.base import DistillationLoss, FeatureLoss, LogitsLoss, RelationLoss
 from keras_wsl.losses.feature.ab import AB
@@ -31,7 +35,6 @@ from keras_wsl.losses.relation.crd import CRD
 from keras_wsl.losses.relation.pkt import PKT
 from keras_wsl.losses.relation.rkd import RKD
 from keras_wsl.losses.relation.sp import SP
-from keras_wsl.ops import did_you_mean
 
 REGISTRY = {
     "ab": AB,
@@ -66,19 +69,22 @@ REGISTRY = {
 
 
 def get(spec, **kwargs):
-    """The loss of a name, with settings; or a loss as it is; or what a `keras.distillation` loss means.
+    """Return a distillation loss.
 
     Args:
-        spec: One of `REGISTRY`, a `DistillationLoss`, or a `keras.distillation.DistillationLoss`.
-        **kwargs: Settings of the loss.
+        spec: A name in `REGISTRY`; a `DistillationLoss`, which is returned; or a `keras.distillation.DistillationLoss`,
+            see `from_keras`.
+        **kwargs: Arguments of the loss.
 
     Raises:
-        ValueError: If there is no loss of that name, with those that exist; it has no such setting; or settings come
-            with a finished loss.
+        ValueError: If there is no such loss or argument, or there are arguments for a `DistillationLoss` object.
     """
     if isinstance(spec, DistillationLoss):
         if kwargs:
-            raise ValueError(f"{spec.name} is a finished loss. Give its settings where it is made, not {kwargs}.")
+            raise ValueError(
+                f"`spec` must be a name if there are arguments. Received: {spec.name}, a loss, and {kwargs}. Pass the "
+                "arguments to its constructor."
+            )
         return spec
     if isinstance(spec, keras.distillation.DistillationLoss):
         return from_keras(spec, **kwargs)
@@ -88,12 +94,12 @@ def get(spec, **kwargs):
             f"losses.KD(temperature=4.0).{did_you_mean(spec, REGISTRY)}"
         )
     if unknown := sorted(set(kwargs) - set(argument_names(spec))):
-        raise ValueError(f"The loss {spec!r} has no settings {unknown}. It takes {sorted(argument_names(spec))}.")
+        raise ValueError(f"The loss {spec!r} has no arguments {unknown}. It takes {sorted(argument_names(spec))}.")
     return REGISTRY[spec](**kwargs)
 
 
 def argument_names(name):
-    """Return the names of the arguments that the loss of a name takes, a list."""
+    """Return the names of the arguments of the loss of this name, a list."""
     return base.argument_names(REGISTRY[name])
 
 

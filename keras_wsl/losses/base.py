@@ -8,17 +8,8 @@ import numpy as np
 from keras import ops
 
 from keras_wsl import weighting as weightings
-from keras_wsl.ops import (
-    InputError,
-    check_bool,
-    check_non_negative,
-    check_temperature,
-    common_spatial_size,
-    is_number,
-    masked_mean_over_time,
-    shapes_compatible,
-    standardize,
-)
+from keras_wsl.argument_checks import InputError, check_bool, check_non_negative, check_temperature, is_number
+from keras_wsl.ops import common_spatial_size, masked_mean_over_time, shapes_compatible, standardize
 
 
 class DistillationLoss(keras.layers.Layer):
@@ -86,7 +77,7 @@ class DistillationLoss(keras.layers.Layer):
         Args:
             labels: Integers, shape `(batch,)`, or distributions, shape `(batch, classes)`.
             student: Dict of layer outputs, `"logits"` among them.
-            teacher: Dict of layer outputs, likewise.
+            teacher: Dict of layer outputs, `"logits"` among them.
 
         Returns:
             Floats, shape `(batch,)`, or `(batch, time)` for sequences.

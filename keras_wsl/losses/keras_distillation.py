@@ -1,4 +1,4 @@
-"""Losses of `keras.distillation` among ours, for those who come from there."""
+"""Conversion of the losses and distillers of `keras.distillation`."""
 
 import warnings
 
@@ -10,22 +10,22 @@ from keras_wsl.losses.logit.kd import KD
 
 
 def from_keras(loss, **kwargs):
-    """The loss that a `keras.distillation.DistillationLoss` means.
+    """Convert a `keras.distillation.DistillationLoss`.
 
-    `LogitsDistillation` by a Kullback-Leibler divergence is `KD` at its temperature. Keras's default, the string
-    `"kl_divergence"`, takes logits for probabilities there; what it means is used, and a warning says so. Every other
-    one is called as it is.
+    `LogitsDistillation` with a Kullback-Leibler divergence becomes `KD` at its temperature. Keras's default, the string
+    `"kl_divergence"`, treats logits as probabilities: it becomes `KD` too, with a warning. Any other loss becomes a
+    `KerasLoss`.
 
     Args:
         loss: A `keras.distillation.DistillationLoss`.
-        **kwargs: As of `DistillationLoss`: `weight`, `name`; for what becomes a `KD`, `weighting` too.
+        **kwargs: See `DistillationLoss`. Only `KD` takes a `weighting`.
     """
     if not isinstance(loss, keras.distillation.LogitsDistillation):
         return KerasLoss(loss, **kwargs)
     if loss.loss is keras.losses.kl_divergence:
         warnings.warn(
-            "keras.distillation.LogitsDistillation(loss='kl_divergence') takes logits for probabilities. "
-            "keras_wsl.losses.KD is used in its place: results differ from Keras's.",
+            "keras.distillation.LogitsDistillation(loss='kl_divergence') treats logits as probabilities. "
+            "keras_wsl.losses.KD is used instead: results differ from those of Keras.",
             stacklevel=2,
         )
     elif not isinstance(loss.loss, keras.losses.KLDivergence):
@@ -34,7 +34,7 @@ def from_keras(loss, **kwargs):
 
 
 def from_keras_distiller(distiller):
-    """Return the losses of a `keras.distillation.Distiller` with its weights, a list of `DistillationLoss`."""
+    """Convert the losses of a `keras.distillation.Distiller` with its weights: a list of `DistillationLoss`."""
     scale = 1 - distiller.student_loss_weight
     names = [from_keras(loss).name for loss in distiller.distillation_losses]
     return [
@@ -47,23 +47,21 @@ def from_keras_distiller(distiller):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class KerasLoss(DistillationLoss):
-    """A `keras.distillation.DistillationLoss` as it is: its one number for the batch stands for each of its examples.
+    """A wrapper of a `keras.distillation.DistillationLoss`. Each example gets the value of the batch.
 
     Args:
         loss: The `keras.distillation.DistillationLoss`.
-        weight: Float, the factor in the total.
-        teacher: As of `DistillationLoss`.
-        name: Its name in the logs; the class's in snake case by default.
+        weight: See `DistillationLoss`, as are the other arguments.
 
     Raises:
-        ValueError: If asked to weigh examples, which a number for the whole batch does not allow.
+        ValueError: If `weighting` is not `None`: the loss has one value for the batch.
     """
 
     def __init__(self, loss, *, weight=1.0, weighting=None, teacher=None, name=None):
         if weighting is not None:
             raise ValueError(
-                f"{type(loss).__name__} gives one number for a batch, so its examples have no weights. "
-                f"Received: weighting={weighting!r}. Use one of `keras_wsl.losses`, or leave it out."
+                f"`weighting` must be None for {type(loss).__name__}, which returns one number per batch. "
+                f"Received: weighting={weighting!r}. Use a loss of `keras_wsl.losses`."
             )
         super().__init__(weight=weight, teacher=teacher, name=name or snake_case(type(loss).__name__))
         self.loss = loss
@@ -73,11 +71,11 @@ class KerasLoss(DistillationLoss):
         self.teacher_layers = (self.teacher_layer,) if self.teacher_layer else ()
 
     def per_example(self, labels, student, teacher):
-        """The loss of the batch, once for each example."""
+        """Return the loss of the batch for each example."""
         value = self.loss.compute_loss(teacher[self.teacher_layer or "logits"], student[self.student_layer or "logits"])
         return ops.broadcast_to(ops.cast(value, "float32"), (ops.shape(student["logits"])[0],))
 
     @classmethod
     def from_config(cls, config):
-        """The loss that `get_config` describes."""
+        """Return the loss that `get_config` describes."""
         return super().from_config({**config, "loss": keras.saving.deserialize_keras_object(config["loss"])})

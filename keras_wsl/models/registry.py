@@ -2,6 +2,7 @@
 
 import functools
 
+from keras_wsl.argument_checks import check_positive_int, did_you_mean
 from keras_wsl.models import keras_cv_backbones
 from keras_wsl.models.lenet import lenet
 from keras_wsl.models.mobilenet_v1 import mobilenet_v1
@@ -12,7 +13,6 @@ from keras_wsl.models.shufflenet_v2 import shufflenet_v2
 from keras_wsl.models.vgg import vgg
 from keras_wsl.models.weights import load_weights
 from keras_wsl.models.wide_resnet import wide_resnet
-from keras_wsl.ops import check_positive_int, did_you_mean
 
 _small = functools.partial(resnet, stem_filters=16, filters=(16, 32, 64))
 _fourfold = functools.partial(resnet, stem_filters=32, filters=(64, 128, 256))

@@ -10,13 +10,13 @@ import keras
 import numpy as np
 
 from keras_wsl import data, top_k_logits
+from keras_wsl.argument_checks import check_positive_int, check_temperature
 from keras_wsl.backend import predict_batch
 from keras_wsl.data.numpy_pipeline import check_settings
 from keras_wsl.features import check_network, reraise_as_input_error
 from keras_wsl.file_lock import file_lock
 from keras_wsl.files import atomic_write, make_directory, remove_orphans, sha256
 from keras_wsl.models.weights import weights_sha256
-from keras_wsl.ops import check_positive_int, check_temperature
 from keras_wsl.soft_labels.manifest import DTYPES, Manifest, make_example_table
 from keras_wsl.soft_labels.reader import (
     SoftLabels,

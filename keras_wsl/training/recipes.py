@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from keras_wsl.ops import did_you_mean
+from keras_wsl.argument_checks import did_you_mean
 from keras_wsl.training.config import Config, ImageNetConfig, MultiNLIConfig
 
 
@@ -125,9 +125,9 @@ METHODS = {
         pairs={
             **_by_pair("weight", 12.0, 1.5, 0.7, 1.8),
             ("vgg13", "vgg8"): {"weight": 4.5},
-            ("resnet32x4", "shufflenet_v1"): {"weight": 600.0, "normalize": True, "size": 4},
-            ("resnet32x4", "shufflenet_v2"): {"weight": 600.0, "normalize": True, "size": 4},
-            ("wrn_40_2", "shufflenet_v1"): {"weight": 80.0, "normalize": True, "size": 4},
+            ("resnet32x4", "shufflenet_v1"): {"weight": 600.0, "normalize": True, "pool_size": 4},
+            ("resnet32x4", "shufflenet_v2"): {"weight": 600.0, "normalize": True, "pool_size": 4},
+            ("wrn_40_2", "shufflenet_v1"): {"weight": 80.0, "normalize": True, "pool_size": 4},
             ("resnet50", "mobilenet_v2"): {"weight": 40.0, "normalize": True},
             ("vgg13", "mobilenet_v2"): {"weight": 15.0, "normalize": True},
         },

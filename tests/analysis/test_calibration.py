@@ -151,7 +151,7 @@ def test_calibration_refuses_invalid_input(function, labels, logits, message):
 
 @pytest.mark.parametrize("bins", [0, -3, 2.5, True, "15"])
 def test_calibration_refuses_invalid_bins(bins):
-    with pytest.raises(ValueError, match="`bins` must be an integer of at least 1"):
+    with pytest.raises(ValueError, match="`bins` must be a positive integer"):
         calibration([0], [[1.0, 2.0]], bins)
 
 

@@ -180,7 +180,10 @@ BAD = {
         lambda: analysis.supervision_complexity(KERNEL, [1, np.nan, 1, np.inf]),
         "`targets` must be finite. Received: 2 of 4",
     ),
-    "ridge": (lambda: analysis.supervision_complexity(KERNEL, SIGNS, ridge=-1.0), "not negative. Received: ridge=-1.0"),
+    "ridge": (
+        lambda: analysis.supervision_complexity(KERNEL, SIGNS, ridge=-1.0),
+        "Received: ridge=-1.0",
+    ),
     "kind": (lambda: analysis.targets(TEACHER, "log"), "Received: kind='log'"),
     "temperature": (
         lambda: analysis.targets(TEACHER, temperature=0.0),

@@ -10,7 +10,7 @@ from keras_wsl.callbacks import DistillationWarmup, ExactBackupAndRestore
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
 from tests.common import arrays, examples, hard_loss, network
-from tests.test_keras_defects import BACKEND, changed, log_softmax, logits
+from tests.test_distiller import BACKEND, changed, log_softmax, logits
 
 pytestmark = pytest.mark.eager
 

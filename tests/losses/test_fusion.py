@@ -1,4 +1,4 @@
-"""What ReviewKD hands on from a deeper map to a shallower one."""
+"""Attention fusion of ReviewKD: the output for the next, shallower map."""
 
 import numpy as np
 from keras import ops
@@ -10,10 +10,10 @@ def test_what_is_handed_on_has_the_teachers_size():
     fusion = AttentionFusion(3, (None, 2, 2, 5), has_deeper_input=False)
     maps = np.random.default_rng(0).normal(size=(2, 4, 4, 6)).astype("float32")
     fusion.build(maps.shape)
-    compared, handed = fusion(maps)
+    compared, deeper_output = fusion(maps)
     assert tuple(compared.shape) == (2, 2, 2, 5)
     entered = ops.convert_to_numpy(fusion.input_normalization(fusion.input_projection(maps)))
-    np.testing.assert_allclose(ops.convert_to_numpy(handed), entered[:, ::2, ::2], rtol=1e-6)
+    np.testing.assert_allclose(ops.convert_to_numpy(deeper_output), entered[:, ::2, ::2], rtol=1e-6)
 
 
 def test_fusing_is_a_weighted_sum():
@@ -21,11 +21,14 @@ def test_fusing_is_a_weighted_sum():
     generator = np.random.default_rng(1)
     maps, deeper = (generator.normal(size=shape).astype("float32") for shape in ((2, 4, 4, 6), (2, 2, 2, 3)))
     fusion.build(maps.shape)
-    _, handed = fusion(maps, deeper)
+    _, deeper_output = fusion(maps, deeper)
     entered = ops.convert_to_numpy(fusion.input_normalization(fusion.input_projection(maps)))
     upsampled = deeper.repeat(2, axis=1).repeat(2, axis=2)
-    kernel, bias = (ops.convert_to_numpy(weight) for weight in fusion.attention.weights)
-    share = 1 / (1 + np.exp(-(np.concatenate([entered, upsampled], -1) @ kernel[0, 0] + bias)))
+    kernel, bias = (ops.convert_to_numpy(variable) for variable in fusion.attention.weights)
+    weights = 1 / (1 + np.exp(-(np.concatenate([entered, upsampled], -1) @ kernel[0, 0] + bias)))
     np.testing.assert_allclose(
-        ops.convert_to_numpy(handed), entered * share[..., :1] + upsampled * share[..., 1:], rtol=1e-5, atol=1e-6
+        ops.convert_to_numpy(deeper_output),
+        entered * weights[..., :1] + upsampled * weights[..., 1:],
+        rtol=1e-5,
+        atol=1e-6,
     )

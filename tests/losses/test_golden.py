@@ -1,4 +1,4 @@
-"""Every loss against the numbers and gradients of its original code; maps are NCHW there, and channels-last here."""
+"""Values and gradients of each loss against its original code. Its maps are NCHW; ours are channels-last."""
 
 import keras
 import numpy as np
@@ -39,7 +39,7 @@ def case(request):
 @pytest.mark.parametrize(
     "beta, temperature, key", [(8, 4, "beta=8,tau=4"), (2, 4, "beta=2,tau=4"), (0.5, 1, "beta=0.5,tau=1")]
 )
-def test_dkd(case, beta, temperature, key):
+def test_dkd_matches_reference(case, beta, temperature, key):
     labels, student, teacher, out = case
     expected = out["dkd"][f"alpha=1,{key}"]
     labels = ops.convert_to_tensor(labels)
@@ -54,7 +54,7 @@ def test_dkd(case, beta, temperature, key):
 
 
 @pytest.mark.parametrize("temperature", [1, 4])
-def test_dist(case, temperature):
+def test_dist_matches_reference(case, temperature):
     labels, student, teacher, out = case
     expected = out["dist"][f"tau={temperature}"]
     assert _mean(inter_class_loss(student, teacher, temperature=temperature)) == pytest.approx(
@@ -67,7 +67,7 @@ def test_dist(case, temperature):
     assert _mean(rows) == pytest.approx(expected["total_beta1_gamma1"], rel=1e-5)
 
 
-def test_lskd(case):
+def test_lskd_matches_reference(case):
     labels, student, teacher, out = case
     expected = out["lskd"]
     np.testing.assert_allclose(
@@ -82,7 +82,7 @@ def test_lskd(case):
 
 
 @pytest.mark.parametrize("temperature", [2, 4])
-def test_mlkd(case, temperature):
+def test_mlkd_matches_reference(case, temperature):
     labels, student, teacher, out = case
     expected = out["mlkd"][f"tau={temperature}"]
     pair = (ops.convert_to_tensor(student), ops.convert_to_tensor(teacher))
@@ -93,7 +93,7 @@ def test_mlkd(case, temperature):
     assert _mean(rows) == pytest.approx(expected["kd"] + 0.5 * expected["cc"] + 0.5 * expected["bc"], rel=1e-5)
 
 
-def test_mlkd_rows_have_the_gradient_of_the_norm(case):
+def test_mlkd_has_the_gradient_of_the_norm(case):
     _, student, teacher, _ = case
 
     def norm(z):
@@ -105,13 +105,13 @@ def test_mlkd_rows_have_the_gradient_of_the_norm(case):
     np.testing.assert_allclose(ours, gradient(norm, student), atol=1e-6)
 
 
-def test_rld(case):
+def test_rld_matches_reference(case):
     labels, student, teacher, out = case
     rows = losses.RLD(alpha=1.0, beta=8.0)(labels, {"logits": student}, {"logits": teacher})
     assert _mean(rows) == pytest.approx(out["rld_alpha1_beta8_tau4_alphaT4"], rel=1e-5)
 
 
-def test_teacher_free(case):
+def test_tf_kd_matches_reference(case):
     labels, student, teacher, out = case
     ends = {"logits": student}, {"logits": teacher}
     hard = out["label_smoothing_uniform_eps0.1"], np.mean(out["ce_student"])
@@ -124,18 +124,18 @@ def test_teacher_free(case):
     assert _mean(virtual_teacher_loss(labels, student)) >= 0
 
 
-def test_label_smoothing(case):
+def test_label_smoothing_matches_reference(case):
     labels, student, _, out = case
     classes = student.shape[-1]
     uniform = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1)
     one_hot = np.eye(classes, dtype="float32")[labels]
     assert float(uniform(one_hot, student)) == pytest.approx(out["label_smoothing_uniform_eps0.1"], rel=1e-5)
-    # Tf-KD's form has epsilon / (C - 1) elsewhere: the uniform one at epsilon C / (C - 1).
-    other = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1 * classes / (classes - 1))
-    assert float(other(one_hot, student)) == pytest.approx(out["label_smoothing_tfkd_eps0.1"], rel=1e-5)
+    # Tf-KD has epsilon / (C - 1) for the other classes, as uniform smoothing by epsilon C / (C - 1).
+    tf_kd = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=0.1 * classes / (classes - 1))
+    assert float(tf_kd(one_hot, student)) == pytest.approx(out["label_smoothing_tfkd_eps0.1"], rel=1e-5)
 
 
-def test_kd_as_pkd_has_it(case):
+def test_kd_matches_pkd_reference(case):
     labels, student, teacher, out = case
     _, kd, hard = out["pkd_kd_T5_alpha0.7"]
     loss = losses.KD(temperature=5.0, weight=0.7, divide_by_num_classes=True)
@@ -144,7 +144,7 @@ def test_kd_as_pkd_has_it(case):
     assert 0.3 * hard + loss.weight * value == pytest.approx(out["pkd_kd_T5_alpha0.7"][0], rel=1e-5)
 
 
-def test_masked_kd(case):
+def test_masked_kd_matches_reference(case):
     labels, student, teacher, out = case
     labels = ops.convert_to_tensor(labels)
     expected = 16 * np.array(out["formula"]["masked_kd_literal_tau4_per_sample_no_tau2"])
@@ -161,7 +161,7 @@ def test_masked_kd(case):
     )
 
 
-def test_readings_of_masked_kd_differ_in_the_labels_gradient(case):
+def test_masked_kd_readings_differ_in_the_gradient_of_the_label(case):
     labels, student, teacher, _ = case
     at_label = np.eye(student.shape[1], dtype=bool)[labels]
     z = np.float64(student) / 4
@@ -185,7 +185,7 @@ def test_readings_of_masked_kd_differ_in_the_labels_gradient(case):
     np.testing.assert_array_equal(slope("renormalized"), 0)
 
 
-def test_knowledge_adjustment(case):
+def test_knowledge_adjustment_matches_reference(case):
     labels, student, teacher, out = case
     labels = ops.convert_to_tensor(labels)
     shifted = probability_shift(labels, ops.convert_to_tensor(teacher))
@@ -198,7 +198,7 @@ def test_knowledge_adjustment(case):
 
 
 def _compare(loss, student, teacher, expected, *, rel=1e-5, layout=None):
-    """Value and gradient of a loss on one pair of endpoints."""
+    """Compare value and gradient of a loss on one pair of outputs."""
     student, teacher = ([x] if isinstance(x, np.ndarray) else x for x in (student, teacher))
     labels = np.zeros(len(student[0]), "int32")
     logits = np.zeros((len(student[0]), 3), "float32")
@@ -212,8 +212,8 @@ def _compare(loss, student, teacher, expected, *, rel=1e-5, layout=None):
     slope = gradient(lambda x: total([x, *student[1:]]), student[0])
     if slope.ndim == 4:
         slope = slope.transpose(0, 3, 1, 2)
-    wanted = np.array(expected["grad_student"])
-    np.testing.assert_allclose(slope, wanted, atol=2e-5 * max(np.abs(wanted).max(), 1e-2), rtol=2e-4)
+    expected = np.array(expected["grad_student"])
+    np.testing.assert_allclose(slope, expected, atol=2e-5 * max(np.abs(expected).max(), 1e-2), rtol=2e-4)
 
 
 def _names(loss):
@@ -229,12 +229,12 @@ def _names(loss):
         ("pkt", losses.PKT),
     ],
 )
-def test_embeddings(key, make):
+def test_losses_on_embeddings_match_reference(key, make):
     _compare(make(), VECTORS["f_s"], VECTORS["f_t_wide"], FEATURES["embeddings"]["out"][key])
 
 
 def _without(loss, *adapters):
-    """The loss with adapters that do nothing, as the golden values have it."""
+    """Replace adapters by the identity, as in the golden values."""
     for name in adapters:
         object.__setattr__(loss, name, [_same] if name == "regressors" else _same)
     loss.built = True
@@ -245,17 +245,17 @@ def _same(x):
     return x
 
 
-def test_cc():
+def test_cc_matches_reference():
     loss = _without(losses.CC(), "student_embedding", "teacher_embedding")
     _compare(loss, VECTORS["f_s"], VECTORS["f_t"], FEATURES["embeddings"]["out"]["cc"])
 
 
-def test_hint():
+def test_fitnet_matches_reference():
     loss = _without(losses.FitNet(), "regressors")
     _compare(loss, VECTORS["f_s"], VECTORS["f_t"], FEATURES["embeddings"]["out"]["hint_mse"])
 
 
-def test_rkd_with_averaged_weights():
+def test_weighted_rkd_matches_reference():
     expected = FEATURES["embeddings"]["out"]["wsl_rkd_A3_interpretation"]
     weights = np.array(expected["weights"], "float32")
     logits = np.zeros((4, 3), "float32")
@@ -281,19 +281,19 @@ def test_rkd_with_averaged_weights():
         ("fsp_s2s3_t2t3", lambda: losses.FSP(layers=["a", "b"]), (("s2", "s3"), ("t2", "t3"))),
     ],
 )
-def test_feature_maps(key, make, pair):
+def test_losses_on_feature_maps_match_reference(key, make, pair):
     student, teacher = ([MAPS[name] for name in names] if isinstance(names, tuple) else MAPS[names] for names in pair)
     _compare(make(), student, teacher, FEATURES["feature_maps"]["out"][key])
 
 
 def _mapped(function):
-    """A loss of one pair of maps that is this function."""
+    """Return a loss that computes this function of one pair of maps."""
     loss = losses.FeatureLoss(layers=["a"])
     loss.per_example = lambda labels, student, teacher: function(student["a"], teacher["a"])
     return loss
 
 
-def test_overhaul():
+def test_overhaul_matches_reference():
     from keras_wsl.losses.feature.overhaul import partial_l2_loss
 
     expected = dict(FEATURES["feature_maps"]["out"]["ofd_official_sum_s2_t2"])
@@ -305,7 +305,7 @@ def test_overhaul():
 
 
 @pytest.mark.parametrize("key, pair", [("reviewkd_hcl_s2_t2", ("s2", "t2")), ("reviewkd_hcl_s8_t8", ("s8", "t8"))])
-def test_reviewkd(key, pair):
+def test_reviewkd_matches_reference(key, pair):
     from keras_wsl.losses.feature.reviewkd import hierarchical_context_loss
 
     maps = (MAPS[name] for name in pair)
@@ -315,14 +315,14 @@ def test_reviewkd(key, pair):
 @pytest.mark.parametrize(
     "key, size, normalize", [("catkd_res2_nonorm_s8_t8", 2, False), ("catkd_res4_norm_s8_t8", 4, True)]
 )
-def test_catkd(key, size, normalize):
+def test_catkd_matches_reference(key, size, normalize):
     from keras_wsl.losses.feature.catkd import class_map_loss
 
-    loss = _mapped(lambda s, t: class_map_loss(s, t, size=size, normalize=normalize))
+    loss = _mapped(lambda s, t: class_map_loss(s, t, pool_size=size, normalize=normalize))
     _compare(loss, MAPS["s8"], MAPS["t8"], FEATURES["feature_maps"]["out"][key])
 
 
-def test_vid():
+def test_vid_matches_reference():
     expected = FEATURES["feature_maps"]["out"]["vid_s1_t1"]
     loss = losses.VID(layers=["a"])
     loss.build((4,), {"a": MAPS["s1"].shape}, {"a": MAPS["t1"].shape})
@@ -334,36 +334,38 @@ def test_vid():
 
 
 class TestCRD:
-    """Two calls on the same batch: the memories move, the normalizers stay."""
+    """Two calls on the same batch update the memories and not the partition constants."""
 
     def _loss(self):
-        given = FEATURES["crd"]["in"]
-        # Twelve examples of classes so small that the golden negatives are negatives.
-        loss = losses.CRD(np.arange(given["n_data"]), negatives=given["K"], dimensions=4)
-        vectors = [np.array(given[name], "float32") for name in ("f_s", "f_t")]
+        inputs = FEATURES["crd"]["in"]
+        # Each of the twelve examples has its own class, so that all pairs of the reference are negatives.
+        loss = losses.CRD(np.arange(inputs["n_data"]), negatives=inputs["K"], dimensions=4)
+        vectors = [np.array(inputs[name], "float32") for name in ("f_s", "f_t")]
         loss.build((4,), *({"pooled": x.shape} for x in vectors))
         loss.built = True
         for layer, letter in ((loss.student_embedding, "s"), (loss.teacher_embedding, "t")):
-            layer.kernel.assign(np.array(given[f"W_{letter}"], "float32").T)
-            layer.bias.assign(np.array(given[f"b_{letter}"], "float32"))
-        loss.student_memory.features.assign(np.array(given["memory_v1_student"], "float32"))
-        loss.teacher_memory.features.assign(np.array(given["memory_v2_teacher"], "float32"))
-        pairs = np.array(given["contrast_idx_first_is_positive"], "int32")
+            layer.kernel.assign(np.array(inputs[f"W_{letter}"], "float32").T)
+            layer.bias.assign(np.array(inputs[f"b_{letter}"], "float32"))
+        loss.student_memory.features.assign(np.array(inputs["memory_v1_student"], "float32"))
+        loss.teacher_memory.features.assign(np.array(inputs["memory_v2_teacher"], "float32"))
+        pairs = np.array(inputs["contrast_idx_first_is_positive"], "int32")
 
         def call(student):
-            args = [ops.convert_to_tensor(x) for x in (vectors[1], np.array(given["idx"], "int32"), pairs)]
+            args = [ops.convert_to_tensor(x) for x in (vectors[1], np.array(inputs["idx"], "int32"), pairs)]
             return loss.contrast(
                 ops.convert_to_tensor(student), *args, ops.convert_to_tensor(np.ones_like(pairs, bool))
             )
 
         return loss, vectors[0], call
 
-    def test_both_calls(self):
+    def test_contrast_matches_reference_in_two_calls(self):
         loss, student, call = self._loss()
         first, second = FEATURES["crd"]["out"]["first_call"], FEATURES["crd"]["out"]["second_call_same_batch_loss"]
         assert _mean(call(student)) == pytest.approx(first["loss"], rel=1e-5)
-        # Z_v1 is of the student's vectors.
-        np.testing.assert_allclose(ops.convert_to_numpy(loss.normalizers), [first["Z_v1"], first["Z_v2"]], rtol=1e-4)
+        # Z_v1 is the constant of the student's vectors.
+        np.testing.assert_allclose(
+            ops.convert_to_numpy(loss.partition_constants), [first["Z_v1"], first["Z_v2"]], rtol=1e-4
+        )
         np.testing.assert_allclose(
             ops.convert_to_numpy(loss.student_memory.features), first["memory_v1_after"], atol=1e-6
         )
@@ -372,12 +374,12 @@ class TestCRD:
         )
         assert _mean(call(student)) == pytest.approx(second, rel=1e-5)
 
-    def test_gradient(self):
+    def test_contrast_gradient_matches_reference(self):
         _, student, call = self._loss()
-        with keras.StatelessScope():  # The memories stay as they are; the gradient of the first call is asked for.
+        with keras.StatelessScope():  # Does not update the memories.
             slope = gradient(lambda x: ops.mean(call(x)), student)
         np.testing.assert_allclose(slope, FEATURES["crd"]["out"]["first_call"]["grad_f_s"], rtol=1e-3, atol=1e-4)
 
-    def test_an_untouched_memory_starts_as_in_the_reference(self):
+    def test_memory_bank_starts_in_the_range_of_the_reference(self):
         rows = ops.convert_to_numpy(MemoryBank(1000, 12).features)
         assert 0.45 < np.abs(rows).max() <= 0.5

@@ -1,4 +1,4 @@
-"""What losses refuse: each error says what came, what was expected and what to do."""
+"""Errors of losses: what was received, what was expected, and a remedy."""
 
 import keras
 import numpy as np
@@ -23,7 +23,7 @@ BACKEND = keras.backend.backend()
 
 
 def build(loss, student, teacher):
-    """Builds a loss on shapes of endpoints, beside which there are always logits of 5 classes."""
+    """Build a loss on shapes of outputs; there are always logits of 5 classes."""
     loss.build((None,), *({"logits": (None, 5), **shapes} for shapes in (student, teacher)))
 
 
@@ -32,7 +32,10 @@ def build(loss, student, teacher):
     [
         (lambda: losses.get("wls"), r"no distillation loss 'wls'. Expected one of \['ab', .*'kd', .*'wsl'"),
         (lambda: losses.get(None), r"no distillation loss None. Expected one of"),
-        (lambda: losses.get(losses.KD(), weight=2.0), r"kd is a finished loss. Give its settings where it is made"),
+        (
+            lambda: losses.get(losses.KD(), weight=2.0),
+            r"`spec` must be a name if there are arguments. Received: kd, a loss",
+        ),
         (lambda: losses.KD(temperature=0.0), r"`temperature` must be a positive number. Received: temperature=0.0"),
         (lambda: losses.KD(temperature=float("nan")), r"`temperature` must be a positive number. Received: .*nan"),
         (lambda: losses.KD(temperature="4"), r"`temperature` must be a positive number. Received: temperature='4'"),
@@ -41,26 +44,38 @@ def build(loss, student, teacher):
             r"`scd_temperature` must be a positive number. Received: .*0.0",
         ),
         (lambda: losses.MLKD(temperatures=[4.0, -1.0]), r"`temperatures` must be a positive number. Received: .*-1.0"),
-        (lambda: losses.MLKD(temperatures=[]), r"`temperatures` must be a list of one or more numbers. Received: \[\]"),
-        (lambda: losses.MLKD(temperatures=4.0), r"`temperatures` must be a list of one or more numbers. Received: 4.0"),
-        (lambda: losses.DKD(alpha=-1), r"`alpha` must be a number that is not negative. Received: alpha=-1"),
+        (
+            lambda: losses.MLKD(temperatures=[]),
+            r"`temperatures` must be a list of one or more numbers. Received: temperatures=\[\]",
+        ),
+        (
+            lambda: losses.MLKD(temperatures=4.0),
+            r"`temperatures` must be a list of one or more numbers. Received: temperatures=4.0",
+        ),
+        (lambda: losses.DKD(alpha=-1), r"`alpha` must be a non-negative number. Received: alpha=-1"),
         (
             lambda: losses.TfKDReg(virtual_temperature=0),
             r"`virtual_temperature` must be a positive number. Received: .*=0",
         ),
-        (lambda: losses.TfKDReg(correct=1.0), r"`correct` must be between 0 and 1. Received: correct=1.0"),
-        (lambda: losses.KD(weight=-1.0), r"`weight` must be a number that is not negative. Received: weight=-1.0"),
-        (lambda: losses.AT(weight=float("inf")), r"`weight` must be a number that is not negative. Received: .*inf"),
-        (lambda: losses.KD(form="ce"), r"`form` must be one of \('kl', 'cross_entropy'\). Received: form='ce'"),
+        (
+            lambda: losses.TfKDReg(label_probability=1.0),
+            r"`label_probability` must be in \(0, 1\). Received: label_probability=1.0",
+        ),
+        (lambda: losses.KD(weight=-1.0), r"`weight` must be a non-negative number. Received: weight=-1.0"),
+        (lambda: losses.AT(weight=float("inf")), r"`weight` must be a non-negative number. Received: .*inf"),
+        (
+            lambda: losses.KD(objective="ce"),
+            r"`objective` must be one of \('kl', 'cross_entropy'\). Received: objective='ce'",
+        ),
         (lambda: losses.MaskedKD(reading="strict"), r"`reading` must be one of \('literal', .*Received: .*'strict'"),
         (lambda: losses.KD(weighting="wls"), r"no weighting 'wls'. Expected a function or one of .*'hard_to_mimic'"),
         (
             lambda: losses.KD(weighting={"name": "wsl", "gamma": 1}),
-            r"weighting 'wsl' has no settings \['gamma'\]. It takes \[\]",
+            r"weighting 'wsl' has no arguments \['gamma'\]. It takes \[\]",
         ),
         (
             lambda: losses.AT(weighting="only_regularization_samples"),
-            r"needs the temperature at which it judges; this loss has none of its own. Pass weighting=\{'name': 'only_",
+            r"needs a temperature, because this loss has none. Pass weighting=\{'name': 'only_",
         ),
         (lambda: losses.KD(teacher={}), r"`teacher` must be a teacher's name, or a dict of names to positive weights"),
         (lambda: losses.KD(teacher={"a": 0.0}), r"names to positive weights. Received: teacher=\{'a': 0.0\}"),
@@ -68,15 +83,18 @@ def build(loss, student, teacher):
         (lambda: losses.AT(layers=[]), r"`layers` must be names, or pairs \(student's, teacher's\). Received: .*\[\]"),
         (lambda: losses.AT(layers=[("a", "b", "c")]), r"`layers` must be names, or pairs .*Received: .*'a', 'b', 'c'"),
         (lambda: losses.AT(layers=[3]), r"`layers` must be names, or pairs .*Received: layers=\[3\]"),
-        (lambda: losses.CC(layers=["pooled", "b"]), r"cc compares one layer. Received: .*'b'\]. Make one loss a layer"),
-        (lambda: losses.FSP(layers=["stem"]), r"FSP compares what lies between layers: name two or more.*'stem'"),
+        (
+            lambda: losses.CC(layers=["pooled", "b"]),
+            r"`layers` of cc must be one layer. Received: .*'b'\]. Add one loss per layer",
+        ),
+        (lambda: losses.FSP(layers=["stem"]), r"`layers` of FSP must be two or more layers. Received: .*'stem'"),
         (
             lambda: losses.Overhaul(normalizations=["norm"]),
-            r"`normalizations` names 1 layers, and `layers` 3",
+            r"`normalizations` must be one name per layer of `layers`, 3. Received: normalizations=\[\'norm\'\]",
         ),
         (
             lambda: losses.CRD(np.arange(40) % 5, negatives=33),
-            r"CRD draws 33 negatives of other classes, and a class of 8 leaves 32 of 40 examples. Pass `negatives`",
+            r"`negatives` must be in \[1, 32\], the number of examples outside .* Received: negatives=33",
         ),
         (lambda: losses.CRD(np.zeros((4, 5))), r"`labels` must be the class of every example.*float64 of shape \(4, 5"),
         (lambda: make_loss("crd", momentum=1.5), r"`momentum` must be a number in \[0, 1\]. Received: momentum=1.5"),
@@ -89,13 +107,13 @@ def build(loss, student, teacher):
                 keras.distillation.FeatureDistillation("mse", student_layer_name="a", teacher_layer_name="b"),
                 weighting="wsl",
             ),
-            r"FeatureDistillation gives one number for a batch, so its examples have no weights.*Use one of",
+            r"`weighting` must be None for FeatureDistillation, which returns one number per batch.*Use a loss",
         ),
         (lambda: DistillationWarmup(0), r"`epochs` must be a positive number. Received: epochs=0"),
         (lambda: DistillationWarmup("20"), r"`epochs` must be a positive number. Received: epochs='20'"),
     ],
 )
-def test_settings(make, message):
+def test_bad_arguments_raise(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
@@ -110,73 +128,73 @@ MAP, VECTOR, STATES = (None, 8, 8, 4), (None, 4), (None, 6, 4)
             lambda: losses.KD(),
             {"logits": (None, 10)},
             {"logits": (None, 100)},
-            r"kd compares logits class by class. Received: a student of 10 classes and a teacher of 100. Build both",
+            r"kd needs the same classes in both networks. Received: a student of 10 classes and a teacher of 100",
         ),
         (
             lambda: losses.DIST(),
             {"logits": (None, 6, 5)},
             {"logits": (None, 6, 5)},
-            r"one row of logits each. Received: logits of shape \(None, 6, 5\). Use a loss that goes position by",
+            r"dist needs logits of shape \(batch, classes\).*Received shape: \(None, 6, 5\). Use a loss per position",
         ),
         (
             lambda: losses.AT(layers=["a"]),
             {"a": VECTOR},
             {"a": VECTOR},
-            r"at wants a map, \(batch, height, width, channels\). Received: the student's 'a' of shape \(None, 4\)",
+            r"at needs maps, \(batch, height, width, channels\). Received: 'a' of the student, of shape \(None, 4\)",
         ),
         (
             lambda: losses.RKD(layers=[("a", "b")]),
             {"a": VECTOR},
             {"b": MAP},
-            r"rkd wants a vector, \(batch, channels\). Received: the teacher's 'b' of shape .*8, 8, 4\). Name another",
+            r"rkd needs vectors, \(batch, channels\). Received: 'b' of the teacher, of shape .*8, 8, 4\). Name another",
         ),
         (
             lambda: losses.PKD(layers=["a"]),
             {"a": VECTOR},
             {"a": STATES},
-            r"pkd wants states, \(batch, time, channels\). Received: the student's 'a' of shape \(None, 4\)",
+            r"pkd needs states, \(batch, time, channels\). Received: 'a' of the student, of shape \(None, 4\)",
         ),
         (
             lambda: losses.PKD(layers=["a"]),
             {"a": STATES},
             {"a": (None, 6, 7)},
-            r"pkd compares states of equal width. Received: a student's of 4 and a teacher's of 7. Choose networks",
+            r"pkd needs states of the same width. Received: a student's of 4 and a teacher's of 7. Use networks",
         ),
         (
             lambda: losses.PKD(layers=["a"], position=6),
             {"a": (None, None, 4)},
             {"a": STATES},
-            r"pkd compares the token at `position`. Received: position=6 and states of 6 tokens",
+            r"`position` of pkd must be a token of the states. Received: position=6 and states of 6 tokens",
         ),
         (
             lambda: losses.AT(layers=["a"]),
             {"a": (None, 8, 4, 4)},
             {"a": (None, 4, 8, 4)},
-            r"Neither map can be pooled to the other's size. Received: a student's of \(8, 4\) and a .*Choose layers",
+            r"One map must be the larger one in height and width. Received: a student's map of \(8, 4\) and .*Choose",
         ),
         (
             lambda: losses.NST(layers=["a"]),
             {"a": (None, None, None, 4)},
             {"a": MAP},
-            r"place by place, which needs their sizes. Received: a student's of \(None, None\).*fixed `input_shape`",
+            r"must have a fixed height and width. Received: a student's map of \(None, None\).*fixed `input_shape`",
         ),
         (
             lambda: losses.ReviewKD(layers=["a"]),
             {"a": (None, None, None, 4)},
             {"a": MAP},
-            r"reviewkd resizes maps, which needs their sizes. Build both networks with fixed ones",
+            r"reviewkd needs maps of fixed height and width. Received: .*Build both networks with a fixed",
         ),
         (
             lambda: losses.FSP(layers=["a", "b"]),
             {"a": MAP, "b": (None, 4, 4, 6)},
             {"a": MAP, "b": (None, 4, 4, 8)},
-            r"fsp needs equal channels in every layer. Received: a student of \[4, 6\] and .* of \[4, 8\]. Choose",
+            r"fsp needs the same channels in each layer. Received: a student of \[4, 6\] and .* of \[4, 8\]. Use",
         ),
         (
             lambda: losses.FSP(layers=["a", "b"]),
             {"a": MAP, "b": (None, 4, 16, 4)},
             {"a": MAP, "b": MAP},
-            r"Neither map can be pooled to the other's size",
+            r"One map must be the larger one in height and width",
         ),
         (
             lambda: losses.FitNet(layers=["a"]),
@@ -200,29 +218,29 @@ MAP, VECTOR, STATES = (None, 8, 8, 4), (None, 4), (None, 6, 4)
             lambda: losses.Overhaul(layers=["a"]),
             {"a": MAP},
             {"a": (None, 4, 4, 4)},
-            r"overhaul compares maps of equal size. Received: a student's of \(8, 8\) and .* \(4, 4\). Choose",
+            r"overhaul needs maps of the same size. Received: a student's map of \(8, 8\) and .* \(4, 4\). Use other",
         ),
         (
-            lambda: losses.CATKD(size=4),
+            lambda: losses.CATKD(pool_size=4),
             {"pooled.input": (None, 2, 2, 8)},
             {"pooled.input": MAP},
-            r"catkd pools maps to 4 x 4. Received: a map of \(2, 2\). Choose a smaller `size`, or other `layers`",
+            r"`pool_size` of catkd must be at most the size of the maps. Received: pool_size=4 and a map of \(2, 2\)",
         ),
         (
             lambda: losses.CATKD(),
             {"logits": (None, 5), "pooled.input": MAP},
             {"logits": (None, 7), "pooled.input": MAP},
-            r"catkd compares logits class by class. Received: a student of 5 classes and a teacher of 7",
+            r"catkd needs the same classes in both networks. Received: a student of 5 classes and a teacher of 7",
         ),
     ],
 )
-def test_endpoints_that_do_not_fit(loss, student, teacher, message):
+def test_build_raises_for_bad_shapes(loss, student, teacher, message):
     with pytest.raises(ValueError, match=message):
         build(loss(), student, teacher)
 
 
 def _fully_convolutional(name):
-    """A network whose logits are the spatial mean of a convolution's."""
+    """Return a network whose logits are the spatial mean of a convolution."""
     x = inputs = keras.Input((8, 8, 3))
     x = keras.layers.Conv2D(5, 1, name="logits")(keras.layers.Conv2D(4, 3, name="block1")(x))
     return keras.Model(inputs, keras.layers.GlobalAveragePooling2D(name="pooled")(x), name=name)
@@ -244,26 +262,26 @@ def _fully_convolutional(name):
         (
             _fully_convolutional,
             lambda: losses.CATKD(),
-            r"catkd needs a Dense as student's classifier. Received: 'logits', a Conv2D. Name the classifiers",
+            r"classifier of student must be a Dense. Received: 'logits', a Conv2D. Name the classifiers",
         ),
         (
             image_network,
-            lambda: losses.CATKD(head="classifier"),
+            lambda: losses.CATKD(classifier="classifier"),
             r"student has no layer named 'classifier'.*'logits'",
         ),
         (
             image_network,
             lambda: losses.Overhaul(layers=["block1_conv"]),
-            r"teacher has no batch normalization just before 'block1_conv' that its graph shows. Name those of all",
+            r"teacher has no batch normalization just before 'block1_conv' in its graph. Name those of all",
         ),
         (
             image_network,
             lambda: losses.Overhaul(layers=["block1_conv"], normalizations=["block3_preact"]),
-            r"the teacher's 'block1_conv' has 4 channels, and its normalization 'block3_preact' has 8. Name the right",
+            r"teacher's 'block1_conv' must have 4 channels. Received: 'block3_preact' of 8 channels. Name other",
         ),
     ],
 )
-def test_networks_that_do_not_fit(make, loss, message):
+def test_distiller_raises_for_bad_networks(make, loss, message):
     with pytest.raises(ValueError, match=message):
         Distiller(make("teacher"), make("student"), loss())
 
@@ -275,32 +293,42 @@ def _two_teachers(**classes):
 @pytest.mark.parametrize(
     "teacher, loss, message",
     [
-        ({"a": 5, "b": 5}, lambda: losses.KD(teacher="c"), r"kd listens to \['c'\]. The .* teachers are \['a', 'b'\]"),
+        (
+            {"a": 5, "b": 5},
+            lambda: losses.KD(teacher="c"),
+            r"kd names the teachers \['c'\]. The .* teachers are \['a', 'b'\]",
+        ),
         (
             {"a": 5, "b": 5},
             lambda: losses.KD(teacher={"a": 1.0, "c": 2.0}),
-            r"kd listens to \['c'\]. The distiller's teachers are \['a', 'b'\]",
+            r"kd names the teachers \['c'\]. The distiller's teachers are \['a', 'b'\]",
         ),
         (
             {"a": 5, "b": 5},
             lambda: losses.RKD(layers=["hidden"]),
-            r"rkd needs \('hidden',\) of one teacher. Say of which: teacher='a'",
+            r"rkd needs the layers \('hidden',\) of one teacher. Received several: .*teacher='a'",
         ),
-        ({"a": 5, "b": 7}, lambda: losses.KD(), r"teachers of different classes: .*'a': 5, 'b': 7.*Choose among them"),
-        ({}, lambda: losses.KD(), r"`teacher` is an empty dict. Give at least one teacher by name, or None"),
+        (
+            {"a": 5, "b": 7},
+            lambda: losses.KD(),
+            r"teachers of kd must have the same classes. Received: .*'a': 5, 'b': 7",
+        ),
+        ({}, lambda: losses.KD(), r"`teacher` must have at least one teacher. Received: teacher=\{\}. Pass None"),
     ],
 )
-def test_several_teachers(teacher, loss, message):
+def test_distiller_raises_for_bad_teachers(teacher, loss, message):
     with pytest.raises(ValueError, match=message):
         Distiller(_two_teachers(**teacher), network("student"), loss())
 
 
-def test_a_named_teacher_is_not_the_only_one():
-    with pytest.raises(ValueError, match=r"kd listens to \['large'\]. The distiller's teachers are \['teacher'\]"):
+def test_distiller_raises_for_a_missing_teacher():
+    with pytest.raises(
+        ValueError, match=r"kd names the teachers \['large'\]. The distiller's teachers are \['teacher'\]"
+    ):
         Distiller(network("teacher"), network("student"), losses.KD(teacher="large"))
 
 
-def test_warm_up_is_for_a_distiller():
+def test_distillation_warmup_raises_for_other_models():
     x, y = examples(4)
     model = network("student")
     model.compile("sgd", hard_loss())
@@ -310,18 +338,18 @@ def test_warm_up_is_for_a_distiller():
         model.fit(x, y, verbose=0, callbacks=[DistillationWarmup(2)])
 
 
-def test_crd_without_an_index():
+def test_crd_raises_without_an_index():
     batch = random_batch("crd")
     batch.index = None
     with pytest.raises(
-        ValueError, match=r'must know which ones a batch holds. Give the labels as \{"labels": ..., "in'
+        ValueError, match=r'index of each example .* Received: index=None. Pass targets as \{"labels": ..., "in'
     ):
         compute_per_example_losses(built_loss("crd"), batch)
 
 
 @pytest.mark.parametrize("wrong", [40, -1])
-def test_crd_with_an_index_out_of_range(wrong):
-    """Stops TensorFlow; elsewhere the loss of that example is NaN, never a number."""
+def test_crd_with_an_index_out_of_range_gives_an_error_or_nan(wrong):
+    """An error on TensorFlow, and a loss of NaN on other backends."""
     batch = random_batch("crd")
     batch.index[2] = wrong
     if BACKEND == "tensorflow":

@@ -15,7 +15,7 @@ from tests.common import gradient
 LOGIT_LOSSES = sorted(name for name in losses.REGISTRY if issubclass(losses.REGISTRY[name], losses.LogitsLoss))
 LOGIT_LOSSES.append("tf_kd_reg")
 # Losses that sum over the batch: the value of one example may be negative.
-SHARES = {"dist", "mlkd"}
+SUMS_OVER_BATCH = {"dist", "mlkd"}
 KINDS = ("integer", "one_hot", "smoothed", "mixed")
 CLASSES = (2, 3, 10, 100, 1000)
 MARGINS = (2, 5, 10, 20, 30, 40, 60)
@@ -72,7 +72,7 @@ def all_pairs(classes):
 
 
 def adversarial_errors(kind, classes):
-    """The cross-entropies of the adversarial networks, in decimal digits."""
+    """Compute the cross-entropies of the adversarial networks, in decimal digits."""
     y = _decimals(labels_of(kind, classes, 1)[1])
     return -(y * adversarial_probabilities(classes)[1]).sum(-1)
 
@@ -136,7 +136,7 @@ def test_wsl_weights_keep_their_digits(kind, classes):
 @kinds
 @class_counts
 @pytest.mark.parametrize("temperature", [1, 4])
-def test_regularization_samples_of_certain_networks(kind, classes, temperature):
+def test_mask_of_certain_networks_matches_references(kind, classes, temperature):
     (student, teacher), logits = all_pairs(classes), adversarial_networks(classes)
     y = _decimals(labels_of(kind, classes, 1)[1])
     a = (y * (adversarial_probabilities(classes)[0] - y)).sum(-1)[student]
@@ -144,13 +144,13 @@ def test_regularization_samples_of_certain_networks(kind, classes, temperature):
     d = temperature * (at_label[student] - at_label[teacher])
     b = d - a
     inputs = labels_of(kind, classes, len(student))[0], logits[student], logits[teacher], temperature
-    found = [numpy(values).astype("float64") for values in regularization_samples.bias_variance_gradients(*inputs)]
-    # Of other distributions, a and d are sums whose terms may cancel.
+    actual = [numpy(values).astype("float64") for values in regularization_samples.bias_variance_gradients(*inputs)]
+    # For other distributions, a and d are sums whose terms may cancel.
     rounding = 0 if kind in ("integer", "one_hot") else 1e-7
-    np.testing.assert_allclose(found[0], a.astype("float64"), rtol=1e-6, atol=rounding)
+    np.testing.assert_allclose(actual[0], a.astype("float64"), rtol=1e-6, atol=rounding)
     size = np.maximum(np.abs(a), np.abs(d)).astype("float64")
-    assert (np.abs(found[1] - b.astype("float64")) <= 4e-6 * size + 4 * rounding).all()
-    # No rounding error decides which of the two is larger.
+    assert (np.abs(actual[1] - b.astype("float64")) <= 4e-6 * size + 4 * rounding).all()
+    # Compare only where rounding errors cannot decide which of the two is larger.
     clear = np.abs(np.abs(b) - np.abs(a)).astype("float64") > 10 * rounding
     mask = numpy(regularization_samples.mask(*inputs))
     np.testing.assert_array_equal(mask[clear], (np.abs(b) > np.abs(a))[clear])
@@ -189,7 +189,7 @@ def decoupled(logits, labels, temperature):
 
 @pytest.mark.parametrize("classes", [3, 10, 100])
 @pytest.mark.parametrize("temperature", [0.5, 4.0, 100.0])
-def test_divergences_of_shifted_logits(classes, temperature):
+def test_kd_and_dkd_of_shifted_logits_match_references(classes, temperature):
     generator = np.random.default_rng(classes)
     student, teacher = (generator.integers(-40, 41, (2, 16, classes)) / 8).astype("float32")
     student[-1] = teacher[-1]
@@ -219,13 +219,13 @@ def test_divergences_of_shifted_logits(classes, temperature):
         assert_close_rows(slopes, Decimal(temperature) * slope, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", sorted(set(LOGIT_LOSSES) - SHARES))
+@pytest.mark.parametrize("name", sorted(set(LOGIT_LOSSES) - SUMS_OVER_BATCH))
 @pytest.mark.parametrize("temperature", [0.5, 4.0, 100.0])
-def test_divergences_are_not_negative(name, temperature):
+def test_losses_are_not_negative(name, temperature):
     generator = np.random.default_rng(0)
     settings = {"virtual_temperature": temperature} if name == "tf_kd_reg" else {"temperature": temperature}
     teacher = generator.normal(size=(3000, 10)).astype("float32") * 10
-    # Students that nearly agree, by one rounding error up to 1, and networks that are certain.
+    # Students that differ by one rounding error up to 1, and networks that are certain.
     nearly = teacher + generator.normal(size=teacher.shape) * 10 ** generator.uniform(-7, 0, (3000, 1))
     certain = (adversarial_networks(10)[numbers] for numbers in all_pairs(10))
     student, teacher = (np.concatenate(parts) for parts in zip((nearly.astype("float32"), teacher), certain))
@@ -234,13 +234,13 @@ def test_divergences_are_not_negative(name, temperature):
     assert rows.min() >= 0 and rows.max() > 0
 
 
-def test_divergences_are_not_negative_where_probabilities_underflow():
+def test_kl_divergence_is_not_negative_if_probabilities_underflow():
     # Around the smallest normal float32, exp(-87.3), hardware may replace p or q by 0, but not both.
     gaps = np.arange(-89, -86, 1 / 64, dtype="float32")
-    one, other = (values.reshape(-1, 1) for values in np.meshgrid(gaps, gaps))
-    rows = numpy(kl_divergence(*(np.concatenate([np.zeros_like(z), z], axis=1) for z in (one, other))))
+    p, q = (values.reshape(-1, 1) for values in np.meshgrid(gaps, gaps))
+    rows = numpy(kl_divergence(*(np.concatenate([np.zeros_like(z), z], axis=1) for z in (p, q))))
     assert rows.min() >= 0
-    assert numpy(binary_kl_divergence(one[:, 0], other[:, 0])).min() >= 0
+    assert numpy(binary_kl_divergence(p[:, 0], q[:, 0])).min() >= 0
 
 
 # Shifts.
@@ -287,13 +287,13 @@ def test_weights_and_counts_ignore_shifts_of_logits(kind, temperature):
 
     def everything(student, teacher):
         weights = [weighting.get(name, temperature=temperature) for name in weighting.REGISTRY]
-        found = [weigh(labels, student, teacher) for weigh in weights]
-        found += regularization_samples.bias_variance_gradients(labels, student, teacher, temperature)
-        found.append(standardize(student))
+        results = [weigh(labels, student, teacher) for weigh in weights]
+        results += regularization_samples.bias_variance_gradients(labels, student, teacher, temperature)
+        results.append(standardize(student))
         mean = log_mean_softmax([student, teacher], [0.75, 0.25], temperature)
         is_rest, rest = teacher > teacher[:, :1], {f"{temperature:g}": ops.zeros(len(teacher))}
         partial = top_k_logits.TopKLogits(ops.zeros(teacher.shape), ops.convert_to_tensor(is_rest), rest)
-        return [numpy(values) for values in (*found, mean, partial.to_dense(temperature, student))]
+        return [numpy(values) for values in (*results, mean, partial.to_dense(temperature, student))]
 
     expected = everything(student, teacher)
     for shifts in SHIFTS:
@@ -302,7 +302,7 @@ def test_weights_and_counts_ignore_shifts_of_logits(kind, temperature):
             np.testing.assert_array_equal(actual, same)
 
 
-def test_standardized_logits_keep_their_digits():
+def test_standardize_keeps_its_digits():
     logits = (np.random.default_rng(0).integers(-8, 9, (20, 100)) / 8).astype("float32")
     exact = logits.astype("float64") - logits.astype("float64").mean(-1, keepdims=True)
     exact = exact / (logits.astype("float64").std(-1, ddof=1, keepdims=True) + 1e-7)

@@ -561,7 +561,7 @@ def test_a_step_changes_every_weight_and_files_keep_them(tmp_path, name):
     "settings, words",
     [
         ({"name": "resnet9"}, r"Unknown network 'resnet9'.*wrn_40_2, .*resnet32x4"),
-        ({"classes": 0}, r"`classes` must be an integer of at least 1. Received: 0"),
+        ({"classes": 0}, r"`classes` must be a positive integer. Received: classes=0"),
         ({"classes": 2.5}, r"`classes` must be an integer.*2.5"),
         ({"input_shape": (32, 32)}, r"`input_shape` must be \(height, width, channels\).*\(32, 32\)"),
         ({"input_shape": (32, 32, None)}, r"`input_shape` must be an integer.*None"),

@@ -244,7 +244,7 @@ def test_a_folder_of_something_else(made, tmp_path):
     "teacher, message",
     [
         (lambda: image_network("teacher", classes=4), r"must have shape \(16, 3\), .* Received: shape \(16, 4\)"),
-        (lambda: keras.Sequential([image_network("inner", classes=3), keras.layers.Softmax()]), "gives probabilities"),
+        (lambda: keras.Sequential([image_network("inner", classes=3), keras.layers.Softmax()]), "must return logits"),
         (lambda: "teacher", "must be a keras.Model"),
         (lambda: _with_nan(_teacher()), "must be finite. They are not for example number 0"),
     ],

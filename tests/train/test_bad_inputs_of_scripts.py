@@ -41,9 +41,9 @@ ROWS = {
     ),
     "warm-up is not a number": (["--lr_warmup_fraction=nan"], "--lr_warmup_fraction=nan must", "Leave it out"),
     "alpha is not a number": ([*KD, "--alpha=nan"], "--alpha=nan must be a finite number", "Leave it out"),
-    "alpha is negative": ([*KD, "--alpha=-1"], "not negative. Received: weight=-1.0", "Give 0.0"),
+    "alpha is negative": ([*KD, "--alpha=-1"], "non-negative number", "Received: weight=-1.0"),
     "temperature is infinite": ([*KD, "--temperature=inf"], "--temperature=inf must be a finite", "Leave it out"),
-    "temperature is negative": ([*KD, "--temperature=-4"], "positive number. Received: temperature=-4.0", "Give 1.0"),
+    "temperature is negative": ([*KD, "--temperature=-4"], "positive number", "Received: temperature=-4.0"),
     "temperature of labels": (
         ["--temperature=4"],
         "`--temperature` needs a distillation loss, and --method=none has none",
@@ -77,8 +77,8 @@ ROWS = {
     ),
     "probability is 2": (
         [*KD, "--weighting=exclude_regularization_samples", "--keep_probability=2"],
-        r"`keep_probability` must be a number in \[0, 1\]. Received: keep_probability=2.0",
-        "Give 0.5",
+        r"`keep_probability` must be a number in \[0, 1\]",
+        "Received: keep_probability=2.0",
     ),
     "probability of wsl": (
         [*KD, "--weighting=wsl", "--keep_probability=0.5"],
@@ -88,9 +88,9 @@ ROWS = {
     "switch is text": (
         [*KD, "--loss_kwargs=standardize=true"],
         "standardize='true'",
-        "Give one of these",
+        "must be True or False",
     ),
-    "form is misspelt": ([*KD, "--loss_kwargs=form=kll"], "Received: form='kll'", "must be one of .'kl'"),
+    "objective is misspelt": ([*KD, "--loss_kwargs=objective=kll"], "Received: objective='kll'", "one of .'kl'"),
     "dtype_policy": (
         ["--dtype_policy=float8"],
         "`--dtype_policy` must be a Keras dtype policy such as float32",

@@ -223,7 +223,7 @@ def test_torch_step_has_our_loss(name):
     logits = [network(images) for network in theirs]
     np.testing.assert_allclose(logits[0].detach(), teacher, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(logits[1].detach(), student, rtol=1e-3, atol=1e-4)
-    loss = losses.WSL(temperature=TEMPERATURE, form="cross_entropy")
+    loss = losses.WSL(temperature=TEMPERATURE, objective="cross_entropy")
     rows = loss(labels, {"logits": keras.ops.array(student)}, {"logits": keras.ops.array(teacher)})
     hard = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(labels, student)
     expected = float(hard + loss.weight * keras.ops.mean(rows))

@@ -1,4 +1,4 @@
-"""Training on several devices with JAX, as `keras.distribution.DataParallel` has it."""
+"""Training on several devices with JAX, by `keras.distribution.DataParallel`."""
 
 import contextlib
 
@@ -8,31 +8,31 @@ from keras.src.backend.jax import distribution_lib
 
 from keras_wsl.backend.default import DefaultTrainer
 
-TESTED = ("3.15.1",)  # The versions of Keras with which `DataParallel` was run.
+TESTED = ("3.15.1",)  # The versions of Keras with which `DataParallel` was tested.
 
 
 class DataParallel(keras.distribution.DataParallel):
-    """`keras.distribution.DataParallel` that takes batches of any size.
+    """A `keras.distribution.DataParallel` that takes batches of any size.
 
-    What all devices compute together is one step on the whole batch, batch normalization and relations between
-    examples included. Keras 3.15 fails on batches that do not divide by the devices, such as the last one of an epoch:
-    in the scope here, each device computes those whole.
+    The devices together compute one step on the whole batch, with batch normalization and relations between examples.
+    Keras 3.15 fails on batches that do not divide by the number of devices, such as the last one of an epoch. In this
+    scope, each device computes such a batch as a whole.
     """
 
     @contextlib.contextmanager
     def scope(self):
-        """The context in which networks, Distiller and optimizer are made and trained."""
-        share_out = distribution_lib.distribute_data_input
-        distribution_lib.distribute_data_input = _or_whole(share_out)
+        """Return the context in which networks, Distiller and optimizer are made and trained."""
+        distribute = distribution_lib.distribute_data_input
+        distribution_lib.distribute_data_input = _distribute_or_copy(distribute)
         try:
             with super().scope():
                 yield
         finally:
-            distribution_lib.distribute_data_input = share_out
+            distribution_lib.distribute_data_input = distribute
 
 
-def _or_whole(share_out):
-    """Keras's function that puts a batch's array on the devices, and a copy on each where it cannot be shared out."""
+def _distribute_or_copy(distribute):
+    """Return a function that distributes an array, or copies it to each device if it does not divide."""
 
     def put(array, layout, batch_dim_name):
         if array is None:
@@ -40,16 +40,16 @@ def _or_whole(share_out):
         sharding = getattr(layout, "backend_layout", layout)
         if array.shape[0] % sharding.mesh.size:
             return jax.device_put(array, jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec()))
-        return share_out(array, layout, batch_dim_name)
+        return distribute(array, layout, batch_dim_name)
 
     return put
 
 
 class JaxTrainer(DefaultTrainer):
-    """Keras's step, on one device or many."""
+    """The training step of Keras, on one device or several."""
 
     def make_train_function(self, force=False):
-        """Refuses networks that are not on the devices on which they are to train, before JAX would."""
+        """Raise `ValueError` if variables are not on the devices of the distribution."""
         distribution = keras.distribution.distribution()
         if distribution is not None:
             for variable in self.variables + self.non_trainable_variables:

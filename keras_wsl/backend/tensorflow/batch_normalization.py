@@ -1,4 +1,4 @@
-"""Batch normalization of maps by TensorFlow's one kernel, where Keras takes a dozen operations each way."""
+"""Batch normalization of maps by one kernel of TensorFlow, instead of the dozen operations of Keras."""
 
 import contextlib
 import threading
@@ -8,28 +8,27 @@ import tensorflow as tf
 
 _keras_call = keras.layers.BatchNormalization.call
 _lock, _users = threading.Lock(), 0
-_here = threading.local()  # A strategy traces each replica in a thread of its own.
+_thread = threading.local()  # A strategy traces each replica in its own thread.
 
 
 @contextlib.contextmanager
 def fused():
-    r"""Inside, `keras.layers.BatchNormalization` normalizes maps by one kernel; the results agree to rounding.
+    r"""Let `keras.layers.BatchNormalization` normalize maps by one kernel in this context, with equal results.
 
     $$y = \gamma \frac{x - \mu}{\sqrt{\sigma^2 + \epsilon}} + \beta$$
 
-    The moving variance too: it stays that of n examples, as Keras has it, though the kernel gives that of n - 1. Other
-    inputs and settings, subclasses and other threads are left alone, and outside nothing is changed: neither a layer
-    nor a file knows of it.
+    Results are equal up to rounding. The moving variance too is divided by n, as in Keras, though the kernel divides by
+    n - 1. Other inputs, settings, subclasses and threads are not affected. Layers and files do not change.
     """
     global _users
     with _lock:
         _users += 1
         keras.layers.BatchNormalization.call = _call
-    _here.depth = getattr(_here, "depth", 0) + 1
+    _thread.depth = getattr(_thread, "depth", 0) + 1
     try:
         yield
     finally:
-        _here.depth -= 1
+        _thread.depth -= 1
         with _lock:
             _users -= 1
             if not _users:
@@ -37,13 +36,13 @@ def fused():
 
 
 def _call(self, inputs, training=None, mask=None):
-    if not getattr(_here, "depth", 0) or mask is not None or not _fits(self, inputs, training):
+    if not getattr(_thread, "depth", 0) or mask is not None or not _fits(self, inputs, training):
         return _keras_call(self, inputs, training=training, mask=mask)
     inputs = keras.ops.cast(inputs, self.compute_dtype)
     gamma, beta, mean, variance = (
         keras.ops.cast(v, "float32") for v in (self.gamma, self.beta, self.moving_mean, self.moving_variance)
     )
-    empty = tf.zeros([0])  # In training the kernel takes no statistics.
+    empty = tf.zeros([0])  # The kernel takes no statistics in training.
     outputs, batch_mean, batch_variance, *_ = tf.raw_ops.FusedBatchNormV3(
         x=inputs,
         scale=gamma,

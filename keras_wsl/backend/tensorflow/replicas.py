@@ -1,4 +1,4 @@
-"""What the replicas of a strategy have to share in a step."""
+"""Communication between the replicas of a strategy in a step."""
 
 import keras
 import tensorflow as tf
@@ -6,15 +6,14 @@ from keras.src.backend.common.masking import get_keras_mask, set_keras_mask
 
 
 class Replicas:
-    """The replicas of one step, as each of them sees it; where there is one alone, it changes nothing.
+    """The replicas of one step, from the view of one of them. With a single replica, it changes nothing.
 
-    A batch is shared out by rows, and the last ones of a small batch may get none: of those nothing counts, for means
-    over no rows are NaN.
+    A batch is split by rows, and the last replicas may get no rows. Means over no rows are NaN: they do not count.
 
     Args:
-        layers: All that the step may change beside what the optimizer does: of batch normalization the moving
-            statistics become means over all rows, as do variables in a layer's `averaged_over_replicas`; to those in
-            its `sum_over_replicas` every replica's change is added.
+        layers: Layers whose state the step may change, in addition to the optimizer. The moving statistics of batch
+            normalization, and variables in a layer's `averaged_over_replicas`, become means over all rows. The changes
+            of variables in `sum_over_replicas` are summed over replicas.
     """
 
     def __init__(self, layers):
@@ -26,54 +25,54 @@ class Replicas:
                 self._averaged += [layer.moving_mean, layer.moving_variance]
             self._averaged += getattr(layer, "averaged_over_replicas", [])
             self._summed += getattr(layer, "sum_over_replicas", [])
-        self._before = _values(self._summed)
+        self._before = _read(self._summed)
 
     def count(self, rows):
-        """How many rows all replicas have, a float, of one value for each row here."""
-        self._here = self._all = tf.cast(tf.shape(rows)[0], "float32")
+        """Return the number of rows of all replicas, a float; `rows` has one value for each row of this replica."""
+        self._local_count = self._count = tf.cast(tf.shape(rows)[0], "float32")
         if self.number > 1:
-            self._all = self._context.all_reduce("SUM", self._here)
-        return self._all
+            self._count = self._context.all_reduce("SUM", self._local_count)
+        return self._count
 
-    def without_empty(self, gradients):
-        """The gradients, which are zeros where this replica has no rows."""
+    def zero_if_empty(self, gradients):
+        """Return the gradients, or zeros if this replica has no rows."""
         if self.number == 1:
             return gradients
-        # What is sparse, or None, has no rows then either.
-        return [self._unless_empty(value) if isinstance(value, tf.Tensor) else value for value in gradients]
+        # Sparse gradients of no rows are empty.
+        return [self._zero_if_empty(value) if isinstance(value, tf.Tensor) else value for value in gradients]
 
-    def agree(self):
-        """Gives all replicas the same state, of which files and backups keep one replica's."""
+    def synchronize(self):
+        """Assign the same state on all replicas, because files and backups have that of one replica."""
         if self._averaged:
-            share = self._here / self._all
-            parts = [self._unless_empty(value) * share for value in _values(self._averaged)]
+            fraction = self._local_count / self._count
+            parts = [self._zero_if_empty(value) * fraction for value in _read(self._averaged)]
             _assign(self._averaged, self._context.all_reduce("SUM", parts))
         if self._summed:
-            changes = [now - before for now, before in zip(_values(self._summed), self._before)]
+            changes = [after - before for after, before in zip(_read(self._summed), self._before)]
             changes = self._context.all_reduce("SUM", changes)
             _assign(self._summed, [before + change for before, change in zip(self._before, changes)])
 
-    def _unless_empty(self, value):
-        return tf.where(self._here > 0, value, tf.zeros_like(value))
+    def _zero_if_empty(self, value):
+        return tf.where(self._local_count > 0, value, tf.zeros_like(value))
 
 
 def call_with_rows(function, inputs):
-    """Call a network on a replica's part of a batch, on a row of zeros if it has no rows, and return its rows' outputs.
+    """Call a network on a replica's part of a batch, or on a row of zeros if it has no rows.
 
-    Not every kernel takes an empty batch: a convolution of oneDNN then returns the number of channels of its input.
+    Some kernels fail on an empty batch: a convolution of oneDNN then returns the number of channels of its input.
 
     Args:
         function: Function of the inputs, such as a network.
-        inputs: Tensors of one number of rows, in any structure.
+        inputs: Tensors with the same number of rows, in any structure.
 
     Returns:
-        What the function returns, tensors in any structure, without that row.
+        The outputs of the function, tensors in any structure, without the row of zeros.
     """
     tensors = keras.tree.flatten(inputs)
     if (
         tf.distribute.get_replica_context().num_replicas_in_sync == 1
         or not all(isinstance(tensor, tf.Tensor) for tensor in tensors)
-        or all(tensor.shape[0] for tensor in tensors)  # No part has a static number of rows and none of them.
+        or all(tensor.shape[0] for tensor in tensors)  # A static number of rows is never 0.
     ):
         return function(inputs)
     rows = tf.shape(tensors[0])[0]
@@ -92,8 +91,8 @@ def call_with_rows(function, inputs):
     return keras.tree.map_structure(remove_row, function(keras.tree.map_structure(add_row, inputs)))
 
 
-def _values(variables):
-    """Copies of what this replica's variables are now."""
+def _read(variables):
+    """Return copies of the values of variables on this replica."""
     return [variable.value.read_value() for variable in variables]
 
 

@@ -1,10 +1,10 @@
-"""What Keras lacks to train under a `tf.distribute` strategy, in one place.
+"""Fixes of Keras for training under a `tf.distribute` strategy.
 
-Before the first step Keras 3.15 takes the mean of the first batch over the replicas, only to learn its shapes. That
-fails if the replicas have different numbers of rows, and with several workers it fails always
-(https://github.com/keras-team/keras/issues/20585); a Python generator loses the batch. With several workers, Keras
-also takes the mean of a step's scalar logs over their axis 0. Both are private to Keras; `TESTED` are the versions with
-which the repairs were run.
+Before the first step, Keras 3.15 computes the mean of the first batch over the replicas, to get its shapes. This fails
+if the replicas have different numbers of rows, and always with several workers
+(https://github.com/keras-team/keras/issues/20585). A Python generator loses that batch. With several workers, Keras
+also computes the mean of the scalar logs of a step over their axis 0. Both are private functions of Keras, so that
+`TESTED` lists the versions with which the fixes were tested.
 """
 
 import warnings
@@ -27,7 +27,7 @@ class StrategyFixes:
                 f"and this is {keras.version()}. Compare a short run with one on a single device.",
                 stacklevel=4,
             )
-        if iterator is not None:  # Keras needs shapes and dtypes alone.
+        if iterator is not None:  # Keras needs only shapes and dtypes.
             data_batch = keras.tree.map_structure(_replica_spec, iterator._distributed_dataset.element_spec)
         super()._maybe_symbolic_build(data_batch=data_batch)
 

@@ -13,10 +13,10 @@ class TensorFlowTrainer(StrategyFixes):
 
     $$L = \frac{\sum_{\text{replicas}} \sum_i L_i}{\sum_{\text{replicas}} n} + R$$
 
-    Keras's own step takes the mean of the replicas' means, and weights their logs by numbers of rows that it counts
-    once: if the last replica has fewer rows, neither is the mean of the batch. $R$ are regularizers and `add_loss`; if
-    it is a mean over rows, the mean over replicas. Batch normalization, and losses on relations between examples, see
-    the rows of one replica; state that a step changes is the same on all replicas after it.
+    The step of Keras computes the mean of the means of the replicas, and counts their rows once for the weights of the
+    logs: neither is the mean of the batch if the last replica has fewer rows. $R$ are regularizers and `add_loss`; a
+    mean over rows in them becomes the mean over replicas. Batch normalization, and losses on relations between
+    examples, use the rows of one replica. After a step, the state is the same on all replicas.
     """
 
     def train_step(self, data):
@@ -34,9 +34,9 @@ class TensorFlowTrainer(StrategyFixes):
             loss = tf.reduce_sum(losses.total) / examples + penalty / replicas.number
             loss = self.optimizer.scale_loss(loss)
         weights = self.trainable_weights
-        gradients = replicas.without_empty(tape.gradient(loss, weights))
+        gradients = replicas.zero_if_empty(tape.gradient(loss, weights))
         self.optimizer.apply_gradients(zip(gradients, weights))
-        replicas.agree()
+        replicas.synchronize()
         self.update_step_metrics(targets, losses)
         self._loss_tracker.update_state(losses.total + penalty)
         return self.reducible(self.compute_target_metrics(x, targets, student))
@@ -56,7 +56,7 @@ class TensorFlowTrainer(StrategyFixes):
         return self._forward(lambda x: self(x, training=False), x)
 
     def _forward(self, function, x):
-        """Return what a function of networks returns on the inputs of a replica, which may have no rows."""
+        """Call a function of networks on the inputs of a replica, which may have no rows."""
         models = (self.student, *self.teachers.models)
         with fused():
             # Statistics over all replicas would count the row that is added to an empty replica.
@@ -65,7 +65,7 @@ class TensorFlowTrainer(StrategyFixes):
             return call_with_rows(function, x)
 
     def make_train_function(self, force=False):
-        """Refuse options that Keras does not support under a strategy, before they fail inside the step."""
+        """Raise `ValueError` for options that Keras does not support under a strategy."""
         strategy = self._distribute_strategy
         if strategy is not None:
             options = {

@@ -1,1 +1,1 @@
-"""Losses on inner endpoints, pair by pair."""
+"""Losses on the outputs of inner layers, pair by pair."""

@@ -7,11 +7,11 @@ from keras_wsl.adapters import Regressor
 from keras_wsl.losses.base import FeatureLoss
 
 MARGIN = 1.0
-SCALE = 3 / 1000  # The reference code's.
+SCALE = 3 / 1000  # Of the reference code.
 
 
 def boundary_loss(student_map, teacher_map):
-    r"""A hinge that puts the student's neurons on their teacher's side of zero, with margin 1.
+    r"""Compute a hinge loss with margin 1 on the signs of the teacher's neurons.
 
     $$\ell_i = \sum \begin{cases} (s + 1)^2 & s > -1, t \le 0 \\ (s - 1)^2 & s \le 1, t > 0 \end{cases}$$
 
@@ -31,13 +31,12 @@ def boundary_loss(student_map, teacher_map):
 class AB(FeatureLoss):
     r"""Activation boundaries: $\ell = \frac{3}{1000} \sum_k 2^{k - K} \ell_k$, where $K$ is the last of the layers.
 
-    The student's maps are brought to the teacher's shapes by a `Regressor` without ReLU, where they differ. Published
-    as an initialization: 30 epochs of this loss alone, then the labels alone.
+    A `Regressor` without ReLU maps the student's outputs to the teacher's shapes, if these differ. Published as an
+    initialization: 30 epochs of this loss alone, then of the labels alone.
 
     Args:
         layers: Names or pairs of names of maps before their ReLU.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     default_layers = ("block1_preact", "block2_preact", "block3_preact")
@@ -46,19 +45,19 @@ class AB(FeatureLoss):
         super().__init__(weight=weight, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes the regressors."""
+        """Create the regressors."""
         super().build(labels_shape, student_shape, teacher_shape)
         self.regressors = []
-        for i, (own, other) in enumerate(self.pairs(student_shape, teacher_shape)):
+        for i, (student, teacher) in enumerate(self.pairs(student_shape, teacher_shape)):
             regressor = keras.layers.Identity(dtype="float32")
-            if tuple(own[1:]) != tuple(other[1:]):
-                regressor = Regressor(other, use_relu=False, name=f"regressor{i}")
-            regressor.build(own)
+            if tuple(student[1:]) != tuple(teacher[1:]):
+                regressor = Regressor(teacher, use_relu=False, name=f"regressor{i}")
+            regressor.build(student)
             self.regressors.append(regressor)
 
     def per_example(self, labels, student, teacher):
-        """The sum over the layers, the last one's weight 1, the one before's a half of it."""
+        """Return the weighted sum over the layers."""
         total = 0.0
-        for regressor, (own, other) in zip(self.regressors, self.pairs(student, teacher)):
-            total = total / 2 + boundary_loss(regressor(own), other)
+        for regressor, (student_map, teacher_map) in zip(self.regressors, self.pairs(student, teacher)):
+            total = total / 2 + boundary_loss(regressor(student_map), teacher_map)
         return SCALE * total

@@ -8,16 +8,16 @@ from keras_wsl.ops import l2_normalize, match_spatial_size
 
 
 def attention(maps):
-    r"""$v / \lVert v \rVert_2$, where $v$ are the means over the channels of $f^2$: `(batch, height * width)`."""
+    r"""Compute $v / \lVert v \rVert_2$, $v$ the means of $f^2$ over the channels: `(batch, height * width)`."""
     return l2_normalize(ops.reshape(ops.mean(maps**2, axis=-1), (-1, maps.shape[1] * maps.shape[2])))
 
 
 def attention_loss(student_map, teacher_map):
-    r"""$\ell_i = \frac{1}{h w} \lVert a(s_i) - a(t_i) \rVert^2$, the larger map pooled to the smaller one's size.
+    r"""Compute $\ell_i = \frac{1}{h w} \lVert a(s_i) - a(t_i) \rVert^2$, the larger map pooled to the smaller size.
 
     Args:
         student_map: Floats, shape `(batch, height, width, channels)`.
-        teacher_map: Floats, likewise, of any size and channels.
+        teacher_map: Floats, shape `(batch, height, width, channels)`; size and channels may differ.
 
     Returns:
         Floats, shape `(batch,)`.
@@ -30,12 +30,10 @@ def attention_loss(student_map, teacher_map):
 class AT(FeatureLoss):
     """Attention transfer: the sum of `attention_loss` over the layers.
 
-    The mean of squares, as in the comparison of CRD, where the paper has the norm; hence the weight.
+    It has the mean of squares, as the comparison of the CRD paper, instead of the norm. The default weight fits it.
 
     Args:
-        layers: Names or pairs of names of maps.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     resize_to_smaller = True
@@ -44,5 +42,5 @@ class AT(FeatureLoss):
         super().__init__(weight=weight, **kwargs)
 
     def per_example(self, labels, student, teacher):
-        """The sum over the layers."""
+        """Return the sum over the layers."""
         return sum(attention_loss(*pair) for pair in self.pairs(student, teacher))

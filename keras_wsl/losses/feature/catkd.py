@@ -3,88 +3,89 @@
 import keras
 from keras import ops
 
+from keras_wsl.argument_checks import check_bool
 from keras_wsl.features import find_layer
 from keras_wsl.losses.base import FeatureLoss, check_same_classes
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import adaptive_average_pool, check_bool, l2_normalize
+from keras_wsl.ops import adaptive_average_pool, l2_normalize
 
 
-def class_map_loss(student_map, teacher_map, *, size=2, normalize=True):
-    r"""`hint_loss` of class activation maps, pooled to `size` x `size`, each of length 1 if `normalize`.
+def class_map_loss(student_map, teacher_map, *, pool_size=2, normalize=True):
+    r"""Compute `hint_loss` of class activation maps that are pooled to `pool_size` x `pool_size`.
 
     Args:
         student_map: Floats, shape `(batch, height, width, classes)`.
-        teacher_map: Floats, likewise, of any size.
-        size: Integer.
-        normalize: Whether each class's map is divided by its length.
+        teacher_map: Floats, shape `(batch, height, width, classes)`; the size may differ.
+        pool_size: Integer.
+        normalize: Whether the map of each class is divided by its norm.
 
     Returns:
         Floats, shape `(batch,)`.
     """
-    maps = [adaptive_average_pool(maps, (size, size)) for maps in (student_map, teacher_map)]
+    maps = [adaptive_average_pool(maps, (pool_size, pool_size)) for maps in (student_map, teacher_map)]
     if normalize:
-        maps = [ops.reshape(one, (-1, size * size, one.shape[-1])) for one in maps]
-        maps = [l2_normalize(one, axis=1) for one in maps]
+        maps = [l2_normalize(ops.reshape(x, (-1, pool_size * pool_size, x.shape[-1])), axis=1) for x in maps]
     return hint_loss(*maps)
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class CATKD(FeatureLoss):
-    r"""Class attention transfer: where in the image each network sees each class.
+    r"""Class attention transfer: `class_map_loss` of the class activation maps of both networks.
 
-    A class's map is the last map times the classifier's kernel, $M_c = \sum_k f_k W_{kc}$, whose spatial mean is the
-    logit but for the bias. The paper makes the classifier a 1x1 convolution without a bias for it; these are the same
-    maps of an ordinary network that ends in global average pooling and a `Dense`. The student's kernel learns from it
-    too.
+    The map of a class is the last feature map times the kernel of the classifier, $M_c = \sum_k f_k W_{kc}$. Its
+    spatial mean is the logit without the bias. The paper has a 1x1 convolution without a bias as classifier. Networks
+    that end in global average pooling and a `Dense` have the same maps. The student's kernel gets a gradient too.
 
     Args:
-        layers: What is pooled, a name or a pair, in a list of one.
-        head: Name of the classifier, a `Dense`, in both networks, or a pair.
-        size: Integer, the height and width to which maps are pooled: 2, or 4 for ShuffleNets.
-        normalize: Whether each class's map is divided by its length.
+        layers: The layer of the maps that the network pools.
+        classifier: Name of the classifier, a `Dense`, in both networks, or a pair of names.
+        pool_size: Integer, height and width of the pooled maps: 2, or 4 for ShuffleNets.
+        normalize: Whether the map of each class is divided by its norm.
         weight: Float, the factor of the mean in the total: 15 for ResNet-32x4 to 8x4, 12 for WRN-40-2 to WRN-16-2,
-            0.7 for ResNet-56 to ResNet-20, not normalized; 600 and 80 for ShuffleNets, normalized.
-        **kwargs: As of `FeatureLoss`.
+            0.7 for ResNet-56 to ResNet-20, all not normalized; 600 and 80 for ShuffleNets, normalized.
+        **kwargs: See `FeatureLoss`.
 
     Raises:
-        ValueError: When it is built or meets the networks, if they do not end so.
+        ValueError: If the maps are smaller than `pool_size`, or a classifier is no `Dense`.
     """
 
     default_layers = ("pooled.input",)
     single_layer = True
 
-    def __init__(self, *, weight=15.0, head="logits", size=2, normalize=False, name="catkd", **kwargs):
+    def __init__(self, *, weight=15.0, classifier="logits", pool_size=2, normalize=False, name="catkd", **kwargs):
         super().__init__(weight=weight, name=name, **kwargs)
-        self.head = (head, head) if isinstance(head, str) else tuple(head)
-        self.size, self.normalize = size, check_bool(normalize, "normalize")
+        self.classifier = (classifier, classifier) if isinstance(classifier, str) else tuple(classifier)
+        self.pool_size, self.normalize = pool_size, check_bool(normalize, "normalize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Checks sizes and classes."""
+        """Check sizes and classes."""
         super().build(labels_shape, student_shape, teacher_shape)
         check_same_classes(self.name, student_shape, teacher_shape)
         for shapes in self.pairs(student_shape, teacher_shape):
             for shape in shapes:
-                if None in shape[1:3] or min(shape[1:3]) < self.size:
+                if None in shape[1:3] or min(shape[1:3]) < self.pool_size:
                     raise ValueError(
-                        f"{self.name} pools maps to {self.size} x {self.size}. Received: a map of {tuple(shape[1:3])}. "
-                        "Choose a smaller `size`, or other `layers`."
+                        f"`pool_size` of {self.name} must be at most the size of the maps. Received: "
+                        f"pool_size={self.pool_size} and a map of {tuple(shape[1:3])}. Use other `layers`."
                     )
 
     def bind_models(self, student, teacher):
-        """Finds the classifiers."""
-        heads = [find_layer(model, name) for model, name in zip((student, teacher), self.head)]
-        for model, head in zip((student, teacher), heads):
-            if not isinstance(head, keras.layers.Dense):
+        """Find the classifiers."""
+        classifiers = [find_layer(model, name) for model, name in zip((student, teacher), self.classifier)]
+        for model, classifier in zip((student, teacher), classifiers):
+            if not isinstance(classifier, keras.layers.Dense):
                 raise ValueError(
-                    f"{self.name} needs a Dense as {model.name}'s classifier. Received: {head.name!r}, a "
-                    f"{type(head).__name__}. Name the classifiers in `head`."
+                    f"The classifier of {model.name} must be a Dense. Received: {classifier.name!r}, a "
+                    f"{type(classifier).__name__}. Name the classifiers in `classifier` of {self.name}."
                 )
-        self.__dict__["_heads"] = lambda: heads  # A closure: they are the networks', and not tracked here.
+        self.__dict__["_classifiers"] = lambda: classifiers  # A closure, so that Keras does not track them here.
 
     def per_example(self, labels, student, teacher):
-        """`class_map_loss` of the two networks' maps."""
-        ((own, other),) = self.pairs(student, teacher)
-        own, other = (
-            ops.matmul(maps, ops.cast(head.kernel, maps.dtype)) for maps, head in zip((own, other), self._heads())
+        """Return `class_map_loss` of the class activation maps."""
+        (pair,) = self.pairs(student, teacher)
+        student_map, teacher_map = (
+            ops.matmul(maps, ops.cast(classifier.kernel, maps.dtype))
+            for maps, classifier in zip(pair, self._classifiers())
         )
-        return class_map_loss(own, ops.stop_gradient(other), size=self.size, normalize=self.normalize)
+        teacher_map = ops.stop_gradient(teacher_map)
+        return class_map_loss(student_map, teacher_map, pool_size=self.pool_size, normalize=self.normalize)

@@ -8,7 +8,7 @@ from keras_wsl.losses.base import FeatureLoss
 
 
 def hint_loss(student_map, teacher_map):
-    r"""$\ell_i = \frac{1}{h w c} \lVert s_i - t_i \rVert^2$.
+    r"""Compute $\ell_i = \frac{1}{h w c} \lVert s_i - t_i \rVert^2$.
 
     Args:
         student_map: Floats, shape `(batch, ...)`.
@@ -22,15 +22,13 @@ def hint_loss(student_map, teacher_map):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class FitNet(FeatureLoss):
-    """`hint_loss` of a middle map of the student, brought by a `Regressor` to the shape of the teacher's.
+    """`hint_loss` of a middle map of the student, which a `Regressor` maps to the shape of the teacher's.
 
-    The regressor ends in a ReLU, and student and regressor train together, as in the comparison of CRD; the paper
-    trains the lower half of the student first.
+    The regressor ends in a ReLU. Student and regressor train together, as in the comparison of the CRD paper; the
+    FitNets paper trains the lower half of the student first.
 
     Args:
-        layers: The hint's layer, or a pair, in a list.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     default_layers = ("block2",)
@@ -39,14 +37,14 @@ class FitNet(FeatureLoss):
         super().__init__(weight=weight, name=name, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes the regressors, one a layer."""
+        """Create one regressor per layer."""
         super().build(labels_shape, student_shape, teacher_shape)
         pairs = self.pairs(student_shape, teacher_shape)
-        self.regressors = [Regressor(wanted, name=f"regressor{i}") for i, (_, wanted) in enumerate(pairs)]
-        for regressor, (own, _) in zip(self.regressors, pairs):
-            regressor.build(own)
+        self.regressors = [Regressor(shape, name=f"regressor{i}") for i, (_, shape) in enumerate(pairs)]
+        for regressor, (shape, _) in zip(self.regressors, pairs):
+            regressor.build(shape)
 
     def per_example(self, labels, student, teacher):
-        """The sum over the layers."""
+        """Return the sum over the layers."""
         pairs = zip(self.regressors, self.pairs(student, teacher))
-        return sum(hint_loss(regressor(own), other) for regressor, (own, other) in pairs)
+        return sum(hint_loss(regressor(student_map), teacher_map) for regressor, (student_map, teacher_map) in pairs)

@@ -11,14 +11,14 @@ from keras_wsl.ops import match_spatial_size
 
 
 def factor_loss(student_factor, teacher_factor):
-    r"""$\ell_i = \frac{1}{h w} \lVert \phi(s_i) - \phi(t_i) \rVert_1$, with AT's `attention` as $\phi$.
+    r"""Compute $\ell_i = \frac{1}{h w} \lVert \phi(s_i) - \phi(t_i) \rVert_1$, with AT's `attention` as $\phi$.
 
-    So the reference code collapses the channels of the factors, where the paper normalizes the whole factor. The larger
-    one is pooled to the smaller one's size.
+    As in the reference code, the channels of the factors are collapsed; the paper normalizes the whole factor. The
+    larger one is pooled to the size of the smaller one.
 
     Args:
         student_factor: Floats, shape `(batch, height, width, channels)`.
-        teacher_factor: Floats, likewise.
+        teacher_factor: Floats, shape `(batch, height, width, channels)`.
 
     Returns:
         Floats, shape `(batch,)`.
@@ -29,42 +29,38 @@ def factor_loss(student_factor, teacher_factor):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class Paraphrase(FeatureLoss):
-    """How well a `Paraphraser` keeps the teacher's map: the loss of factor transfer's first stage.
+    """First stage of factor transfer: the loss of a `Paraphraser` that reconstructs the map of the teacher.
 
-    The student takes no part in it.
+    It does not use the student.
 
     Args:
-        layers: The map's layer, or a pair, in a list of one.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     default_layers = ("block3",)
     single_layer = True
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes the paraphraser."""
+        """Create the paraphraser."""
         super().build(labels_shape, student_shape, teacher_shape)
         self.paraphraser = Paraphraser()
         self.paraphraser.build(teacher_shape[self.teacher_layers[0]])
 
     def per_example(self, labels, student, teacher):
-        """The mean square of what is lost."""
+        """Return the mean square of the reconstruction error."""
         ((_, teacher_map),) = self.pairs(student, teacher)
         return hint_loss(self.paraphraser.decode(self.paraphraser(teacher_map)), teacher_map)
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class FT(FeatureLoss):
-    """Factor transfer: `factor_loss` of the student's `Translator` and the teacher's `Paraphraser`, which is fixed.
+    """Factor transfer: `factor_loss` of the student's `Translator` and the teacher's fixed `Paraphraser`.
 
-    Published with 30 epochs before it in which the paraphraser learns: train a `Paraphrase`, then set the weights of
-    `ft.paraphraser` to those of its own. With a paraphraser that nobody has trained, the factor is a random projection.
+    Published after 30 epochs that train the paraphraser: train a `Paraphrase`, then set the weights of `ft.paraphraser`
+    to those of `paraphrase.paraphraser`. With an untrained paraphraser, the factor is a random projection.
 
     Args:
-        layers: The map's layer, or a pair, in a list of one.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     default_layers = ("block3",)
@@ -75,16 +71,16 @@ class FT(FeatureLoss):
         super().__init__(weight=weight, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes translator and paraphraser."""
+        """Create translator and paraphraser."""
         super().build(labels_shape, student_shape, teacher_shape)
-        ((own, other),) = self.pairs(student_shape, teacher_shape)
-        self.translator = Translator(other[-1] // 2)
-        self.translator.build(own)
+        ((student_shape, teacher_shape),) = self.pairs(student_shape, teacher_shape)
+        self.translator = Translator(teacher_shape[-1] // 2)
+        self.translator.build(student_shape)
         self.paraphraser = Paraphraser()
-        self.paraphraser.build(other)
+        self.paraphraser.build(teacher_shape)
         self.paraphraser.trainable = False
 
     def per_example(self, labels, student, teacher):
-        """`factor_loss` of the two factors."""
+        """Return `factor_loss` of the factors."""
         ((student_map, teacher_map),) = self.pairs(student, teacher)
         return factor_loss(self.translator(student_map), self.paraphraser(teacher_map))

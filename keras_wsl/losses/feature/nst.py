@@ -8,16 +8,16 @@ from keras_wsl.ops import l2_normalize, match_spatial_size
 
 
 def mmd_loss(student_map, teacher_map):
-    r"""Squared maximum mean discrepancy of the channels' maps, by the kernel $k(a, b) = (a^\top b)^2$.
+    r"""Compute the squared maximum mean discrepancy of the channels, by the kernel $k(a, b) = (a^\top b)^2$.
 
     $$\ell_i = \overline{k(t, t')} + \overline{k(s, s')} - 2 \, \overline{k(s, t)}$$
 
-    The means are over pairs of channels, each flattened and of length 1. The larger map is pooled to the smaller one's
-    size. The first term is a constant of the teacher.
+    The means are over pairs of channels, which are flattened and normalized. The larger map is pooled to the size of
+    the smaller one. The first term is constant.
 
     Args:
         student_map: Floats, shape `(batch, height, width, channels)`.
-        teacher_map: Floats, likewise, of any size and channels.
+        teacher_map: Floats, shape `(batch, height, width, channels)`; size and channels may differ.
 
     Returns:
         Floats, shape `(batch,)`.
@@ -38,9 +38,7 @@ class NST(FeatureLoss):
     """Neuron selectivity transfer: the sum of `mmd_loss` over the layers.
 
     Args:
-        layers: Names or pairs of names of maps.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     resize_to_smaller = True
@@ -49,5 +47,5 @@ class NST(FeatureLoss):
         super().__init__(weight=weight, **kwargs)
 
     def per_example(self, labels, student, teacher):
-        """The sum over the layers."""
+        """Return the sum over the layers."""
         return sum(mmd_loss(*pair) for pair in self.pairs(student, teacher))

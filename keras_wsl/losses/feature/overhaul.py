@@ -10,17 +10,18 @@ from keras_wsl.adapters import convolution, normalization
 from keras_wsl.features import preceding_batch_norm
 from keras_wsl.losses.base import FeatureLoss
 
-SCALE = 1e-3  # The reference code's for CIFAR; 1e-4 for ImageNet.
+SCALE = 1e-3  # Of the reference code for CIFAR; it has 1e-4 for ImageNet.
 
 
 def margins(gamma, beta):
-    r"""The mean of what a ReLU cuts off of $N(\beta, \gamma^2)$: $m = \beta - s \varphi(\beta / s) / \Phi(-\beta / s)$.
+    r"""Compute the mean of the negative part of $N(\beta, \gamma^2)$, which a ReLU removes.
 
-    $s = |\gamma|$. Where $\Phi(-\beta / s) \le 0.001$, as little is cut off, $m = -3 s$.
+    It is $m = \beta - s \varphi(\beta / s) / \Phi(-\beta / s)$ with $s = |\gamma|$; if $\Phi(-\beta / s) \le 0.001$, it
+    is $-3 s$.
 
     Args:
         gamma: NumPy floats, the scales of a batch normalization, shape `(channels,)`.
-        beta: NumPy floats, its offsets, likewise.
+        beta: NumPy floats, its offsets, shape `(channels,)`.
 
     Returns:
         NumPy floats $m$, negative, shape `(channels,)`.
@@ -37,9 +38,9 @@ def margins(gamma, beta):
 
 
 def partial_l2_loss(student_map, teacher_map, margin):
-    r"""$\ell_i = \sum (s - \max(t, m))^2$, but where both the teacher's ReLU is off and the student is lower still.
+    r"""Compute $\ell_i = \sum (s - \max(t, m))^2$ over the neurons with $s > \max(t, m)$ or $t > 0$.
 
-    $$s \le \max(t, m) \text{ and } t \le 0 \implies 0$$
+    The others, with $s \le \max(t, m)$ and $t \le 0$, do not count: the teacher's ReLU returns 0 there.
 
     Args:
         student_map: Floats $s$ before the ReLU, shape `(batch, height, width, channels)`.
@@ -58,19 +59,18 @@ def partial_l2_loss(student_map, teacher_map, margin):
 class Overhaul(FeatureLoss):
     r"""Overhaul: $\ell = 10^{-3} \sum_k 2^{k - K} \ell_k$, `partial_l2_loss` of each layer, $K$ the last of them.
 
-    The student's maps go through a 1x1 convolution and batch normalization. The margins are of the teacher's batch
-    normalization before each layer's ReLU, read when the Distiller meets its teacher. The reference code runs the
-    teacher with the batch's statistics, on purpose: `Distiller(..., teacher_batch_statistics=True)`.
+    The student's maps pass a 1x1 convolution and batch normalization. `bind_models` computes the margins from the
+    teacher's batch normalization before the ReLU of each layer. The reference code deliberately runs the teacher with
+    the statistics of the batch: `Distiller(..., teacher_batch_statistics=True)`.
 
     Args:
-        layers: Names or pairs of names of maps before their ReLU, equally large in both networks.
-        normalizations: Names of the teacher's batch normalizations, one a layer. By default they are looked up in the
+        layers: Names or pairs of names of maps before their ReLU, of the same size in both networks.
+        normalizations: Names of the teacher's batch normalizations, one per layer. By default they are found in the
             teacher's graph: the layer itself, or the one before it on the residual branch.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
 
     Raises:
-        ValueError: When it is built, if the sizes differ; when it meets the teacher, if a normalization is not found.
+        ValueError: If it is built on maps of different sizes, or the teacher has no such normalization.
     """
 
     default_layers = ("block1_preact", "block2_preact", "block3_preact")
@@ -80,48 +80,49 @@ class Overhaul(FeatureLoss):
         self.normalizations = None if normalizations is None else tuple(normalizations)
         if normalizations is not None and len(self.normalizations) != len(self.teacher_layers):
             raise ValueError(
-                f"`normalizations` names {len(self.normalizations)} layers, and `layers` {len(self.teacher_layers)}."
+                f"`normalizations` must be one name per layer of `layers`, {len(self.teacher_layers)}. Received: "
+                f"normalizations={normalizations!r}."
             )
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes the convolutions, and places for the margins."""
+        """Create the convolutions and the variables of the margins."""
         super().build(labels_shape, student_shape, teacher_shape)
         self.convolutions, self.norms, self.margins = [], [], []
-        for i, (own, other) in enumerate(self.pairs(student_shape, teacher_shape)):
-            if tuple(own[1:3]) != tuple(other[1:3]):
+        for i, (student, teacher) in enumerate(self.pairs(student_shape, teacher_shape)):
+            if tuple(student[1:3]) != tuple(teacher[1:3]):
                 raise ValueError(
-                    f"{self.name} compares maps of equal size. Received: a student's of {tuple(own[1:3])} and a "
-                    f"teacher's of {tuple(other[1:3])}. Choose other `layers`."
+                    f"{self.name} needs maps of the same size. Received: a student's map of {tuple(student[1:3])} and "
+                    f"a teacher's of {tuple(teacher[1:3])}. Use other `layers`."
                 )
             start = keras.initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal")
             self.convolutions.append(
-                convolution(other[-1], 1, own[-1], use_bias=False, initializer=start, name=f"convolution{i}")
+                convolution(teacher[-1], 1, student[-1], use_bias=False, initializer=start, name=f"convolution{i}")
             )
             self.norms.append(normalization(name=f"normalization{i}"))
-            self.convolutions[-1].build(own)
-            self.norms[-1].build(other)
+            self.convolutions[-1].build(student)
+            self.norms[-1].build(teacher)
             self.margins.append(
-                self.add_weight(shape=(other[-1],), initializer="zeros", trainable=False, name=f"margin{i}")
+                self.add_weight(shape=(teacher[-1],), initializer="zeros", trainable=False, name=f"margin{i}")
             )
 
     def bind_models(self, student, teacher):
-        """Reads the margins from the teacher."""
+        """Compute the margins from the teacher."""
         names = self.normalizations or (None,) * len(self.teacher_layers)
-        for variable, endpoint, name in zip(self.margins, self.teacher_layers, names):
-            layer = preceding_batch_norm(teacher, endpoint, name)
+        for variable, teacher_layer, name in zip(self.margins, self.teacher_layers, names):
+            layer = preceding_batch_norm(teacher, teacher_layer, name)
             gamma = ops.convert_to_numpy(layer.gamma) if layer.scale else np.ones(variable.shape)
             beta = ops.convert_to_numpy(layer.beta) if layer.center else np.zeros(variable.shape)
             if gamma.shape != tuple(variable.shape):
                 raise ValueError(
-                    f"{self.name}: the teacher's {endpoint!r} has {variable.shape[0]} channels, and its normalization "
-                    f"{layer.name!r} has {len(gamma)}. Name the right ones in `normalizations`."
+                    f"The normalization of the teacher's {teacher_layer!r} must have {variable.shape[0]} channels. "
+                    f"Received: {layer.name!r} of {len(gamma)} channels. Name other `normalizations` of {self.name}."
                 )
             variable.assign(margins(gamma, beta))
 
     def per_example(self, labels, student, teacher):
-        """The sum over the layers, the last one's weight 1, the one before's a half of it."""
+        """Return the weighted sum over the layers."""
         total = 0.0
         adapters = zip(self.convolutions, self.norms, self.margins)
-        for (convolve, normalize, margin), (own, other) in zip(adapters, self.pairs(student, teacher)):
-            total = total / 2 + partial_l2_loss(normalize(convolve(own)), other, margin)
+        for (convolve, normalize, margin), (student_map, teacher_map) in zip(adapters, self.pairs(student, teacher)):
+            total = total / 2 + partial_l2_loss(normalize(convolve(student_map)), teacher_map, margin)
         return SCALE * total

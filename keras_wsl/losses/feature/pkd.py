@@ -2,18 +2,19 @@
 
 import keras
 
+from keras_wsl.argument_checks import check_bool
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.losses.feature.fitnet import hint_loss
-from keras_wsl.ops import check_bool, l2_normalize
+from keras_wsl.ops import l2_normalize
 
 
 def patient_loss(student_states, teacher_states, *, normalize=False):
-    r"""`hint_loss` of hidden states, each of length 1 if `normalize`.
+    r"""Compute `hint_loss` of hidden states.
 
     Args:
         student_states: Floats, shape `(batch, channels)`.
         teacher_states: Floats of the same shape.
-        normalize: Whether each state is divided by its length first.
+        normalize: Whether each state is first divided by its norm.
 
     Returns:
         Floats, shape `(batch,)`.
@@ -27,20 +28,19 @@ def patient_loss(student_states, teacher_states, *, normalize=False):
 class PKD(FeatureLoss):
     """Patient distillation of transformers: the mean over the layers of `patient_loss` of one token's hidden state.
 
-    Of a 12-layer BERT and a student of 3, PKD-skip has `layers=[("transformer_layer_0", "transformer_layer_3"),
-    ("transformer_layer_1", "transformer_layer_7")]`. Published beside `KD(temperature=5.0, weight=0.7,
-    divide_by_num_classes=True)` and 0.3 of the cross-entropy, with weights from 10 to 1,000 of this; the best on
-    MultiNLI is 1,000 and not normalized.
+    For a BERT of 12 layers and a student of 3, PKD-skip has `layers=[("transformer_layer_0", "transformer_layer_3"),
+    ("transformer_layer_1", "transformer_layer_7")]`. Published with `KD(temperature=5.0, weight=0.7,
+    divide_by_num_classes=True)`, `student_loss_weight=0.3` and weights of this loss from 10 to 1,000; the best on
+    MultiNLI is 1,000, not normalized.
 
     Args:
-        layers: Names or pairs of names of what gives states, `(batch, time, channels)`, equally wide in both networks.
+        layers: Names or pairs of names of layers that return states, `(batch, time, channels)`, of one width.
         position: Integer, the token: 0 is BERT's `[CLS]`.
-        normalize: Whether each state is divided by its length first.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        normalize: Whether each state is first divided by its norm.
+        **kwargs: See `FeatureLoss`.
 
     Raises:
-        ValueError: When it is built, if the states are not equally wide, or have no such token.
+        ValueError: If it is built on states of different widths, or without that token.
     """
 
     ndim = 3
@@ -51,26 +51,26 @@ class PKD(FeatureLoss):
         self.position, self.normalize = position, check_bool(normalize, "normalize")
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Checks that the states are equally wide, and long enough."""
+        """Check the width and length of the states."""
         super().build(labels_shape, student_shape, teacher_shape)
-        for own, other in self.pairs(student_shape, teacher_shape):
-            if own[-1] != other[-1]:
+        for shapes in self.pairs(student_shape, teacher_shape):
+            student_width, teacher_width = (shape[-1] for shape in shapes)
+            if student_width != teacher_width:
                 raise ValueError(
-                    f"{self.name} compares states of equal width. Received: a student's of {own[-1]} and a teacher's "
-                    f"of {other[-1]}. Choose networks of one hidden size."
+                    f"{self.name} needs states of the same width. Received: a student's of {student_width} and a "
+                    f"teacher's of {teacher_width}. Use networks of one hidden size."
                 )
-            for shape in (own, other):
+            for shape in shapes:
                 if shape[1] is not None and not -shape[1] <= self.position < shape[1]:
                     raise ValueError(
-                        f"{self.name} compares the token at `position`. Received: position={self.position} and states "
-                        f"of {shape[1]} tokens."
+                        f"`position` of {self.name} must be a token of the states. Received: position={self.position} "
+                        f"and states of {shape[1]} tokens."
                     )
 
     def per_example(self, labels, student, teacher):
-        """The mean over the layers."""
-        pairs = self.pairs(student, teacher)
-        rows = [
-            patient_loss(own[:, self.position], other[:, self.position], normalize=self.normalize)
-            for own, other in pairs
+        """Return the mean over the layers."""
+        values = [
+            patient_loss(*(states[:, self.position] for states in pair), normalize=self.normalize)
+            for pair in self.pairs(student, teacher)
         ]
-        return sum(rows) / len(rows)
+        return sum(values) / len(values)

@@ -9,14 +9,14 @@ from keras_wsl.adapters import convolution
 from keras_wsl.losses.base import FeatureLoss
 from keras_wsl.ops import common_spatial_size, match_spatial_size
 
-VARIANCE = 5.0  # At the start.
+VARIANCE = 5.0  # Before training.
 EPSILON = 1e-5
 
 
 def gaussian_nll_loss(mean, teacher_map, variance):
-    r"""$\ell_i = \frac{1}{h w c} \sum \frac12 \left( \frac{(\mu - t)^2}{\sigma_c^2} + \log \sigma_c^2 \right)$.
+    r"""Compute the negative log-likelihood of the teacher's map for the student's mean $\mu$, without a constant.
 
-    The negative log-likelihood of the teacher's map, but for a constant, where the student predicts $\mu$.
+    $$\ell_i = \frac{1}{h w c} \sum \frac12 \left( \frac{(\mu - t)^2}{\sigma_c^2} + \log \sigma_c^2 \right)$$
 
     Args:
         mean: Floats $\mu$, shape `(batch, height, width, channels)`.
@@ -33,14 +33,12 @@ def gaussian_nll_loss(mean, teacher_map, variance):
 class VID(FeatureLoss):
     r"""Variational information distillation: the sum of `gaussian_nll_loss` over the layers.
 
-    $\mu$ is of the student's map by three 1x1 convolutions with ReLUs between them, and
-    $\sigma_c^2 = \mathrm{softplus}(s_c) + 10^{-5}$ is learned, from 5 on. The larger map is pooled to the smaller one's
-    size.
+    Three 1x1 convolutions with ReLUs between them compute $\mu$ from the student's map.
+    $\sigma_c^2 = \mathrm{softplus}(s_c) + 10^{-5}$ is trained, and 5 at first. The larger map is pooled to the size of
+    the smaller one.
 
     Args:
-        layers: Names or pairs of names of maps.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        **kwargs: See `FeatureLoss`.
     """
 
     resize_to_smaller = True
@@ -49,12 +47,12 @@ class VID(FeatureLoss):
         super().__init__(weight=weight, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes the convolutions and the variances."""
+        """Create the convolutions and the variances."""
         super().build(labels_shape, student_shape, teacher_shape)
         self.regressors, self.scales = [], []
         start = math.log(math.expm1(VARIANCE - EPSILON))
-        for i, (own, other) in enumerate(self.pairs(student_shape, teacher_shape)):
-            size, filters = common_spatial_size(own, other), (own[-1], *[other[-1]] * 3)
+        for i, (student, teacher) in enumerate(self.pairs(student_shape, teacher_shape)):
+            size, filters = common_spatial_size(student, teacher), (student[-1], *[teacher[-1]] * 3)
             regressor = [
                 convolution(filters[k + 1], 1, filters[k], use_bias=False, name=f"regressor{i}_{k}") for k in range(3)
             ]
@@ -62,11 +60,11 @@ class VID(FeatureLoss):
                 layer.build((None, *size, channels))
             self.regressors.append(regressor)
             self.scales.append(
-                self.add_weight(shape=(other[-1],), initializer=keras.initializers.Constant(start), name=f"scale{i}")
+                self.add_weight(shape=(teacher[-1],), initializer=keras.initializers.Constant(start), name=f"scale{i}")
             )
 
     def per_example(self, labels, student, teacher):
-        """The sum over the layers."""
+        """Return the sum over the layers."""
         total = 0.0
         for regressor, scale, pair in zip(self.regressors, self.scales, self.pairs(student, teacher)):
             mean, teacher_map = match_spatial_size(*pair)

@@ -3,12 +3,13 @@
 import keras
 from keras import ops
 
+from keras_wsl.argument_checks import check_non_negative
 from keras_wsl.losses.base import LogitsLoss
-from keras_wsl.ops import check_non_negative, correlation, softmax
+from keras_wsl.ops import correlation, softmax
 
 
 def inter_class_loss(student_logits, teacher_logits, *, temperature=4.0):
-    r"""$\tau^2 (1 - \rho(p_i, q_i))$, with Pearson's correlation $\rho$ over the classes of an example.
+    r"""Compute $\tau^2 (1 - \rho(p_i, q_i))$, where $\rho$ is Pearson's correlation over the classes of an example.
 
     Args:
         student_logits: Floats, shape `(batch, classes)`.
@@ -23,9 +24,9 @@ def inter_class_loss(student_logits, teacher_logits, *, temperature=4.0):
 
 
 def intra_class_loss(student_logits, teacher_logits, *, temperature=4.0):
-    r"""$\tau^2 (1 - \frac{1}{C} \sum_c \rho(p_{\cdot c}, q_{\cdot c}))$, with $\rho$ over the examples of a class.
+    r"""Compute $\tau^2 (1 - \frac{1}{C} \sum_c \rho(p_{\cdot c}, q_{\cdot c}))$, $\rho$ over the examples of a class.
 
-    Each example's value is its part of the sums in $\rho$, so that the mean over examples is the paper's number.
+    The value of an example has its terms of the sums in $\rho$. The mean over examples is the value of the paper.
 
     Args:
         student_logits: Floats, shape `(batch, classes)`.
@@ -42,18 +43,17 @@ def intra_class_loss(student_logits, teacher_logits, *, temperature=4.0):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class DIST(LogitsLoss):
-    r"""Correlation in place of divergence: $\ell = \beta \, \mathrm{inter} + \gamma \, \mathrm{intra}$.
+    r"""DIST, correlations instead of a divergence: $\ell = \beta \, \mathrm{inter} + \gamma \, \mathrm{intra}$.
 
-    Published beside the whole cross-entropy, with $\beta = \gamma = 2$ and $\tau = 4$ on CIFAR-100.
+    Published with `student_loss_weight=1.0`, $\beta = \gamma = 2$ and $\tau = 4$ on CIFAR-100.
 
     Args:
-        temperature: Positive float, $\tau$.
         beta: Float, the weight of `inter_class_loss`.
         gamma: Float, the weight of `intra_class_loss`.
-        **kwargs: As of `LogitsLoss`.
+        **kwargs: See `LogitsLoss`.
 
     Raises:
-        ValueError: For a setting out of its range, logits of a sequence, or different numbers of classes.
+        ValueError: If it is built on logits of sequences.
     """
 
     supports_sequences = False
@@ -63,7 +63,7 @@ class DIST(LogitsLoss):
         self.beta, self.gamma = check_non_negative(beta, "beta"), check_non_negative(gamma, "gamma")
 
     def per_example(self, labels, student, teacher):
-        """The weighted sum of the two parts."""
+        """Return the weighted sum of the two parts."""
         logits = self.logits(student, teacher)
         inter = inter_class_loss(*logits, temperature=self.temperature)
         return self.beta * inter + self.gamma * intra_class_loss(*logits, temperature=self.temperature)

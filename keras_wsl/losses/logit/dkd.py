@@ -2,19 +2,13 @@
 
 import keras
 
+from keras_wsl.argument_checks import check_non_negative
 from keras_wsl.losses.base import LogitsLoss
-from keras_wsl.ops import (
-    binary_kl_divergence,
-    check_non_negative,
-    class_indices,
-    kl_divergence,
-    label_margin,
-    mask_label_logit,
-)
+from keras_wsl.ops import binary_kl_divergence, class_indices, kl_divergence, label_margin, mask_label_logit
 
 
 def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
-    r"""TCKD: $\tau^2 \mathrm{KL}([p_y, 1 - p_y] \Vert [q_y, 1 - q_y])$, how sure both are of the label.
+    r"""Compute TCKD: $\tau^2 \mathrm{KL}([p_y, 1 - p_y] \Vert [q_y, 1 - q_y])$, on the probability of the label.
 
     Args:
         labels: Integers, shape `(...)`.
@@ -30,7 +24,7 @@ def target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0
 
 
 def non_target_class_loss(labels, student_logits, teacher_logits, *, temperature=4.0):
-    r"""NCKD: $\tau^2 \mathrm{KL}$ of the softmaxes over all classes but the label.
+    r"""Compute NCKD: $\tau^2 \mathrm{KL}$ of the softmaxes over all classes other than the label.
 
     Args:
         labels: Integers, shape `(...)`.
@@ -49,18 +43,14 @@ def non_target_class_loss(labels, student_logits, teacher_logits, *, temperature
 class DKD(LogitsLoss):
     r"""$\ell_i = \alpha \, \mathrm{TCKD}_i + \beta \, \mathrm{NCKD}_i$: the two parts of KD, each with its own weight.
 
-    KD itself has $\alpha = 1$ and $\beta = 1 - p_y$. Published beside the whole cross-entropy, with the weight ramped
-    up over 20 epochs: `callbacks.DistillationWarmup(20)`. $\beta$ is 8 for most pairs, 6 for WRN-40-2 to WRN, 2 for
-    ResNet-56 to ResNet-20. Labels that are distributions count as their likeliest class.
+    KD itself has $\alpha = 1$ and $\beta = 1 - p_y$. Published with `student_loss_weight=1.0` and a warm-up of 20
+    epochs, `callbacks.DistillationWarmup(20)`. $\beta$ is 8 for most pairs, 6 for WRN-40-2 to WRN, and 2 for ResNet-56
+    to ResNet-20. A distribution of labels counts as its most probable class.
 
     Args:
-        temperature: Positive float, $\tau$.
         alpha: Float, the weight of `target_class_loss`.
         beta: Float, the weight of `non_target_class_loss`.
-        **kwargs: As of `LogitsLoss`.
-
-    Raises:
-        ValueError: For a setting out of its range, or networks with different numbers of classes.
+        **kwargs: See `LogitsLoss`.
     """
 
     def __init__(self, *, temperature=4.0, alpha=1.0, beta=8.0, **kwargs):
@@ -68,7 +58,7 @@ class DKD(LogitsLoss):
         self.alpha, self.beta = check_non_negative(alpha, "alpha"), check_non_negative(beta, "beta")
 
     def per_example(self, labels, student, teacher):
-        """The weighted sum of the two parts."""
+        """Return the weighted sum of the two parts."""
         logits = self.logits(student, teacher)
         labels = class_indices(labels, logits[0])
         target = target_class_loss(labels, *logits, temperature=self.temperature)

@@ -8,7 +8,7 @@ from keras_wsl.ops import class_indices, is_class, value_at_label
 
 
 def probability_shift(labels, teacher_logits):
-    """Teacher's logits in which the likeliest class and the label have changed places; as they are where they agree.
+    """Swap the teacher's highest logit and the logit of the label.
 
     Args:
         labels: Integers, shape `(...)`.
@@ -17,24 +17,24 @@ def probability_shift(labels, teacher_logits):
     Returns:
         Floats, shape `(..., classes)`.
     """
-    likeliest = ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)
-    is_label, is_likeliest = (is_class(each, teacher_logits) for each in (labels, likeliest))
-    # Not `ops.max`: on TensorFlow it refuses an empty batch, such as the last replica may get.
-    at_label, highest = (value_at_label(each, teacher_logits)[..., None] for each in (labels, likeliest))
-    return ops.where(is_label, highest, ops.where(is_likeliest, at_label, teacher_logits))
+    predicted = ops.cast(ops.argmax(teacher_logits, axis=-1), labels.dtype)
+    is_label, is_predicted = (is_class(classes, teacher_logits) for classes in (labels, predicted))
+    # Not `ops.max`, which raises an error on an empty batch on TensorFlow, such as the last replica may have.
+    at_label, highest = (value_at_label(classes, teacher_logits)[..., None] for classes in (labels, predicted))
+    return ops.where(is_label, highest, ops.where(is_predicted, at_label, teacher_logits))
 
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class KnowledgeAdjustment(KD):
-    """`KD` from a teacher that is always right: `probability_shift` puts its largest probability on the label.
+    """`KD` from a corrected teacher: `probability_shift` gives the label the largest probability.
 
-    A weighting judges the teacher as it was.
+    A weighting uses the original logits.
 
     Args:
-        **kwargs: As of `KD`.
+        **kwargs: See `KD`.
     """
 
     def per_example(self, labels, student, teacher):
-        """`soft_label_loss` of the student's and the shifted logits."""
+        """Return `soft_label_loss` of the student's and the shifted logits."""
         labels = class_indices(labels, teacher["logits"])
         return super().per_example(labels, student, {"logits": probability_shift(labels, teacher["logits"])})

@@ -7,18 +7,17 @@ from keras_wsl.losses.logit.kd import KD
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class LSKD(KD):
-    r"""`KD` of standardized logits: what teacher and student share is their shape, and not their scale.
+    r"""`KD` of standardized logits, whose scale does not matter.
 
     $$\ell_i = \tau^2 \mathrm{KL}(\mathrm{softmax}(Z(z_t) / \tau) \Vert \mathrm{softmax}(Z(z_s) / \tau)), \qquad
       Z(z) = \frac{z - \bar z}{s(z) + 10^{-7}}$$
 
-    $s$ is the standard deviation over the classes, with $n - 1$. Published with 0.1 of the cross-entropy. Other losses
-    of this package standardize too: `DKD(standardize=True, temperature=2.0, alpha=9.0, beta=72.0)`.
+    $s$ is the standard deviation over the classes, with the divisor $n - 1$. Published with `student_loss_weight=0.1`.
+    Other losses can standardize too: `DKD(standardize=True, temperature=2.0, alpha=9.0, beta=72.0)`.
 
     Args:
-        temperature: Positive float, $\tau$, the paper's base temperature.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `KD`.
+        temperature: Positive float, $\tau$, the base temperature of the paper.
+        **kwargs: See `KD`.
     """
 
     def __init__(self, *, temperature=2.0, weight=9.0, standardize=True, **kwargs):

@@ -11,21 +11,21 @@ READINGS = ("literal", "stop_gradient", "renormalized")
 
 
 def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperature=4.0, reading="literal"):
-    r"""The soft labels' loss where the label's class is masked: $L^*_{kd} = \sum_{k \ne y} p_k \log q_k$.
+    r"""Compute the loss on soft labels without the label's class: $L^*_{kd} = \sum_{k \ne y} p_k \log q_k$.
 
-    The paper prints neither sign nor $\tau^2$, and says that $\partial L^*_{kd} / \partial z_y = 0$, which that sum has
-    not: it has $\tau q_y \sum_{k \ne y} p_k$. There are three readings:
+    The paper prints neither the sign nor $\tau^2$. It states that $\partial L^*_{kd} / \partial z_y = 0$, but the
+    derivative of this sum is $\tau q_y \sum_{k \ne y} p_k$. There are three readings:
 
     - `"literal"`: $-\tau^2 \sum_{k \ne y} p_k \log q_k$;
     - `"stop_gradient"`: the same value, with no gradient to $z_y$;
-    - `"renormalized"`: $\tau^2 \mathrm{KL}$ over the classes but the label, DKD's `non_target_class_loss`.
+    - `"renormalized"`: $\tau^2 \mathrm{KL}$ over the other classes, DKD's `non_target_class_loss`.
 
     Args:
         labels: Integers, shape `(...)`.
         student_logits: Floats, shape `(..., classes)`; $q$ is their softmax at $\tau$.
-        teacher_logits: Floats, shape `(..., classes)`; $p$ likewise.
+        teacher_logits: Floats, shape `(..., classes)`; $p$ is their softmax at $\tau$.
         temperature: Positive float, $\tau$.
-        reading: One of the three.
+        reading: `"literal"`, `"stop_gradient"` or `"renormalized"`.
 
     Returns:
         Floats, shape `(...)`.
@@ -41,16 +41,13 @@ def masked_soft_label_loss(labels, student_logits, teacher_logits, *, temperatur
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class MaskedKD(LogitsLoss):
-    """`masked_soft_label_loss` of the logits: table 2's evidence that the label's logit carries the soft labels' worth.
+    """`masked_soft_label_loss` of the logits: table 2 of the paper, on the part of the label in what KD gains.
+
+    KD in the paper has the weight 0.9, and `student_loss_weight=0.1`.
 
     Args:
         reading: `"literal"`, `"stop_gradient"` or `"renormalized"`.
-        temperature: Positive float.
-        weight: Float, the factor of the mean in the total; the paper's KD has 0.9 beside 0.1 of the cross-entropy.
-        **kwargs: As of `LogitsLoss`.
-
-    Raises:
-        ValueError: For a setting out of its range, or networks with different numbers of classes.
+        **kwargs: See `LogitsLoss`.
     """
 
     def __init__(self, *, reading="literal", temperature=4.0, weight=0.9, name="masked_kd", **kwargs):
@@ -60,7 +57,7 @@ class MaskedKD(LogitsLoss):
         self.reading = reading
 
     def per_example(self, labels, student, teacher):
-        """`masked_soft_label_loss` of the two logits."""
+        """Return `masked_soft_label_loss` of the logits."""
         logits = self.logits(student, teacher)
         labels = class_indices(labels, logits[0])
         return masked_soft_label_loss(labels, *logits, temperature=self.temperature, reading=self.reading)

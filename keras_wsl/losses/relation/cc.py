@@ -9,7 +9,7 @@ from keras_wsl.ops import masked_mean_over_time
 
 
 def adjacent_products(student_vectors, teacher_vectors):
-    r"""$\sum_d \Delta_{id} \Delta_{i+1,d}$ with $\Delta = |s - t|$, of each example and the next one in the batch.
+    r"""Compute $\sum_d \Delta_{id} \Delta_{i+1,d}$, $\Delta = |s - t|$, for each example and the next one in the batch.
 
     Args:
         student_vectors: Floats, shape `(batch, channels)`.
@@ -24,43 +24,41 @@ def adjacent_products(student_vectors, teacher_vectors):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class CC(FeatureLoss):
-    r"""Correlation congruence, as in the comparison of CRD: the mean of `adjacent_products` of two linear embeddings.
+    r"""Correlation congruence as in the comparison of the CRD paper: the mean of `adjacent_products` of embeddings.
 
     $$\ell = \frac{1}{n - 1} \sum_{i < n} \sum_d \Delta_{id} \Delta_{i+1,d}, \qquad \Delta = |W_s s - W_t t|$$
 
-    Both embeddings train, the teacher's too. The value depends on the order of the batch: each pair's product is
-    divided between its two examples. A weighting gives each pair the mean of the two weights. A batch of one has no
-    pair, and gives 0.
+    Both linear embeddings train, that of the teacher too. The value depends on the order of the batch. Each example of
+    a pair has half of the pair's product. A weighting gives each pair the mean of the two weights. The loss of a batch
+    of one is 0, because it has no pair.
 
     Args:
-        layers: The vectors' layer, or a pair, in a list of one.
-        dimensions: Integer, of the embeddings.
-        weight: Float, the factor of the mean in the total.
-        **kwargs: As of `FeatureLoss`.
+        embedding_dim: Integer.
+        **kwargs: See `FeatureLoss`.
     """
 
     default_layers = ("pooled",)
     ndim = 2
     single_layer = True
 
-    def __init__(self, *, weight=0.02, dimensions=128, **kwargs):
+    def __init__(self, *, weight=0.02, embedding_dim=128, **kwargs):
         super().__init__(weight=weight, **kwargs)
-        self.dimensions = dimensions
+        self.embedding_dim = embedding_dim
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Makes the embeddings."""
+        """Create the embeddings."""
         super().build(labels_shape, student_shape, teacher_shape)
-        ((own, other),) = self.pairs(student_shape, teacher_shape)
-        self.student_embedding, self.teacher_embedding = embeddings(self.dimensions, own, other)
+        (shapes,) = self.pairs(student_shape, teacher_shape)
+        self.student_embedding, self.teacher_embedding = embeddings(self.embedding_dim, *shapes)
 
     def weighted_per_example(self, weights, mask, labels, student, teacher):
-        """Each example's share of the mean over pairs, shape `(batch,)`."""
-        ((own, other),) = self.pairs(student, teacher)
-        values = adjacent_products(self.student_embedding(own), self.teacher_embedding(other))
+        """Compute the part of each example in the mean over pairs, shape `(batch,)`."""
+        ((student_vectors, teacher_vectors),) = self.pairs(student, teacher)
+        values = adjacent_products(self.student_embedding(student_vectors), self.teacher_embedding(teacher_vectors))
         if weights is not None:
             weights = masked_mean_over_time(weights, mask)
             values = values * (weights[:-1] + weights[1:]) / 2
-        count = ops.shape(own)[0]
-        shares = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]]))[:count] / 2  # None of an empty batch.
-        examples = ops.cast(count, values.dtype)
-        return shares * examples / ops.maximum(examples - 1, 1)
+        count = ops.shape(student_vectors)[0]
+        halves = (ops.pad(values, [[0, 1]]) + ops.pad(values, [[1, 0]]))[:count] / 2  # Empty for an empty batch.
+        count = ops.cast(count, values.dtype)
+        return halves * count / ops.maximum(count - 1, 1)

@@ -1,4 +1,4 @@
-"""Feature losses between networks of keras-cv and keras-nlp, nested and Sequential ones, by layers' names alone."""
+"""Outputs of layers by name, in networks of keras-cv and keras-nlp, nested and Sequential ones."""
 
 import keras
 import numpy as np
@@ -8,20 +8,20 @@ from keras import ops
 from keras_wsl import Distiller, FeatureExtractor, losses, models
 from keras_wsl.features import preceding_batch_norm
 from tests.common import arrays, hard_loss, keras_cv_classifier
-from tests.test_keras_defects import BACKEND, changed
+from tests.test_distiller import BACKEND, changed
 
 
 def train(teacher, student, distillation_losses, x, classes=3, epochs=2):
-    """Fits, and returns the Distiller and its logs; the teacher stays as it was."""
-    before, own = arrays(teacher), arrays(student)
+    """Fit, check that only the student changes, and return the Distiller and its logs."""
+    teacher_before, student_before = arrays(teacher), arrays(student)
     distiller = Distiller(teacher, student, distillation_losses)
     distiller.compile(keras.optimizers.SGD(0.01), hard_loss(), run_eagerly=BACKEND == "tensorflow")
     count = len(next(iter(x.values())) if isinstance(x, dict) else x)
     history = distiller.fit(x, np.arange(count) % classes, batch_size=4, epochs=epochs, verbose=0).history
     for loss in distillation_losses:
         assert np.isfinite(history[loss.name]).all() and history[loss.name][0] > 0
-    assert not changed(before, arrays(teacher))
-    assert changed(own, arrays(student))
+    assert not changed(teacher_before, arrays(teacher))
+    assert changed(student_before, arrays(student))
     return distiller, history
 
 
@@ -31,8 +31,8 @@ def images(count=8, size=16):
 
 @pytest.mark.tensorflow  # keras-cv's image layers need TensorFlow.
 @pytest.mark.parametrize("nested", [False, True], ids=["open", "nested"])
-def test_keras_cv(nested):
-    """Attention and variational maps by pairs of names, relations and contrast of pooled vectors."""
+def test_keras_cv_networks_train_with_feature_losses(nested):
+    """Losses on maps by pairs of names, and on pooled vectors."""
     teacher, student = keras_cv_classifier([2, 2], nested=False), keras_cv_classifier([1, 1], nested)
     stacks = [("v2_stack_0_block1_out", "v2_stack_0_block2_out"), ("v2_stack_1_block1_out", "v2_stack_1_block2_out")]
     x = images(size=32)
@@ -40,9 +40,10 @@ def test_keras_cv(nested):
     with pytest.raises(ValueError, match="no layer named 'conv4_block6_out'"):
         Distiller(teacher, student, losses.AT(layers=["conv4_block6_out"]))
     distiller, _ = train(teacher, student, [losses.AT(layers=stacks), losses.VID(layers=stacks), losses.RKD()], x)
-    recorded, taught = distiller(x, training=True), distiller.teachers(x)["teacher"]
-    for (own, other), channels in zip(stacks, (64, 128)):
-        assert recorded[own].shape == taught[other].shape == (8, *recorded[own].shape[1:3], channels)
+    student_outputs, teacher_outputs = distiller(x, training=True), distiller.teachers(x)["teacher"]
+    for (student_layer, teacher_layer), channels in zip(stacks, (64, 128)):
+        shape = student_outputs[student_layer].shape
+        assert shape == teacher_outputs[teacher_layer].shape == (8, *shape[1:3], channels)
     both = Distiller(teacher, student, [crd])
     both.compile(keras.optimizers.SGD(0.01), hard_loss(), run_eagerly=True)
     targets = {"labels": np.arange(8) % 3, "index": np.arange(8)}
@@ -50,8 +51,8 @@ def test_keras_cv(nested):
 
 
 @pytest.mark.tensorflow  # keras-nlp's tokenizers bring tensorflow-text.
-def test_keras_nlp():
-    """Patient distillation between two BERTs: the first token's states after pairs of layers, in closed form."""
+def test_pkd_between_berts_matches_closed_form():
+    """The loss compares the states of the first token after pairs of layers."""
     import keras_nlp
 
     def classifier(layers):
@@ -71,17 +72,17 @@ def test_keras_nlp():
     soft = losses.KD(temperature=5.0, weight=0.7, divide_by_num_classes=True)
     teacher, student = classifier(4), classifier(2)
     distiller, _ = train(teacher, student, [pkd, soft], x)
-    outputs, taught = distiller(x, training=True), distiller.teachers(x)["teacher"]
-    rows = ops.convert_to_numpy(pkd(np.zeros(8, "int32"), outputs, taught))
+    student_outputs, teacher_outputs = distiller(x, training=True), distiller.teachers(x)["teacher"]
+    values = ops.convert_to_numpy(pkd(np.zeros(8, "int32"), student_outputs, teacher_outputs))
     expected = []
-    for own, other in pairs:
-        gap = ops.convert_to_numpy(outputs[own])[:, 0] - ops.convert_to_numpy(taught[other])[:, 0]
+    for s, t in pairs:
+        gap = ops.convert_to_numpy(student_outputs[s])[:, 0] - ops.convert_to_numpy(teacher_outputs[t])[:, 0]
         expected.append((gap**2).mean(axis=-1))
-    np.testing.assert_allclose(rows, np.mean(expected, axis=0), rtol=1e-4)
+    np.testing.assert_allclose(values, np.mean(expected, axis=0), rtol=1e-4)
 
 
 def vgg(name, width=4):
-    """Functional: convolution, normalization, ReLU, pooling, twice."""
+    """Return a functional network: convolution, normalization, ReLU, pooling, twice."""
     inputs = x = keras.Input((16, 16, 3))
     for stage in (1, 2):
         x = keras.layers.Conv2D(width * stage, 3, padding="same", data_format="channels_last", name=f"conv{stage}")(x)
@@ -97,7 +98,7 @@ def sequential(name, width=4):
 
 
 def nested(name, width=4):
-    """The body of `vgg` as one layer, `backbone`; beside it another body with layers of the same names."""
+    """Return a network of two bodies of `vgg`, `backbone` and `aside`, with the same names of layers."""
     inputs = keras.Input((16, 16, 3))
     bodies = []
     for body in ("backbone", "aside"):
@@ -107,13 +108,13 @@ def nested(name, width=4):
 
 
 @pytest.mark.parametrize("make", [vgg, sequential])
-def test_maps_of_other_graphs(make):
-    """`fit` with losses on maps and vectors, between widths of 4 and 6."""
+def test_feature_losses_train_functional_and_sequential_networks(make):
+    """The networks have the widths 4 and 6."""
     several = [losses.AT(layers=["block1", "block2"]), losses.VID(layers=["block2"]), losses.RKD()]
     train(make("teacher", 6), make("student"), several, images())
 
 
-def test_paths_tell_layers_of_one_name_apart():
+def test_paths_select_among_layers_with_the_same_name():
     model = nested("nested")
     with pytest.raises(ValueError, match="nested has 2 layers named 'block1'"):
         FeatureExtractor(model, ["block1"])
@@ -130,8 +131,8 @@ def test_paths_tell_layers_of_one_name_apart():
 
 
 @pytest.mark.parametrize("make", [vgg, sequential])
-def test_what_a_layer_is_given(make):
-    """`"block1.input"` is the normalization's output, signed; beside it what the layer gives."""
+def test_feature_extractor_returns_inputs_of_layers(make):
+    """`"block1.input"` is the signed output of the normalization."""
     model = make("model")
     x = images(4)
     recorded = FeatureExtractor(model, ["block1.input", "block1", "bn1", "pool2.input", "block2"])(x)
@@ -146,8 +147,8 @@ def test_what_a_layer_is_given(make):
         FeatureExtractor(model, ["block9.input"])
 
 
-def test_inputs_of_layers_in_a_loss():
-    """Maps before the ReLU of a network that has no layer of its own for them."""
+def test_loss_uses_inputs_of_layers():
+    """These networks have no layer whose output is the map before the ReLU."""
     loss = losses.AT(layers=["block1.input", ("block2.input", "block2")])
     distiller, _ = train(vgg("teacher", 6), vgg("student"), [loss], images())
     twin = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(loss))
@@ -155,8 +156,8 @@ def test_inputs_of_layers_in_a_loss():
     assert "call" not in distiller.student.get_layer("block1").__dict__
 
 
-def test_the_normalization_before_a_layer():
-    """On the residual branch, the layer itself, or the one before a ReLU; never one of a shortcut."""
+def test_preceding_batch_norm_finds_the_residual_branch():
+    """It may be the layer itself or the one before a ReLU, and never one of a shortcut."""
     resnet = models.build("resnet8", 3, input_shape=(16, 16, 3))
     for stage in (1, 2, 3):
         for end in (f"block{stage}_preact", f"block{stage}"):
@@ -173,14 +174,13 @@ def test_the_normalization_before_a_layer():
     assert preceding_batch_norm(body, "block1") is body.get_layer("bn1")
 
 
-@pytest.mark.parametrize("endpoint", ["conv1", "conv2"])
-def test_no_normalization_before_a_layer(endpoint):
-    with pytest.raises(ValueError, match=rf"just before '{endpoint}' that its graph shows. Name .* `normalizations`"):
-        preceding_batch_norm(vgg("vgg"), endpoint)
+@pytest.mark.parametrize("layer", ["conv1", "conv2"])
+def test_preceding_batch_norm_raises_without_a_normalization(layer):
+    with pytest.raises(ValueError, match=rf"just before '{layer}' in its graph. Name .* `normalizations`"):
+        preceding_batch_norm(vgg("vgg"), layer)
 
 
-def test_no_normalization_without_a_graph():
-    """A subclassed network has none to look through."""
+def test_preceding_batch_norm_raises_without_a_graph():
 
     class Subclassed(keras.Model):
         def __init__(self):

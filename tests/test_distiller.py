@@ -1,8 +1,7 @@
-"""Defects K1 to K23 of `keras.distillation.Distiller`: ours has none, and most tests show that Keras's still does.
+"""The Distiller, compared with `keras.distillation.Distiller`.
 
-A test that fails where it asks Keras's class says that Keras has mended it. All apply. Of K21 one part is not here:
-that a recorded teacher costs memory when eager, which no small test can see. K22 is no defect but narrow: what it
-refuses, ours allows where a loss has a meaning for it, and refuses where not.
+Most tests also show a defect of the Distiller of Keras. If such a part fails, Keras has fixed the defect. One of them
+is not tested: a recorded teacher needs memory in eager mode, which a small test does not show.
 """
 
 import functools
@@ -32,7 +31,7 @@ LogitsDistillation = functools.partial(keras.distillation.LogitsDistillation, lo
 
 @keras.saving.register_keras_serializable("tests")
 class Hint(losses.DistillationLoss):
-    """The student's `hidden`, through a dense adapter to the teacher's width, against the teacher's `hidden`."""
+    """The squared difference of the `hidden` layers, with a dense adapter from the student's to the teacher's width."""
 
     student_layers = ("hidden",)
     teacher_layers = ("hidden",)
@@ -46,20 +45,20 @@ class Hint(losses.DistillationLoss):
 
 
 class Counted(keras.layers.Layer):
-    """Passes its input through, and notes every call's `training`."""
+    """Returns its input, and records the `training` of every call."""
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
         self.calls = []
 
     def call(self, inputs, training=False):
-        if not in_symbolic_scope():  # Keras looks for shapes, and computes nothing.
+        if not in_symbolic_scope():  # There Keras only infers shapes.
             self.calls.append(bool(training))
         return inputs
 
 
 class Penalized(keras.layers.Layer):
-    """Passes its input through, and adds a hundredth of its mean square to the loss."""
+    """Returns its input, and adds a hundredth of its mean square to the loss."""
 
     def call(self, inputs):
         self.add_loss(0.01 * ops.mean(ops.square(inputs)))
@@ -79,7 +78,7 @@ class Subclassed(keras.Model):
 
 
 def plain(name, width=8, classes=5, between=(), dtype=None, **dense):
-    """As `network`, without batch normalization: an example's logits depend on that example alone."""
+    """Return a network without batch normalization: the logits of an example depend only on that example."""
     layers = keras.layers
     return keras.Sequential(
         [
@@ -93,13 +92,13 @@ def plain(name, width=8, classes=5, between=(), dtype=None, **dense):
 
 
 def counted(name):
-    """A network with batch normalization, and the list of its calls."""
+    """Return a network with batch normalization, and the list of its calls."""
     count = Counted(name="count")
     return plain(name, between=[keras.layers.BatchNormalization(name="norm"), count]), count.calls
 
 
 def compiled(distiller, learning_rate=0.0, **settings):
-    """Compiled with plain SGD; eagerly on TensorFlow, where a graph takes seconds. `test_saving` trains in graphs."""
+    """Compile with SGD; eagerly on TensorFlow, where tracing takes seconds. `test_saving` trains in graphs."""
     settings.setdefault("run_eagerly", BACKEND == "tensorflow")
     distiller.compile(keras.optimizers.SGD(learning_rate), hard_loss(), **settings)
     return distiller
@@ -119,49 +118,49 @@ def cross_entropies(y, student_logits):
 
 
 def divergences(teacher_logits, student_logits, temperature):
-    """The closed form of the softened divergence with its factor of the temperature's square, in float64."""
+    """Compute the softened divergence times the square of the temperature, in float64."""
     log_p, log_q = log_softmax(teacher_logits / temperature), log_softmax(student_logits / temperature)
     return temperature**2 * (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
 
 
 def saved_arrays(path):
-    """Shapes of the arrays in a `.weights.h5` or `.keras` file, by their place in it."""
+    """Return the shapes of the arrays in a `.weights.h5` or `.keras` file by their paths."""
     if zipfile.is_zipfile(path):
         folder = path.with_suffix(".content")
         zipfile.ZipFile(path).extract("model.weights.h5", folder)
         path = folder / "model.weights.h5"
-    found = {}
+    shapes = {}
 
     def visit(name, item):
         if isinstance(item, h5py.Dataset):
-            found[name] = item.shape
+            shapes[name] = item.shape
 
     with h5py.File(path) as file:
         file.visititems(visit)
-    return found
+    return shapes
 
 
 def changed(before, after):
     return any((old != new).any() for old, new in zip(before, after, strict=True))
 
 
-def test_k01_default_divergence():
-    """Keras's default loss takes logits for probabilities; ours is the divergence of the softened softmaxes."""
+def test_kd_matches_closed_form_unlike_the_default_of_keras():
+    """The default loss of Keras treats logits as probabilities; KD is the divergence of the softened softmaxes."""
     generator = np.random.default_rng(0)
     student, teacher = (generator.normal(size=(7, 5)) * 3 for _ in range(2))
     rows = losses.KD(temperature=4.0)(np.zeros(7, "int32"), {"logits": student}, {"logits": teacher})
     np.testing.assert_allclose(ops.convert_to_numpy(rows), divergences(teacher, student, 4.0), rtol=1e-5)
 
-    theirs = keras.distillation.LogitsDistillation(temperature=4.0)
-    value = float(theirs.compute_loss(ops.cast(teacher, "float32"), ops.cast(student, "float32")))
+    keras_distiller = keras.distillation.LogitsDistillation(temperature=4.0)
+    value = float(keras_distiller.compute_loss(ops.cast(teacher, "float32"), ops.cast(student, "float32")))
     assert abs(value - divergences(teacher, student, 4.0).mean()) > 0.1
-    with pytest.warns(UserWarning, match="takes logits for probabilities"):
-        assert losses.get(theirs).get_config()["temperature"] == 4.0
+    with pytest.warns(UserWarning, match="treats logits as probabilities"):
+        assert losses.get(keras_distiller).get_config()["temperature"] == 4.0
 
 
 @pytest.mark.parametrize("kind", ["sample_weight", "class_weight"])
-def test_k02_zero_weights_move_nothing(kind):
-    """Keras's ignores sample and class weights; with ours, weights of zero move nothing."""
+def test_fit_with_zero_weights_changes_no_variable(kind):
+    """The Distiller of Keras ignores sample and class weights. Here weights of zero change nothing."""
     x, y = examples(16)
     weights = {kind: np.zeros(16, "float32") if kind == "sample_weight" else dict.fromkeys(range(5), 0.0)}
 
@@ -178,8 +177,8 @@ def test_k02_zero_weights_move_nothing(kind):
     assert train(KerasDistiller, LogitsDistillation())[0]
 
 
-def test_k02_sample_weights_scale_each_example():
-    """Every term of an example is multiplied by its weight, and divided by the number of examples."""
+def test_sample_weights_scale_each_example():
+    """Each term of an example is multiplied by its weight and divided by the number of examples."""
     x, y = examples(12)
     weight = np.linspace(0, 2, 12).astype("float32")
     teacher, student = network("teacher"), plain("student")
@@ -193,7 +192,7 @@ def test_k02_sample_weights_scale_each_example():
 
 
 def _count(cls, distillation_losses, method):
-    """Calls of student and teacher in one step, once all is built: lists of `training`."""
+    """Count the calls of student and teacher in one step of built models: lists of `training`."""
     (teacher, teacher_calls), (student, student_calls) = counted("teacher"), counted("student")
     distiller = compiled(cls(teacher, student, distillation_losses), run_eagerly=True)
     x, y = examples(8)
@@ -213,22 +212,21 @@ def keras_features():
     return keras.distillation.FeatureDistillation("mse", teacher_layer_name="hidden", student_layer_name="hidden")
 
 
-def test_k03_one_forward_of_each_network():
-    """Keras's runs the student twice a step when it compares features; ours runs each network once."""
+def test_train_step_runs_each_network_once():
+    """The Distiller of Keras runs the student twice per step if it compares features."""
     assert _count(Distiller, [losses.WSL(), Hint()], "fit") == ([True], [False])
     student_calls, _ = _count(KerasDistiller, [LogitsDistillation(), keras_features()], "fit")
     assert len(student_calls) == 2
 
 
-def test_k03_teacher_training_is_one_forward_too():
-    """With `teacher_batch_statistics=True` the teacher's one forward is in training mode."""
+def test_teacher_batch_statistics_runs_the_teacher_once_in_training_mode():
     cls = functools.partial(Distiller, teacher_batch_statistics=True)
     assert _count(cls, [losses.WSL(), Hint()], "fit") == ([True], [True])
 
 
 @pytest.mark.parametrize("method", ["evaluate", "predict"])
-def test_k04_evaluation_moves_no_state(method):
-    """Keras's `evaluate` runs a student in training mode and moves its batch statistics; ours moves nothing."""
+def test_evaluation_changes_no_state(method):
+    """`evaluate` of Keras runs a student in training mode and changes its moving statistics."""
     x, y = examples(16)
     arguments = {"evaluate": (x, y), "predict": (x,)}[method]
 
@@ -244,16 +242,16 @@ def test_k04_evaluation_moves_no_state(method):
 
 
 @pytest.mark.parametrize("method", ["evaluate", "predict"])
-def test_k05_evaluation_runs_no_teacher(method):
-    """Keras's `evaluate` runs the teacher; ours runs the student alone, in inference mode."""
+def test_evaluation_does_not_run_the_teacher(method):
+    """`evaluate` of Keras runs the teacher. Here it runs only the student, in inference mode."""
     assert _count(Distiller, [losses.WSL(), Hint()], method) == ([False], [])
     _, teacher_calls = _count(KerasDistiller, LogitsDistillation(), method)
     assert bool(teacher_calls) == (method == "evaluate")
 
 
 @pytest.mark.traced
-def test_k05_validation_runs_no_teacher():
-    """Validation in `fit` traces and runs the student alone: as many teacher calls as without it."""
+def test_validation_does_not_run_the_teacher():
+    """The number of teacher calls is the same with and without validation."""
     x, y = examples(8)
 
     def teacher_calls(**validation):
@@ -268,8 +266,8 @@ def test_k05_validation_runs_no_teacher():
 
 
 @pytest.mark.parametrize("ending", [".keras", ".weights.h5"])
-def test_k06_no_teacher_in_files(ending, tmp_path):
-    """Keras's writes the teacher into every file; ours writes student, adapters and optimizer."""
+def test_files_do_not_contain_the_teacher(ending, tmp_path):
+    """The Distiller of Keras saves the teacher in every file. Here files have student, adapters and optimizer."""
     x, y = examples(8)
 
     def write(cls, distillation_losses):
@@ -279,25 +277,25 @@ def test_k06_no_teacher_in_files(ending, tmp_path):
         distiller.save(path) if ending == ".keras" else distiller.save_weights(path)
         return path, saved_arrays(path)
 
-    path, found = write(Distiller, [losses.WSL(), Hint()])
-    # Of the teacher, whose width is 13, the adapter alone knows.
-    assert {name for name, shape in found.items() if 13 in shape} == {
-        name for name in found if name.startswith("distillation_losses/hint")
+    path, shapes = write(Distiller, [losses.WSL(), Hint()])
+    # Only the adapter has the width of the teacher, 13.
+    assert {name for name, shape in shapes.items() if 13 in shape} == {
+        name for name in shapes if name.startswith("distillation_losses/hint")
     }
-    networks = [name for name in found if not name.startswith(("distillation_losses/", "optimizer/"))]
-    assert "vars/0" in networks and found["vars/0"] == ()  # The Distiller's own: its ramp.
+    networks = [name for name in shapes if not name.startswith(("distillation_losses/", "optimizer/"))]
+    assert "vars/0" in networks and shapes["vars/0"] == ()  # `distillation_scale`.
     assert len(networks) == 1 + 8
     if ending == ".keras":
         config = zipfile.ZipFile(path).read("config.json").decode()
         assert '"name": "student"' in config and '"name": "teacher"' not in config
 
-    _, found = write(KerasDistiller, LogitsDistillation())
-    assert [name for name, shape in found.items() if 13 in shape]
+    _, shapes = write(KerasDistiller, LogitsDistillation())
+    assert [name for name, shape in shapes.items() if 13 in shape]
 
 
 @pytest.mark.tensorflow
-def test_k06_no_teacher_in_an_export(tmp_path):
-    """An export of the student holds its variables and no others."""
+def test_export_does_not_contain_the_teacher(tmp_path):
+    """An export of the student has its variables and no others."""
     import tensorflow as tf
 
     x, y = examples(8)
@@ -312,8 +310,8 @@ def test_k06_no_teacher_in_an_export(tmp_path):
     np.testing.assert_allclose(served.serve(x), logits(student, x), atol=1e-6)
 
 
-def test_k07_load_and_continue(tmp_path):
-    """Keras's cannot fit after `load_model`; ours goes on with the same optimizer, to the same bits."""
+def test_load_model_continues_fit_to_the_same_bits(tmp_path):
+    """The Distiller of Keras cannot fit after `load_model`."""
     x, y = examples(24)
     teacher = network("teacher")
 
@@ -328,21 +326,21 @@ def test_k07_load_and_continue(tmp_path):
 
     distiller, loaded = begin(Distiller, losses.WSL())
     assert int(ops.convert_to_numpy(loaded.optimizer.iterations)) == 6
-    for mine, other in zip(distiller.optimizer.variables, loaded.optimizer.variables, strict=True):
-        np.testing.assert_array_equal(ops.convert_to_numpy(mine), ops.convert_to_numpy(other))
+    for expected, actual in zip(distiller.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(expected), ops.convert_to_numpy(actual))
     loaded.teacher = teacher
-    for each in (distiller, loaded):
-        each.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
-    for mine, other in zip(arrays(distiller.student), arrays(loaded.student), strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for model in (distiller, loaded):
+        model.fit(x, y, batch_size=8, epochs=2, shuffle=False, verbose=0)
+    for expected, actual in zip(arrays(distiller.student), arrays(loaded.student), strict=True):
+        np.testing.assert_array_equal(expected, actual)
 
     _, loaded = begin(KerasDistiller, LogitsDistillation())
     with pytest.raises(AttributeError, match=r"_student_loss|no attribute 'optimizer'"):
         loaded.fit(x, y, verbose=0)
 
 
-def test_k08_backup_and_restore(tmp_path):
-    """Keras's is refused by `BackupAndRestore` when fresh; ours resumes to the same bits."""
+def test_backup_and_restore_resumes_to_the_same_bits(tmp_path):
+    """`BackupAndRestore` raises an error for a new Distiller of Keras."""
     x, y = examples(16)
     teacher = network("teacher")
 
@@ -366,19 +364,19 @@ def test_k08_backup_and_restore(tmp_path):
     resumed = make()
     history = resumed.fit(x, y, callbacks=[backup()], **fit)
     assert history.epoch == [2, 3]
-    for mine, other in zip(arrays(whole.student), arrays(resumed.student), strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for expected, actual in zip(arrays(whole.student), arrays(resumed.student), strict=True):
+        np.testing.assert_array_equal(expected, actual)
 
-    if BACKEND != "tensorflow":  # There Keras builds any model before its callbacks begin.
+    if BACKEND != "tensorflow":  # Elsewhere Keras builds any model before callbacks start.
         return
     with pytest.raises(ValueError, match="must be built before"):
         make(KerasDistiller, [LogitsDistillation()]).fit(
-            x, y, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "theirs")], **fit
+            x, y, callbacks=[keras.callbacks.BackupAndRestore(tmp_path / "keras_distiller")], **fit
         )
 
 
-def test_k09_penalties_are_kept():
-    """Keras's drops the student's regularisers and `add_loss`; ours adds them, whole."""
+def test_loss_includes_penalties_of_the_student():
+    """The Distiller of Keras drops regularizers and `add_loss` of the student."""
     x, y = examples(12)
     teacher = network("teacher")
     student = plain("student", between=[Penalized()], kernel_regularizer=keras.regularizers.L2(0.5))
@@ -390,18 +388,18 @@ def test_k09_penalties_are_kept():
     terms += 0.9 * divergences(logits(teacher, x), logits(student, x), 2.0).mean()
     assert penalty > 1
     np.testing.assert_allclose(logs["loss"][0], terms + penalty, rtol=1e-5)
-    # Plain evaluation has them too, as a model that is trained without a teacher.
+    # `evaluate` includes them too, as for a model that is trained without a teacher.
     hard = cross_entropies(y, logits(student, x)).mean()
     np.testing.assert_allclose(distiller.evaluate(x, y, verbose=0), hard + penalty, rtol=1e-5)
 
-    theirs = compiled(KerasDistiller(teacher, student, LogitsDistillation(2.0)))
-    logs = theirs.fit(x, y, batch_size=12, verbose=0).history
+    keras_distiller = compiled(KerasDistiller(teacher, student, LogitsDistillation(2.0)))
+    logs = keras_distiller.fit(x, y, batch_size=12, verbose=0).history
     assert logs["loss"][0] == pytest.approx(logs["total_loss"][0]) and logs["loss"][0] < penalty
 
 
 @pytest.mark.tensorflow
-def test_k10_two_replicas_are_one(tmp_path):
-    """Keras's logs 1/N, or trains on N times the loss; ours has one replica's weights and logs on two."""
+def test_two_replicas_match_one_replica(tmp_path):
+    """The Distiller of Keras logs 1/N of the loss, or trains on N times the loss."""
     root = pathlib.Path(__file__).parents[1]
     path = tmp_path / "result.json"
     command = [sys.executable, "-m", "tests.mirrored_child", str(path)]
@@ -411,12 +409,12 @@ def test_k10_two_replicas_are_one(tmp_path):
     assert {*result["kinds"]} == {"vectors", "given_logits", "maps"}
     for kind, (one, two) in result["kinds"].items():
         assert two["replicas"] == 2 and one["replicas"] == 1
-        for mine, other in zip(one["weights"], two["weights"], strict=True):
-            np.testing.assert_allclose(other, mine, atol=1e-5, err_msg=kind)
+        for expected, actual in zip(one["weights"], two["weights"], strict=True):
+            np.testing.assert_allclose(actual, expected, atol=1e-5, err_msg=kind)
         assert one["history"].keys() == two["history"].keys()
         for name, values in one["history"].items():
             np.testing.assert_allclose(two["history"][name], values, rtol=1e-4, atol=1e-6, err_msg=f"{kind} {name}")
-    # Means of halves have the whole's mean; variances of halves are smaller on average, and are the same on both.
+    # The mean of the means of halves is the mean; variances of halves are smaller, but the same on both replicas.
     for kind, one, two in zip(("mean", "variance"), *result["statistics"], strict=True):
         assert len(one) == 1 and len(two) == 2 and two[0] == two[1]
         if kind == "mean":
@@ -424,8 +422,8 @@ def test_k10_two_replicas_are_one(tmp_path):
     assert result["keras_two"]["student_loss"][0] < 0.6 * result["keras_true_student_loss"]
 
 
-def test_k11_mixed_precision():
-    """Keras's refuses a float32 teacher with a float16 student; ours trains it, with float32 losses."""
+def test_mixed_precision_student_trains_with_float32_losses():
+    """The Distiller of Keras raises an error for a float32 teacher and a float16 student."""
     x, y = examples(16)
     # Keras scales no loss on Torch.
     policy = "mixed_bfloat16" if keras.backend.backend() == "torch" else "mixed_float16"
@@ -450,8 +448,8 @@ def test_k11_mixed_precision():
         KerasDistiller(teacher, plain("student", dtype=policy), LogitsDistillation())
 
 
-def test_k12_weights_beyond_one():
-    """Keras's allows only w CE + (1 - w) L; ours any two factors, and a factor of 1 turns nothing off."""
+def test_loss_weights_may_exceed_one():
+    """The Distiller of Keras allows only w CE + (1 - w) L. Here both factors are free."""
     x, y = examples(12)
     teacher, student = network("teacher"), plain("student")
     hard = cross_entropies(y, logits(student, x)).mean()
@@ -470,19 +468,19 @@ def test_k12_weights_beyond_one():
         KerasDistiller(teacher, student, LogitsDistillation(), student_loss_weight=3.0)
 
 
-def test_k13_single_loss_keeps_its_weight():
-    """Keras's replaces the weight of a single loss by 1; ours is the loss's own."""
+def test_single_loss_keeps_its_weight():
+    """The Distiller of Keras replaces the weight of a single loss by 1."""
     x, y = examples(12)
     teacher, student = network("teacher"), plain("student")
     logs = compiled(Distiller(teacher, student, losses.KD(weight=7.0))).train_on_batch(x, y, return_dict=True)
     np.testing.assert_allclose(logs["distillation_loss"], 7 * logs["kd"], rtol=1e-6)
-    theirs = KerasDistiller(teacher, student, LogitsDistillation(), distillation_loss_weights=[7.0])
-    assert list(theirs.distillation_loss_weights) == [1.0]
+    keras_distiller = KerasDistiller(teacher, student, LogitsDistillation(), distillation_loss_weights=[7.0])
+    assert list(keras_distiller.distillation_loss_weights) == [1.0]
 
 
 @pytest.mark.traced
-def test_k14_k15_adapter_between_different_widths_is_trained():
-    """Keras's fails on features of 8 and 13, and never trains a projector; ours trains an adapter between them."""
+def test_fit_trains_the_adapter_of_a_feature_loss():
+    """The Distiller of Keras fails on features of the widths 8 and 13, and does not train an adapter."""
     x, y = examples(32)
     teacher, student = network("teacher", width=13), network("student", width=8)
     hint = Hint(weight=1.0)
@@ -501,11 +499,11 @@ def test_k14_k15_adapter_between_different_widths_is_trained():
             self.adapter.build((None, 8))
 
     names = {"teacher_layer_name": "hidden", "student_layer_name": "hidden"}
-    theirs = KerasDistiller(teacher, student, Projected(**names))
-    assert len(theirs.trainable_variables) == len(student.trainable_variables)
-    theirs = keras.distillation.FeatureDistillation("cosine_similarity", **names)
+    keras_distiller = KerasDistiller(teacher, student, Projected(**names))
+    assert len(keras_distiller.trainable_variables) == len(student.trainable_variables)
+    keras_distiller = keras.distillation.FeatureDistillation("cosine_similarity", **names)
     with pytest.raises((ValueError, TypeError, RuntimeError)):
-        compiled(KerasDistiller(teacher, student, theirs), run_eagerly=False).fit(x, y, verbose=0)
+        compiled(KerasDistiller(teacher, student, keras_distiller), run_eagerly=False).fit(x, y, verbose=0)
 
 
 def nested(name):
@@ -521,8 +519,8 @@ def subclassed(name):
 
 
 @pytest.mark.parametrize("make", [nested, subclassed, network])
-def test_k16_endpoints_at_any_depth(make):
-    """Keras's reaches no layer of a nested or subclassed model; ours does, with the values of that layer."""
+def test_feature_losses_find_layers_at_any_depth(make):
+    """The Distiller of Keras finds no layer of a nested or subclassed model."""
     x, y = examples(16)
     teacher, student = make("teacher"), make("student")
     distiller = compiled(Distiller(teacher, student, Hint()), 0.1)
@@ -536,18 +534,18 @@ def test_k16_endpoints_at_any_depth(make):
             KerasDistiller(teacher, student, keras_features())
 
 
-def test_k17_student_layer_alone():
-    """Keras's compares final outputs when only `student_layer_name` is given; ours takes that layer."""
+def test_keras_feature_loss_uses_the_student_layer_alone():
+    """The Distiller of Keras compares final outputs if only `student_layer_name` is given."""
     x, y = examples(12)
     teacher, student = plain("teacher"), plain("student", width=5)
     loss = keras.distillation.FeatureDistillation("mse", student_layer_name="hidden")
     hidden = ops.convert_to_numpy(student.get_layer("hidden")(x))
-    asked = ((hidden - logits(teacher, x)) ** 2).mean()
+    expected = ((hidden - logits(teacher, x)) ** 2).mean()
     final = ((logits(student, x) - logits(teacher, x)) ** 2).mean()
     logs = compiled(Distiller(teacher, student, loss)).train_on_batch(x, y, return_dict=True)
-    np.testing.assert_allclose(logs["feature_distillation"], asked, rtol=1e-5)
-    theirs = compiled(KerasDistiller(teacher, student, loss))
-    logs = theirs.train_on_batch(x, y, return_dict=True)
+    np.testing.assert_allclose(logs["feature_distillation"], expected, rtol=1e-5)
+    keras_distiller = compiled(KerasDistiller(teacher, student, loss))
+    logs = keras_distiller.train_on_batch(x, y, return_dict=True)
     np.testing.assert_allclose(logs["distillation_loss"], final, rtol=1e-5)
 
 
@@ -558,14 +556,14 @@ def two_headed(name, width=8):
 
 
 class Pooled(losses.DistillationLoss):
-    """The square of the difference of a dict's other entry."""
+    """The squared difference of the output `pooled` of a dict."""
 
     def per_example(self, labels, student, teacher):
         return ops.mean(ops.square(student["pooled"] - teacher["pooled"]), axis=-1)
 
 
-def test_k18_outputs_in_dicts():
-    """Keras's fit fails on dicts of outputs; ours takes `logits` from them, and losses see the rest."""
+def test_networks_may_return_dicts():
+    """`fit` of Keras fails on dicts of outputs. Here `logits` are used, and losses get the other outputs too."""
     x, y = examples(16)
     teacher, student = two_headed("teacher"), two_headed("student")
     distiller = compiled(Distiller(teacher, student, [losses.WSL(), Pooled()]), 0.1, metrics=["accuracy"])
@@ -575,14 +573,14 @@ def test_k18_outputs_in_dicts():
     np.testing.assert_allclose(distiller.predict(x, verbose=0), student.predict(x, verbose=0)["logits"], atol=1e-6)
 
     divergence = {"logits": keras.losses.KLDivergence(), "pooled": None}
-    theirs = KerasDistiller(teacher, student, keras.distillation.LogitsDistillation(loss=divergence))
-    theirs.compile("sgd", {"logits": hard_loss(), "pooled": "mse"})
+    keras_distiller = KerasDistiller(teacher, student, keras.distillation.LogitsDistillation(loss=divergence))
+    keras_distiller.compile("sgd", {"logits": hard_loss(), "pooled": "mse"})
     with pytest.raises((ValueError, TypeError)):
-        theirs.fit(x, {"logits": y, "pooled": np.zeros((16, 8))}, verbose=0)
+        keras_distiller.fit(x, {"logits": y, "pooled": np.zeros((16, 8))}, verbose=0)
 
 
-def test_k19_means_are_over_examples():
-    """Keras's logs means of batches' means; ours are means of the examples, with a last batch of one."""
+def test_logs_are_means_over_examples():
+    """The Distiller of Keras logs the mean of the means of batches. The last batch here has one example."""
     x, y = examples(33)
     y[-1] = np.argmin(y)
     x[-1] *= 8
@@ -598,13 +596,13 @@ def test_k19_means_are_over_examples():
     computed = distiller.compute_losses(targets, outputs, distiller.teachers(x))
     for name, values in {**computed.terms, "loss": computed.total}.items():
         np.testing.assert_allclose(logs[name][0], ops.convert_to_numpy(values).mean(), rtol=1e-4, err_msg=name)
-    share = logs["regularization_samples"][0] / 33
-    np.testing.assert_allclose(logs["regularization_sample_rate"][0], share, rtol=1e-5)
+    rate = logs["regularization_samples"][0] / 33
+    np.testing.assert_allclose(logs["regularization_sample_rate"][0], rate, rtol=1e-5)
 
     of_batches = (hard[:32].mean() + hard[32:].mean()) / 2
     assert abs(of_batches - hard.mean()) > 0.05 * hard.mean()
-    theirs = compiled(KerasDistiller(plain("teacher"), student, LogitsDistillation()))
-    logs = theirs.fit(x, y, batch_size=32, shuffle=False, verbose=0).history
+    keras_distiller = compiled(KerasDistiller(plain("teacher"), student, LogitsDistillation()))
+    logs = keras_distiller.fit(x, y, batch_size=32, shuffle=False, verbose=0).history
     np.testing.assert_allclose(logs["student_loss"][0], of_batches, rtol=1e-4)
 
 
@@ -617,8 +615,8 @@ def test_k19_means_are_over_examples():
         keras.losses.CategoricalCrossentropy(from_logits=False, label_smoothing=0.1),
     ],
 )
-def test_k20_losses_of_probabilities_are_refused(loss):
-    """Keras's takes the logits for probabilities where its docstring's example is followed; ours refuses."""
+def test_compiled_losses_of_probabilities_raise(loss):
+    """The Distiller of Keras treats the logits as probabilities, in the example of its docstring too."""
     x, y = examples(8)
     if "sparse" not in str(getattr(loss, "name", loss)):
         y = np.eye(5, dtype="float32")[y]
@@ -632,19 +630,19 @@ def test_k20_losses_of_probabilities_are_refused(loss):
     assert not changed(before, arrays(distiller))
 
 
-def test_k20_keras_takes_logits_for_probabilities():
-    """Keras's logs another number than the cross-entropy, when compiled as its docstring does."""
+def test_keras_distiller_treats_logits_as_probabilities():
+    """Compiled as in its docstring, the Distiller of Keras does not log the cross-entropy."""
     x, y = examples(8)
     student = plain("student")
-    theirs = KerasDistiller(network("teacher"), student, LogitsDistillation())
-    theirs.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
-    logs = theirs.train_on_batch(x, y, return_dict=True)
+    keras_distiller = KerasDistiller(network("teacher"), student, LogitsDistillation())
+    keras_distiller.compile(keras.optimizers.SGD(0.0), "sparse_categorical_crossentropy")
+    logs = keras_distiller.train_on_batch(x, y, return_dict=True)
     assert abs(logs["student_loss"] - cross_entropies(y, logits(student, x)).mean()) > 0.1
 
 
 @pytest.mark.parametrize("teacher_batch_statistics", [False, True])
-def test_k21_teacher_is_left_as_it_was(teacher_batch_statistics):
-    """Keras's freezes the caller's teacher for good; ours leaves flags, weights and statistics bit for bit."""
+def test_fit_does_not_change_the_teacher(teacher_batch_statistics):
+    """The Distiller of Keras sets `trainable` of the teacher. Here flags, weights and statistics stay the same."""
     x, y = examples(16)
     teacher = network("teacher")
     teacher.get_layer("hidden").trainable = False
@@ -654,8 +652,8 @@ def test_k21_teacher_is_left_as_it_was(teacher_batch_statistics):
         teacher, network("student"), [losses.WSL(), Hint()], teacher_batch_statistics=teacher_batch_statistics
     )
     compiled(distiller, 0.5).fit(x, y, batch_size=8, epochs=2, verbose=0, validation_data=(x, y))
-    for mine, other in zip(before, arrays(teacher), strict=True):
-        np.testing.assert_array_equal(mine, other)
+    for expected, actual in zip(before, arrays(teacher), strict=True):
+        np.testing.assert_array_equal(expected, actual)
     assert flags == [layer.trainable for layer in teacher._flatten_layers()]
     assert variables == [(v.trainable, v.path) for v in teacher.variables]
 
@@ -664,8 +662,8 @@ def test_k21_teacher_is_left_as_it_was(teacher_batch_statistics):
 
 
 @pytest.mark.tensorflow
-def test_k21_tape_watches_no_teacher():
-    """Keras's records the teacher on the gradient tape; ours runs it as a constant."""
+def test_gradient_tape_does_not_watch_the_teacher():
+    """The Distiller of Keras records the teacher on the gradient tape."""
     import tensorflow as tf
 
     x, y = examples(8)
@@ -674,15 +672,15 @@ def test_k21_tape_watches_no_teacher():
     with tf.GradientTape() as tape:
         distiller.teachers(tf.constant(x))
     assert not tape.watched_variables()
-    theirs = compiled(KerasDistiller(teacher, student, LogitsDistillation()))
+    keras_distiller = compiled(KerasDistiller(teacher, student, LogitsDistillation()))
     with tf.GradientTape() as tape:
-        theirs.compute_loss(x, y, student(x))
+        keras_distiller.compute_loss(x, y, student(x))
     watched = {id(v) for v in tape.watched_variables()}
     assert {id(v.value) for v in teacher.variables} & watched
 
 
-def test_k22_different_numbers_of_classes():
-    """Keras's refuses networks of different classes; ours only in losses that compare classes."""
+def test_feature_losses_allow_different_numbers_of_classes():
+    """Only losses that compare classes raise an error. The Distiller of Keras always does."""
     x, y = examples(16)
     teacher, student = network("teacher", classes=7), network("student", classes=5)
     history = compiled(Distiller(teacher, student, Hint()), 0.1).fit(x, y, verbose=0).history
@@ -693,8 +691,8 @@ def test_k22_different_numbers_of_classes():
         KerasDistiller(teacher, student, keras_features())
 
 
-def test_k22_different_structures_of_outputs():
-    """Keras's refuses a teacher that gives a dict to a student that gives a tensor; ours takes its logits."""
+def test_networks_may_return_different_structures():
+    """The Distiller of Keras raises an error if the teacher returns a dict and the student a tensor."""
     x, y = examples(16)
     teacher, student = two_headed("teacher"), network("student")
     compiled(Distiller(teacher, student, [losses.WSL(), Hint()]), 0.1).fit(x, y, verbose=0)
@@ -702,8 +700,8 @@ def test_k22_different_structures_of_outputs():
         KerasDistiller(teacher, student, LogitsDistillation())
 
 
-def test_k22_inputs_that_do_not_fit_are_refused():
-    """A teacher of other inputs is refused before the student is trained a step."""
+def test_fit_raises_for_different_inputs():
+    """The error comes before the first step."""
     x, y = examples(16)
     student = plain("student")
     before = arrays(student)
@@ -712,8 +710,8 @@ def test_k22_inputs_that_do_not_fit_are_refused():
     assert not changed(before, arrays(student))
 
 
-def test_k23_every_loss_is_logged():
-    """Keras's logs one sum of its losses; ours logs each by its name, and the sum."""
+def test_logs_have_every_loss():
+    """The Distiller of Keras logs only the sum of its losses."""
     x, y = examples(16)
     teacher, student = network("teacher"), network("student")
     several = [losses.WSL(), losses.KD(weight=0.5), losses.KD(temperature=2.0, name="kd_at_2"), Hint(weight=3.0)]
@@ -723,5 +721,10 @@ def test_k23_every_loss_is_logged():
     weighted = sum(weight * logs[name][0] for name, weight in weights.items())
     np.testing.assert_allclose(logs["distillation_loss"][0], weighted, rtol=1e-5)
     np.testing.assert_allclose(logs["loss"][0], logs["student_loss"][0] + weighted, rtol=1e-5)
-    theirs = compiled(KerasDistiller(teacher, student, [LogitsDistillation(), keras_features()]))
-    assert set(theirs.fit(x, y, verbose=0).history) == {"loss", "student_loss", "distillation_loss", "total_loss"}
+    keras_distiller = compiled(KerasDistiller(teacher, student, [LogitsDistillation(), keras_features()]))
+    assert set(keras_distiller.fit(x, y, verbose=0).history) == {
+        "loss",
+        "student_loss",
+        "distillation_loss",
+        "total_loss",
+    }
