@@ -17,7 +17,7 @@ class TopKLogits(NamedTuple):
         known: Floats, shape `(batch, classes)`: the known logits, and 0 for the others.
         is_rest: Booleans of the same shape: which logits are not known.
         rest: Dict of temperatures $\tau$, as in `temperature_key`, to $\log \sum_{c \in rest} e^{z_c / \tau}$, shape
-        `(batch,)`.
+            `(batch,)`.
     """
 
     known: object
@@ -106,8 +106,7 @@ def expand(encoded, labels, classes):
 
     Args:
         encoded: Dict of `"classes"` and `"logits"`, `(batch, k)`; `"label"`, the label's logit, `(batch,)`; and
-        `"rest"`,
-            a dict of temperatures, as in `temperature_key`, to `(batch,)`.
+            `"rest"`, a dict of temperatures, as in `temperature_key`, to `(batch,)`.
         labels: Integers, shape `(batch,)`, or distributions, whose most probable class counts.
         classes: Integer, the number of classes.
     """
