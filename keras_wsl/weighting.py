@@ -192,7 +192,7 @@ def get(spec, *, temperature=None, seed=None):
 
     Raises:
         ValueError: If there is no such weighting or argument, an argument is out of range, or the temperature is
-        missing.
+            missing.
     """
     if callable(spec):
         return spec

@@ -25,11 +25,10 @@ def flow(shallow, deep):
 
 @keras.saving.register_keras_serializable("keras_wsl")
 class FSP(FeatureLoss):
-    r"""Flow of solution procedure: $\ell = \sum_k \frac{1}{c c'} \lVert G^s_k - G^t_k \rVert^2$ over consecutive
-    layers.
+    r"""Flow of solution procedure: $\ell = \sum_k \frac{1}{c c'} \lVert G^s_k - G^t_k \rVert^2$ over pairs.
 
-    Both networks must have the same channels in each layer. Published as an initialization: 30 epochs of this loss
-    alone, then of the labels alone.
+    $G$ is the `flow` between two consecutive layers. Both networks must have the same channels in each layer. Published
+    as an initialization: 30 epochs of this loss alone, then of the labels alone.
 
     Args:
         layers: At least two names or pairs of names.

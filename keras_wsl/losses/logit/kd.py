@@ -40,11 +40,10 @@ class KD(LogitsLoss):
     `Distiller(teacher, student, KD(temperature=4.0, weight=0.9), student_loss_weight=0.1)`.
 
     Args:
-        objective: `"kl"` or `"cross_entropy"`, see `soft_label_loss`. The gradients are equal, the logged values
-        differ.
-        divide_by_num_classes: Whether to divide by the number of classes, as PyTorch's `KLDivLoss()` does by default,
-        and
-            with it the code of Tf-KD and PKD.
+        objective: `"kl"` or `"cross_entropy"`, see `soft_label_loss`. The gradients are equal, the logged values are
+            not.
+        divide_by_num_classes: Whether to divide by the number of classes, as the default of PyTorch's `KLDivLoss`
+            does, and with it the code of Tf-KD and PKD.
         **kwargs: See `LogitsLoss`.
     """
 
