@@ -27,7 +27,7 @@ def preset(tmp_path_factory):
 @pytest.fixture(scope="module")
 def stored(preset):
     """The preset as keras-nlp itself loads it."""
-    from keras_nlp_backbones.models import BertBackbone
+    from keras_nlp.models import BertBackbone
 
     return BertBackbone.from_preset(preset)
 
