@@ -7,7 +7,7 @@ from keras_wsl.training import runner
 
 def _leave_out_exports(patch):
     patch.setattr(runner.export, "saved_model", lambda *args, **kwargs: None)
-    patch.setattr(runner.plots, "plot", lambda *args, **kwargs: None)
+    patch.setattr(runner.curves, "plot", lambda *args, **kwargs: None)
 
 
 @pytest.fixture(scope="module", autouse=True)
