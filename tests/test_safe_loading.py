@@ -156,7 +156,7 @@ READERS = {
 }
 
 
-def test_files_that_hold_more_than_known_layers(refused, tmp_path):
+def test_read_network_rejects_unknown_layers(refused, tmp_path):
     """Every reader of `.keras` files refuses in one line, and says why; scripts end with status 2 of a ValueError."""
     path, message = refused
     for name, read in READERS.items():
@@ -168,7 +168,7 @@ def test_files_that_hold_more_than_known_layers(refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_distiller_with_more_than_known_layers(tmp_path, marker):
+def test_load_model_rejects_unknown_layers_in_distiller(tmp_path, marker):
     """`load_model` of a distiller's file: its student, its losses and their weightings are read in safe mode."""
     path = tmp_path / "distiller.keras"
 
@@ -200,7 +200,7 @@ def test_a_distiller_with_more_than_known_layers(tmp_path, marker):
         keras.saving.load_model(path)
 
 
-def test_weight_files_reach_no_other_file(tmp_path):
+def test_load_weights_does_not_follow_external_links(tmp_path):
     """An HDF5 file that points into another one is not of the network: what is elsewhere is not read."""
     model = network(keras.layers.ReLU())
     models.save_weights(model, tmp_path / "whole.weights.h5", dtype="float32")
@@ -267,7 +267,7 @@ def test_backups_are_not_unpickled(tmp_path, marker):
         assert found.position == [0, 0] and found.history == []
 
 
-def test_harmful_objects_are_harmful(tmp_path, marker):
+def test_harmful_objects_run_code_when_unpickled(tmp_path, marker):
     """The files above would do what they are to be kept from: else these tests could not fail."""
     np.save(tmp_path / "harmful.npy", harmful_array(marker))
     np.load(tmp_path / "harmful.npy", allow_pickle=True)
@@ -304,7 +304,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("kind", ABSURD)
-def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, tmp_path):
+def test_read_network_limits_parameters_by_file_size(kind, tmp_path):
     layers, old, new = ABSURD[kind]
     path = tmp_path / "absurd.keras"
     model = keras.Sequential(layers)
@@ -323,7 +323,7 @@ def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, t
     keras.layers.Dense(10**5).build((1, 1))  # Outside of the reading nothing is limited.
 
 
-def test_limit_of_parameters_does_not_trust_the_archive(tmp_path):
+def test_read_network_limit_ignores_sizes_in_archive(tmp_path):
     """A member that compresses to a thousandth of its size allows no more parameters."""
     path = tmp_path / "bomb.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")]).save(path)
@@ -334,7 +334,7 @@ def test_limit_of_parameters_does_not_trust_the_archive(tmp_path):
         read_network(path)
 
 
-def test_limit_of_parameters_is_the_callers(tmp_path):
+def test_read_network_accepts_callers_limit(tmp_path):
     path = tmp_path / "network.keras"
     network(keras.layers.ReLU()).save(path)
     for limit, fits in ((578, False), (579, True)):
