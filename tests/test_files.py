@@ -1,4 +1,4 @@
-"""Files that are whole or absent: concurrent writers, killed ones, locks, and temporary files beside their target."""
+"""Atomic writes: concurrent and killed writers, locks, and temporary files next to their target."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def child(code, path, argument):
 
 @contextlib.contextmanager
 def writing(path, kind):
-    """A process in the middle of a write; killed at the end."""
+    """Run a process in the middle of a write, and kill it at the end."""
     process = child(STOPS, path, kind)
     try:
         assert process.stdout.readline() == "writing\n"
@@ -193,7 +193,7 @@ def test_remove_orphans_uses_age_without_locks(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("create", ["_new_file", "_new_directory"])
 def test_atomic_write_recreates_removed_temporary_file(tmp_path, monkeypatch, create):
-    """Another process looks between its creation and its lock."""
+    """Another process removes it between its creation and its lock."""
     original, made = getattr(files, create), []
 
     @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""Reading JSON and arrays that are damaged or hostile: one line, and no memory for what is not there."""
+"""Reading damaged or hostile JSON and arrays: errors of one line, and no memory for missing content."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def test_check_fields_names_the_field(values, message):
 
 
 def header(text, version=(1, 0), length=None):
-    """The bytes of an array's header."""
+    """Return the bytes of an array's header."""
     text = text.encode() + b"\n"
     kind = "<H" if version == (1, 0) else "<I"
     return b"\x93NUMPY" + bytes(version) + struct.pack(kind, len(text) if length is None else length) + text

@@ -38,7 +38,7 @@ def test_cifar100():
     mean = np.mean([chunk.mean(axis=(0, 1, 2)) for chunk in np.split(train.images, 50)], axis=0) / 255
     np.testing.assert_allclose(mean, train.mean, atol=3e-4)
 
-    # The numbers are those of the ids, in whatever order the file holds them.
+    # The numbers are those of the ids, in any order of the file.
     (folder,) = (FOLDER / "cifar100").iterdir()
     read = tfds.as_numpy(tfds.builder_from_directory(folder).as_dataset(split="train[:20]"))
     ids = []

@@ -1,4 +1,4 @@
-"""Examples: what they refuse, their parts, their files."""
+"""`ImageArrays`: validation, subsets and files."""
 
 import numpy as np
 import pytest

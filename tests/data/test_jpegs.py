@@ -1,4 +1,4 @@
-"""Image files in folders: which there are, how they are cropped, and what happens to those that cannot be read."""
+"""Image files in directories: their order, their crops, and files that cannot be read."""
 
 import itertools
 import logging
@@ -29,13 +29,13 @@ DEFAULTS = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 
 
 def picture(seed, height, width):
-    """Smooth colours, of which a JPEG loses little."""
+    """Return an image of smooth colors, which JPEG compresses with little loss."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), "uint8")
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def make(folder, classes=("n03", "n01", "n02"), count=8):
-    """A tree with train/ and val/, of images of many shapes."""
+    """Create a tree with train/ and val/, with images of many shapes."""
     for split in ("train", "val"):
         for number, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True)
@@ -57,7 +57,7 @@ def three_epochs(tree):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as (images, labels, index) of NumPy arrays."""
+    """Return batches as (images, labels, index) of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
 
@@ -75,7 +75,7 @@ def assert_same(ones, others):
 
 
 def levels(examples, images):
-    """Grey values from 0 to 255 again."""
+    """Convert normalized images to pixels from 0 to 255."""
     return (images * np.array(examples.std) + np.array(examples.mean)) * 255
 
 
@@ -84,7 +84,7 @@ def resized(image, height, width):
 
 
 def slow_centre(path, resize, size):
-    """torchvision's Resize(resize) and CenterCrop(size), by Pillow."""
+    """Apply torchvision's Resize(resize) and CenterCrop(size) with Pillow."""
     image = Image.open(path).convert("RGB")
     shorter = min(image.size)
     width, height = (int(resize * side / shorter) for side in image.size)
@@ -93,7 +93,7 @@ def slow_centre(path, resize, size):
 
 
 def slow_window(number, height, width, *, seed, view, scale, ratio):
-    """torchvision's RandomResizedCrop.get_params, line by line, from the numbers of `seeded`."""
+    """Compute torchvision's RandomResizedCrop.get_params line by line, with numbers of `stateless_random`."""
 
     def uniform(choice, attempt, low=0.0, high=1.0):
         key = np.array([(10 * number + attempt) % 2**32], "uint32")
@@ -119,7 +119,7 @@ def slow_window(number, height, width, *, seed, view, scale, ratio):
 
 
 def windows(numbers, heights, widths, *, seed=3, view=0, **settings):
-    """`random_window` of many images: int array, shape `(n, 4)`."""
+    """Return `random_window` of many images: int array, shape `(n, 4)`."""
     seed, view = (
         tf.constant(stateless_random.as_uint32("seed", seed)),
         tf.constant(stateless_random.as_uint32("view", view)),
@@ -258,7 +258,7 @@ def test_stratified_split_keeps_crops(tree, three_epochs):
 @pytest.mark.parametrize("sizes", [SIZES, {"image_size": 16, "resize": 16}, {"image_size": 33, "resize": 90}])
 def test_center_crop_matches_torchvision(tree, sizes):
     test = imagenet(tree, **sizes).test
-    dataset = eval_batches(test, 10, pipeline="numpy")  # TensorFlow reads files beside any backend.
+    dataset = eval_batches(test, 10, pipeline="numpy")  # TensorFlow reads files with any backend.
     for _ in range(2):
         images, labels, index = (np.concatenate(arrays) for arrays in zip(*numpy_batches(dataset)))
         np.testing.assert_array_equal(index, test.index)
@@ -286,7 +286,7 @@ def test_random_window_matches_reference(settings):
 
 
 def assert_uniform(values, low, high):
-    """Kolmogorov-Smirnov, at 0.1 %: the seed is fixed, so it fails always or never."""
+    """Kolmogorov-Smirnov test at 0.1 %. The seed is fixed, so the result is deterministic."""
     values, count = np.sort((values - low) / (high - low)), len(values)
     assert np.abs(values - (np.arange(count) + 0.5) / count).max() < 1.95 / math.sqrt(count)
 
@@ -364,7 +364,7 @@ def test_decoding_returns_three_channels(tmp_path):
 
 
 def damage(folder):
-    """Makes four files of train unreadable; returns their numbers."""
+    """Damage four files of train and return their numbers."""
     paths = sorted((folder / "train" / "n02").iterdir())
     paths[0].write_bytes(paths[0].read_bytes()[:300])
     paths[2].write_bytes(b"")

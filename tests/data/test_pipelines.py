@@ -1,4 +1,4 @@
-"""Batches: what is in them, where they start, and that NumPy and TensorFlow make the same ones."""
+"""Batches: their content and initial position, and equality of NumPy's and TensorFlow's."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from keras_wsl.data import ImageArrays, augmented_batches, eval_batches, numpy_p
 from tests.common import run_child
 
 PIPELINES = ["numpy", "tensorflow"]
-# "tensorflow" would be taken for the marker of tests that need that backend; tf.data runs beside any.
+# The id "tensorflow" would select tests with the marker of that backend. tf.data runs with any backend.
 IDS = ["numpy", "tf.data"]
 
 
@@ -27,7 +27,7 @@ def make(count=150, shape=(8, 6, 3), classes=10):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as (images, labels, index) of NumPy arrays."""
+    """Return batches as (images, labels, index) of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
 
@@ -41,7 +41,7 @@ def assert_same_bits(ones, others):
 
 
 def slowly(examples, position, seed, view, padding, padding_mode, flip):
-    """One image, cropped from a uint8 picture with black, or its mirror image, around it; normalised in float64."""
+    """Crop one image from a uint8 picture padded with black, or mirrored; and normalize it in float64."""
     image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)], mode=padding_mode)
     u32 = lambda value: np.array([value], "uint32")  # noqa: E731
     top, left, flipped = (
@@ -216,7 +216,7 @@ def test_eval_batches_rejects_invalid_arguments():
 
 
 def test_tf_data_autotune_is_disabled():
-    """It may sleep on for up to a minute when the iterator goes: a race of TensorFlow's, not to be had on demand."""
+    """Its thread may outlive the iterator for up to a minute, a race in TensorFlow that cannot be reproduced."""
     pytest.importorskip("tensorflow")
     how = {"pipeline": "tensorflow"}
     for batches in (
@@ -235,7 +235,7 @@ def test_pipeline_auto_depends_on_backend():
 
 
 class Dataset(keras.Model):
-    """Trains on batches whose labels travel with an index, as Distiller does, and counts the examples it saw."""
+    """A model that trains on batches with labels and index, as Distiller does, and counts its examples."""
 
     def __init__(self):
         super().__init__()
@@ -271,7 +271,7 @@ def test_keras_accepts_batches(pipeline):
 
 
 def test_numpy_pipeline_works_without_tensorflow(tmp_path):
-    """Imports, reads a .npz file and draws batches where TensorFlow, TFDS and scikit-learn are not installed."""
+    """Import, read a .npz file and make batches without TensorFlow, TFDS and scikit-learn."""
     pytest.importorskip("jax")
     make().save(tmp_path / "examples.npz")
     script = """

@@ -1,4 +1,4 @@
-"""The hash: its bits, its quality, and the crops that come of it."""
+"""The hash: its bits, its quality, and the crops that depend on it."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""Pairs of sentences: their tokens, how far batches are cut, and MultiNLI."""
+"""Pairs of sentences: their tokens, the lengths of batches, and MultiNLI."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def pairs_of(*pairs, tokenizer, length=16, **settings):
 
 
 def make(count=100, length=50, longest=50):
-    """Pairs of random tokens, of many lengths."""
+    """Return pairs of random tokens with many lengths."""
     draw = np.random.default_rng(1)
     lengths = draw.integers(3, longest + 1, count)
     inside = np.arange(length) < lengths[:, None]
@@ -52,7 +52,7 @@ def make(count=100, length=50, longest=50):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as dicts of NumPy arrays."""
+    """Return batches as dicts of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [{name: np.asarray(array) for name, array in {**x, **y}.items()} for x, y in batches]
 
@@ -231,14 +231,14 @@ SPLITS = {"train": 40, "validation_matched": 4, "validation_mismatched": 3}
 
 
 def rows_of(split):
-    """Premise, hypothesis and label: every fifth has none."""
+    """Yield premise, hypothesis and label. Every fifth pair has no label."""
     draw = random.Random(split)
     words = [[" ".join(draw.choices(LETTERS, k=draw.randint(1, 6))) for _ in range(2)] for _ in range(SPLITS[split])]
     return [(*pair, -1 if number % 5 == 1 else number % 3) for number, pair in enumerate(words)]
 
 
 def build(data_dir, *, glue, names=CLASSES):
-    """Writes `glue/mnli`, which has official numbers, or `multi_nli`, which has none, in two files a split."""
+    """Write `glue/mnli`, which has official numbers, or `multi_nli`, which has none, in two files per split."""
     text, label = tfds.features.Text(), tfds.features.ClassLabel(names=names)
     features = {"premise": text, "hypothesis": text, "label": label, **({"idx": tf.int32} if glue else {})}
 
@@ -246,7 +246,7 @@ def build(data_dir, *, glue, names=CLASSES):
         name = "glue" if glue else "multi_nli"
         VERSION = tfds.core.Version("2.0.0")
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mnli", version="2.0.0")] if glue else []
-        url_infos = {}  # noqa: RUF012  Else TFDS looks for the checksums of downloads beside the code.
+        url_infos = {}  # noqa: RUF012  Otherwise TFDS looks for checksums of downloads next to the code.
 
         def _info(self):
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
@@ -263,7 +263,7 @@ def build(data_dir, *, glue, names=CLASSES):
 
 
 def shown(pairs):
-    """The two sentences of every pair and its label, from the tokens."""
+    """Return the two sentences of every pair and its label, from the tokens."""
     rows = []
     for tokens, segments, size, label in zip(pairs.token_ids, pairs.segment_ids, pairs.lengths, pairs.labels):
         parts = [tokens[1:size][segments[1:size] == k][:-1] for k in range(2)]

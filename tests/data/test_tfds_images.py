@@ -1,4 +1,4 @@
-"""ImageNet as TFDS holds it: record files that are read one after the other, never whole."""
+"""ImageNet in TFDS: record files that are read one by one and not kept in memory."""
 
 import dataclasses
 import itertools
@@ -27,12 +27,12 @@ def write(path, seed):
 
 
 def build(data_dir, images, *, shards=3, **settings):
-    """Writes `imagenet2012` to a TFDS folder: `images/SPLIT/CLASS/*.JPEG`."""
+    """Write `imagenet2012` to a TFDS directory: `images/SPLIT/CLASS/*.JPEG`."""
     with tfds.core.registered.skip_registration():
 
         class Imagenet2012(tfds.core.GeneratorBasedBuilder):
             VERSION = tfds.core.Version("5.1.0")
-            url_infos = {}  # noqa: RUF012  Else TFDS looks for the checksums of downloads beside the code.
+            url_infos = {}  # noqa: RUF012  Otherwise TFDS looks for checksums of downloads next to the code.
 
             def _info(self):
                 features = {
@@ -75,7 +75,7 @@ def train(data_dir):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as (images, labels, index) of NumPy arrays."""
+    """Return batches as (images, labels, index) of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
 
@@ -92,7 +92,7 @@ def assert_same(ones, others):
 
 
 def names_in_files(examples):
-    """The file names in the order of the records."""
+    """Return the file names in the order of the records."""
     skip = {"image": tfds.decode.SkipDecoding()}
     records = [tf.data.TFRecordDataset(path).as_numpy_iterator() for path, _ in examples.shards]
     parsed = [

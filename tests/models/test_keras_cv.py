@@ -1,4 +1,4 @@
-"""ImageNet's residual networks, counted and trained, and other backbones of keras-cv with endpoints."""
+"""ResNets for ImageNet: parameter counts and training; and other backbones of keras-cv with endpoints."""
 
 import json
 

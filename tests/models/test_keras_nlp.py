@@ -1,4 +1,4 @@
-"""BERT classifiers: whose weights they start with, what they compute, and how they are saved."""
+"""BERT classifiers: their initial weights, outputs and files."""
 
 import importlib.util
 import json
@@ -26,7 +26,7 @@ def preset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(preset):
-    """The preset as keras-nlp itself loads it."""
+    """Load the preset with keras-nlp itself."""
     from keras_nlp.models import BertBackbone
 
     return BertBackbone.from_preset(preset)
@@ -34,7 +34,7 @@ def stored(preset):
 
 @pytest.fixture(scope="module")
 def tuned(preset, tmp_path_factory):
-    """A classifier of all four layers, other than the preset, and its files."""
+    """Return a classifier of all four layers, other than the preset, and its files."""
     keras.utils.set_random_seed(4)
     model = keras_nlp_backbones.build(preset)
     for variable in model.trainable_variables:
@@ -59,7 +59,7 @@ def encoder_of(model):
 
 
 def trained_layers(network):
-    """`{layer's name: weights}`, without the states of dropout."""
+    """Return `{layer's name: weights}`, without the states of dropout."""
     return {
         layer.name: [ops.convert_to_numpy(v) for v in layer.trainable_variables]
         for layer in network.layers
@@ -278,7 +278,7 @@ def test_tokenizer_of_preset_and_file(preset, tmp_path):
 
 
 def numpy_encoder(weights, tokens, *, layers, heads, gelu):
-    """The forward pass of Devlin et al. for one sentence without padding, from a PyTorch checkpoint, in float64."""
+    """Compute the forward pass of Devlin et al. for one sentence, from a PyTorch checkpoint, in float64."""
 
     def array(name):
         return weights[name].astype("float64")

@@ -1,4 +1,4 @@
-"""MobileNet-v1: the reference's counts and shapes, first weights, a file; the outputs are in test_torchvision.py."""
+"""MobileNet-v1: parameter counts, shapes, initialization, and a file. test_torchvision.py tests its outputs."""
 
 import keras
 import numpy as np

@@ -1,4 +1,4 @@
-"""Weights of PyTorch's networks: the outputs are PyTorch's, and files that do not fit are refused."""
+"""Conversion of PyTorch weights: outputs equal PyTorch's, and invalid files are rejected."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def norm(size):
 
 
 def resnet_shapes(depth, classes):
-    """Torchvision's names and shapes, from its code."""
+    """Return torchvision's names and shapes, from its code."""
     units, wide = {18: ((2, 2, 2, 2), 1), 34: ((3, 4, 6, 3), 1), 50: ((3, 4, 6, 3), 4)}[depth]
     parts, channels = {"conv1": conv(64, 3, 7), "bn1": norm(64)}, 64
     for stage, count in enumerate(units):
@@ -53,7 +53,7 @@ def mobilenet_shapes(classes):
 
 
 def random_state(shapes, seed=0):
-    """Random weights and statistics, none near the identity, of outputs that neither vanish nor grow."""
+    """Return random weights and statistics, none near the identity, with outputs of moderate size."""
     generator, state = np.random.default_rng(seed), {}
     for name, shape in shapes.items():
         value = generator.normal(size=shape) * 0.2
@@ -66,7 +66,7 @@ def random_state(shapes, seed=0):
 
 
 class Torch:
-    """The forward passes in PyTorch, from torchvision's and the reference's code, of a state's arrays."""
+    """Compute the forward passes in PyTorch, from torchvision's and the reference's code."""
 
     def __init__(self, state):
         self.torch = pytest.importorskip("torch")

@@ -1,4 +1,4 @@
-"""Networks by name: the reference's counts and shapes, their arithmetic in NumPy, first weights, weight files."""
+"""Networks by name: parameter counts, shapes, outputs in NumPy, initialization and weight files."""
 
 import functools
 
@@ -30,13 +30,13 @@ def images(count=4, shape=(8, 8, 1), seed=0):
 
 
 def endpoints(model, names, x):
-    """The outputs of layers in inference mode, by name."""
+    """Return the outputs of layers in inference mode, by name."""
     outputs = keras.Model(model.input, {name: model.get_layer(name).output for name in names})(x, training=False)
     return {name: np.asarray(keras.ops.convert_to_numpy(value), "float64") for name, value in outputs.items()}
 
 
 def shake(model, seed=0):
-    """Random batch-norm scales, offsets and statistics, so that no normalization is near the identity."""
+    """Set random batch-norm scales, offsets and statistics, so that no normalization is near the identity."""
     generator = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -49,7 +49,7 @@ def shake(model, seed=0):
 
 @functools.cache
 def shaken(name):
-    """A small shaken network, made once for all the tests that only read it."""
+    """Return a small network with random statistics, built once for all tests that only read it."""
     return shake(small(name))
 
 
@@ -92,14 +92,14 @@ def test_parameter_counts_and_shapes_match_reference(name):
 
 
 def positions(layer):
-    """How often a kernel is applied to one example: at every pixel, or once where there are none."""
+    """Return how often a kernel is applied to one example: at every pixel, or once for a dense layer."""
     if isinstance(layer, layers.EinsumDense):
         return layer.output.shape[1]
     return int(np.prod(layer.output.shape[1:-1]))
 
 
 def convolve(x, kernel, strides=1):
-    """A convolution by its definition, in float64, with the padding (k - 1) / 2 on every side."""
+    """Compute a convolution by its definition, in float64, with the padding (k - 1) / 2 on every side."""
     size = kernel.shape[0]
     x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
     height, width = ((side - size) // strides + 1 for side in x.shape[1:3])
@@ -111,7 +111,7 @@ def convolve(x, kernel, strides=1):
 
 
 class Reference:
-    """The forward pass in NumPy, written from the papers' equations, with a model's weights by layer name."""
+    """Compute the forward pass in NumPy from the papers' equations, with a model's weights by layer name."""
 
     def __init__(self, model):
         self.model = model
@@ -159,7 +159,7 @@ class Reference:
         return self.norm(self.conv(x, name, strides), norm)
 
     def grouped(self, x, name):
-        """A 1x1 convolution in groups, whose kernel is `(groups, channels, filters)`; or in one."""
+        """Compute a 1x1 convolution in groups, with a kernel `(groups, channels, filters)`, or in one group."""
         (kernel,) = self.weights(name)
         if kernel.ndim == 4:
             return x @ kernel[0, 0]
@@ -242,13 +242,13 @@ class Reference:
 
 
 def shuffled(x, groups):
-    """Channel `g n + i` goes to `i groups + g`, where every group has `n`."""
+    """Move channel `g n + i` to `i groups + g`, for groups of `n` channels."""
     n = x.shape[-1] // groups
     return x[..., [g * n + i for i in range(n) for g in range(groups)]]
 
 
 def maxima(x):
-    """The greatest of every 2x2 values."""
+    """Return the maximum of every 2x2 values."""
     height, width = (side // 2 * 2 for side in x.shape[1:3])
     return np.maximum.reduce([x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
 
@@ -432,7 +432,7 @@ def test_initialization_matches_reference(name, bias):
 
 
 def flat_uniform(values, bound):
-    """Whether these may be draws of U(-bound, bound), by their greatest and their standard deviation."""
+    """Return whether values may be drawn from U(-bound, bound), by their maximum and standard deviation."""
     # Of n draws the greatest is below 1 - 14 / n of the bound once in a million times, and the standard error of
     # their deviation is 0.45 / sqrt(n) of it.
     assert (1 - 14 / values.size) * bound < np.abs(values).max() <= bound * (1 + 1e-6)
@@ -441,7 +441,7 @@ def flat_uniform(values, bound):
 
 
 def flat_normal(values, stddev):
-    """Whether these may be draws of N(0, stddev^2), not truncated: five standard errors of mean and deviation."""
+    """Return whether values may be drawn from N(0, stddev^2), to five standard errors of mean and deviation."""
     assert abs(values.mean()) < 5 * stddev / np.sqrt(values.size)
     assert abs(values.std() / stddev - 1) < 5 / np.sqrt(2 * values.size)
     if values.size > 50_000:
@@ -629,7 +629,7 @@ def test_save_weights_writes_bfloat16_variables(tmp_path):
 
 
 class Counter(layers.Layer):
-    """Holds an integer that float16 cannot."""
+    """A layer with an integer that float16 cannot represent."""
 
     def __init__(self, start):
         super().__init__()
@@ -691,7 +691,7 @@ def test_save_weights_rejects_invalid_arguments(tmp_path):
 
 @pytest.fixture(params=["weights.h5", "keras"])
 def write(request, tmp_path):
-    """A function that writes a model in one of the two formats and gives the path."""
+    """Return a function that writes a model in one of the two formats and returns the path."""
 
     def write(model):
         path = tmp_path / f"a.{request.param}"
@@ -740,7 +740,7 @@ def test_load_weights_rejects_more_layers(write):
 
 @keras.saving.register_keras_serializable("test_zoo")
 class Wrapper(keras.Model):
-    """Anything around a student."""
+    """A model that wraps a student."""
 
     def __init__(self, student, **settings):
         super().__init__(**settings)

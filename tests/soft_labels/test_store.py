@@ -1,4 +1,4 @@
-"""Writing soft labels and reading them: rows, interruptions, several writers, and what is refused."""
+"""Writing and reading soft labels: rows, interruptions, several writers, and invalid files."""
 
 import dataclasses
 import errno
@@ -152,7 +152,7 @@ def test_write_adds_views(made, tmp_path):
 
 
 def test_writers_share_files(made, tmp_path, monkeypatch):
-    """What another process is writing is left to it, and waited for."""
+    """A writer waits for the file that another process is writing."""
     teacher, store = made
     monkeypatch.setattr(writer, "_WAIT", 0.01)
     done = []
@@ -176,7 +176,7 @@ def test_writers_share_files(made, tmp_path, monkeypatch):
 
 
 def test_write_ignores_unfinished_start_of_another_writer(made, tmp_path):
-    """Or was killed before its manifest stood there."""
+    """Or was killed before it wrote the manifest."""
     shutil.copy(made[1].directory / "examples.npy", tmp_path)
     for name in ("manifest.json.123.writing", "view-00000.npy.0123456789abcdef.writing"):
         (tmp_path / name).write_text("{")
@@ -274,7 +274,7 @@ def test_lookup_detects_damaged_file(made, tmp_path):
     for read in (lambda: store.lookup(1, [1]), store.verify):
         with pytest.raises(ValueError, match="view-00001.npy is damaged: its SHA-256 .* Remove it"):
             read()
-    for name in ("view-00001.npy", "view-00001.npy.sha256"):  # As the message says.
+    for name in ("view-00001.npy", "view-00001.npy.sha256"):  # As the error recommends.
         (folder / name).unlink()
     again = soft_labels.write_soft_labels(made[0], _train(), folder, **SETTINGS)
     again.verify()
@@ -362,9 +362,9 @@ def test_write_reports_full_disk_and_keeps_complete_files(made, tmp_path, monkey
 
 def test_write_prints_sizes_and_rate(made, tmp_path, capsys):
     soft_labels.write_soft_labels(made[0], _train(), tmp_path, **{**SETTINGS, "verbose": 2})
-    said = capsys.readouterr().out
-    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB per view; 3 files" in said
-    assert "/example" in said
+    printed = capsys.readouterr().out
+    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB per view; 3 files" in printed
+    assert "/example" in printed
 
 
 def test_reader_keeps_two_views_open(made):
@@ -386,7 +386,7 @@ ABSENT = object()
 
 
 def _manifest(folder, **changes):
-    """Changes fields of a store's manifest; `ABSENT` removes one."""
+    """Change fields of a manifest. `ABSENT` removes one."""
     path = folder / "manifest.json"
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not ABSENT}))
@@ -458,7 +458,7 @@ def _nested(depth):
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_manifest_errors_are_one_line(made, tmp_path, changes, message):
-    """Before memory is taken for what it claims, and by the writer too."""
+    """The check is before memory is allocated for its values. The writer also checks it."""
     folder = _copy(made[1], tmp_path)
     _manifest(folder, **changes)
     tracemalloc.start()
@@ -548,7 +548,7 @@ def test_write_replaces_file_without_digest(made, tmp_path):
 
 @pytest.fixture
 def hashed(made, tmp_path, monkeypatch):
-    """A copy of the store's folder, and the names of the files that are hashed."""
+    """Return a copy of the directory, and the names of the files that are hashed."""
     names, sha256 = [], store_module.sha256
     monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
     folder = _copy(made[1], tmp_path)
@@ -650,7 +650,7 @@ def test_read_only_directory_is_readable(hashed, monkeypatch):
 
 
 def _replace_row(folder, name, row, value):
-    """Another row in a file, with its digest."""
+    """Replace a row of a file and update its digest."""
     array = np.load(folder / name)
     array[row] = value
     np.save(folder / name, array)
