@@ -695,7 +695,7 @@ def test_logits_beyond_float16_are_clipped(tmp_path, storage, scale):
         assert np.isfinite(rows["label"]).all() and all(np.isfinite(mass).all() for mass in rows["rest"].values())
 
 
-def test_write_rejects_logits_beyond_float32(tmp_path, monkeypatch):
+def test_logits_beyond_float32_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(writer, "forward", lambda model, inputs: np.full((len(inputs), 3), [1e300, 0.0, 0.0]))
     with pytest.raises(ValueError, match="must be finite. They are not for example number 0"):
         soft_labels.write_soft_labels(_teacher(), _train(), tmp_path, **SETTINGS)
