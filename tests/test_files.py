@@ -1,4 +1,4 @@
-"""Files that are whole or absent: concurrent writers, killed ones, locks, and temporary files beside their target."""
+"""Atomic writes: concurrent and killed writers, locks, and temporary files next to their target."""
 
 import contextlib
 import errno
@@ -63,7 +63,7 @@ def child(code, path, argument):
 
 @contextlib.contextmanager
 def writing(path, kind):
-    """A process in the middle of a write; killed at the end."""
+    """Run a process in the middle of a write, and kill it at the end."""
     process = child(STOPS, path, kind)
     try:
         assert process.stdout.readline() == "writing\n"
@@ -83,7 +83,7 @@ def orphan(directory, name="a", content=b"half"):
     return path
 
 
-def test_write_atomically_in_processes_with_equal_ids(tmp_path):
+def test_atomic_write_in_processes_with_equal_ids(tmp_path):
     path = tmp_path / "result"
     processes = [child(WRITES, path, str(i)) for i in range(4)]
     assert [process.wait(timeout=1200) for process in processes] == [0] * 4
@@ -92,7 +92,7 @@ def test_write_atomically_in_processes_with_equal_ids(tmp_path):
     assert names(tmp_path) == ["result"]
 
 
-def test_write_atomically_in_threads(tmp_path):
+def test_atomic_write_in_threads(tmp_path):
     path, errors = tmp_path / "result", []
     start = threading.Barrier(8)
 
@@ -114,7 +114,7 @@ def test_write_atomically_in_threads(tmp_path):
     assert names(tmp_path) == ["result"]
 
 
-def test_write_atomically_replaces_a_symbolic_link(tmp_path):
+def test_atomic_write_replaces_symbolic_link(tmp_path):
     target, path = tmp_path / "target", tmp_path / "link"
     target.write_bytes(b"precious")
     path.symlink_to(target)
@@ -122,14 +122,14 @@ def test_write_atomically_replaces_a_symbolic_link(tmp_path):
     assert target.read_bytes() == b"precious" and path.read_bytes() == b"new" and not path.is_symlink()
 
 
-def test_write_atomically_removes_its_temporary_file_after_an_error(tmp_path):
+def test_atomic_write_removes_temporary_file_after_error(tmp_path):
     with largest_file(1000), pytest.raises(OSError, match=r"result does not fit. It has 5,000 bytes"):
         files.atomic_write(tmp_path / "result", lambda file: file.write(bytes(5000)), size=5000)
     assert names(tmp_path) == []
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_remove_orphans_removes_what_a_killed_process_left(tmp_path, kind):
+def test_remove_orphans_removes_files_of_killed_process(tmp_path, kind):
     with writing(tmp_path / "result", kind) as process:
         (left,) = names(tmp_path)
         assert files.is_temporary(left)
@@ -145,7 +145,7 @@ def test_remove_orphans_removes_what_a_killed_process_left(tmp_path, kind):
 
 
 @pytest.mark.parametrize("kind", ["file", "directory"])
-def test_a_write_removes_orphans_of_the_same_path_alone(tmp_path, kind):
+def test_atomic_write_removes_only_orphans_of_its_path(tmp_path, kind):
     other = orphan(tmp_path, "other")
     with writing(tmp_path / "result", kind):
         pass
@@ -154,7 +154,7 @@ def test_a_write_removes_orphans_of_the_same_path_alone(tmp_path, kind):
     assert names(tmp_path) == [other.name, "result"]
 
 
-def test_remove_orphans_leaves_everything_else(tmp_path):
+def test_remove_orphans_keeps_other_files(tmp_path):
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "thesis.tex").write_text("...")
@@ -176,7 +176,7 @@ def test_remove_orphans_leaves_everything_else(tmp_path):
     files.remove_orphans(tmp_path / "missing")
 
 
-def test_remove_orphans_goes_by_age_without_locks(tmp_path, monkeypatch):
+def test_remove_orphans_uses_age_without_locks(tmp_path, monkeypatch):
     def no_locks(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
@@ -192,8 +192,8 @@ def test_remove_orphans_goes_by_age_without_locks(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("create", ["_new_file", "_new_directory"])
-def test_a_temporary_that_is_taken_for_an_orphan_is_made_again(tmp_path, monkeypatch, create):
-    """Another process looks between its creation and its lock."""
+def test_atomic_write_recreates_removed_temporary_file(tmp_path, monkeypatch, create):
+    """Another process removes it between its creation and its lock."""
     original, made = getattr(files, create), []
 
     @contextlib.contextmanager
@@ -210,7 +210,7 @@ def test_a_temporary_that_is_taken_for_an_orphan_is_made_again(tmp_path, monkeyp
     assert names(tmp_path) == []
 
 
-def test_replace_directory_that_is_killed_in_between(tmp_path):
+def test_replace_directory_is_restored_after_kill(tmp_path):
     path, left = tmp_path / "model", tmp_path / "model.0123456789abcdef.writing"
     (left / "before").mkdir(parents=True)
     (left / "before" / "weights").write_text("old")
@@ -246,7 +246,7 @@ def test_replace_directory_in_threads(tmp_path):
     assert names(path) == ["a", "b"] and (path / "a").read_text() == (path / "b").read_text()
 
 
-def test_replace_directory_that_fails_puts_the_other_back(tmp_path):
+def test_replace_directory_restores_after_error(tmp_path):
     path = tmp_path / "model"
     path.mkdir()
     (path / "weights").write_text("old")
@@ -277,7 +277,7 @@ def test_scratch_directory_redirects_tempfile_in_its_thread(tmp_path):
     assert names(tmp_path) == []
 
 
-def test_scratch_directory_names_the_file_that_does_not_fit(tmp_path):
+def test_scratch_directory_names_file_on_full_disk(tmp_path):
     with largest_file(1000), pytest.raises(OSError, match="File too large: .*student.keras does not fit"):
         with files.scratch_directory(tmp_path / "student.keras") as directory:
             (directory / "part").write_bytes(bytes(5000))
@@ -294,7 +294,7 @@ def _link(path):
     [_link, lambda path: path.symlink_to("missing"), os.mkfifo, pathlib.Path.mkdir],
     ids=["link", "dangling_link", "fifo", "directory"],
 )
-def test_exclusive_takes_a_regular_file_alone(tmp_path, make):
+def test_file_lock_accepts_only_regular_files(tmp_path, make):
     path = tmp_path / "run.lock"
     make(path)
     before = names(tmp_path)
@@ -307,7 +307,7 @@ def test_exclusive_takes_a_regular_file_alone(tmp_path, make):
         assert (tmp_path / "target").read_text() == "precious"
 
 
-def test_exclusive_does_not_empty_a_file(tmp_path):
+def test_file_lock_keeps_file_content(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     os.link(tmp_path / "thesis.tex", tmp_path / "run.lock")
     with file_lock(tmp_path / "run.lock") as mine:

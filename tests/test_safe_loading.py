@@ -1,4 +1,4 @@
-"""Files of strangers: nothing in them is run, wherever the package and its scripts read one.
+"""Untrusted files: the package and its scripts never run code from them.
 
 Every file here would make a marker when its content is run, and each test looks for the marker. Of PyTorch's files
 `tests/models/test_torchvision.py` does.
@@ -28,7 +28,7 @@ REFUSED = "student.keras' cannot be read as a network: {}.*Code in a file is nev
 
 
 class Harmful:
-    """What makes the marker as soon as it is unpickled."""
+    """An object that creates the marker when it is unpickled."""
 
     def __init__(self, marker):
         self.marker = marker
@@ -38,7 +38,7 @@ class Harmful:
 
 
 class Unknown(keras.layers.Layer):
-    """A layer that is registered nowhere."""
+    """A layer that is not registered."""
 
     def call(self, inputs):
         return inputs
@@ -46,7 +46,7 @@ class Unknown(keras.layers.Layer):
 
 @pytest.fixture
 def marker(tmp_path):
-    """The folder that harmful content makes; it must not be there at the end."""
+    """Yield the directory that harmful content creates. It must not exist at the end."""
     path = tmp_path / "marker"
     yield path
     assert not path.exists()
@@ -58,7 +58,7 @@ def network(layer):
 
 
 def with_a_lambda(marker):
-    """A network with a Lambda that makes the marker; so it does here, where it is built."""
+    """Return a network with a Lambda that creates the marker, also when it is built here."""
     path = str(marker)
     made = network(keras.layers.Lambda(lambda x: (__import__("os").makedirs(path, exist_ok=True), x)[1]))
     marker.rmdir()
@@ -83,7 +83,7 @@ def rewrite_config(path, change):
 
 
 def forged_file(change, path, marker):
-    """A network whose file names another class or function for one of its layers."""
+    """Write a network whose file names another class or function for one of its layers."""
     network(Unknown()).save(path)
 
     def rename(text):
@@ -118,7 +118,7 @@ FILES = {
 
 @pytest.fixture(params=FILES)
 def refused(request, tmp_path, marker):
-    """A harmful `.keras` file, and what is said of it."""
+    """Return a harmful `.keras` file and its error."""
     write, message = FILES[request.param]
     path = tmp_path / "run" / "student.keras"
     path.parent.mkdir()
@@ -127,7 +127,7 @@ def refused(request, tmp_path, marker):
 
 
 def teaching(path, tmp_path):
-    """A run whose teacher is in the file."""
+    """Train with the teacher in the file."""
     wanted = Config(
         method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path), epochs=1, batch_size=8
     )
@@ -135,7 +135,7 @@ def teaching(path, tmp_path):
 
 
 def as_a_run(path):
-    """The student of a run in the file's folder."""
+    """Evaluate the student of a run in the file's directory."""
     splits = bright_splits(12)
     wanted = Config(method="kd", student="resnet8", teacher="resnet8", teacher_weights=str(path))
     (path.parent / "run.flags").write_text("\n".join(to_lines(wanted)))
@@ -154,8 +154,8 @@ READERS = {
 }
 
 
-def test_files_that_hold_more_than_known_layers(refused, tmp_path):
-    """Every reader of `.keras` files refuses in one line, and says why; scripts end with status 2 of a ValueError."""
+def test_read_network_rejects_unknown_layers(refused, tmp_path):
+    """Every reader of `.keras` files raises an error of one line. Scripts exit with status 2 for a ValueError."""
     path, message = refused
     for name, read in READERS.items():
         with pytest.raises(ValueError, match=message) as caught:
@@ -166,8 +166,8 @@ def test_files_that_hold_more_than_known_layers(refused, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_distiller_with_more_than_known_layers(tmp_path, marker):
-    """`load_model` of a distiller's file: its student, its losses and their weightings are read in safe mode."""
+def test_load_model_rejects_unknown_layers_in_distiller(tmp_path, marker):
+    """`load_model` reads a distiller's student, losses and weightings in safe mode."""
     path = tmp_path / "distiller.keras"
 
     def save(student, **loss):
@@ -198,8 +198,8 @@ def test_a_distiller_with_more_than_known_layers(tmp_path, marker):
         keras.saving.load_model(path)
 
 
-def test_weight_files_reach_no_other_file(tmp_path):
-    """An HDF5 file that points into another one is not of the network: what is elsewhere is not read."""
+def test_load_weights_does_not_follow_external_links(tmp_path):
+    """An HDF5 file with external links does not match the network. The other file is not read."""
     model = network(keras.layers.ReLU())
     models.save_weights(model, tmp_path / "whole.weights.h5", dtype="float32")
     models.save_weights(model, tmp_path / "linked.weights.h5", dtype="float32")
@@ -222,7 +222,7 @@ def images_file(path, marker):
 
 
 def test_arrays_are_not_unpickled(tmp_path, marker):
-    """Images, soft labels and PyTorch's arrays in NumPy's files hold numbers, or are refused."""
+    """NumPy files of images, soft labels and PyTorch arrays must contain numbers."""
     path = tmp_path / "images.npz"
     images_file(path, marker)
     for read in (data.load_npz, data.cifar100):
@@ -236,7 +236,7 @@ def test_arrays_are_not_unpickled(tmp_path, marker):
 
 
 def test_soft_labels_are_not_unpickled(tmp_path, marker):
-    """Neither the table nor the logits, though the digest beside them is of the harmful file."""
+    """Neither the table nor the logits are unpickled, even with the digest of the harmful file."""
     teacher = image_network("teacher", classes=3)
     settings = {"seed": 0, "num_views": 1, "batch_size": 6, "verbose": 0}
     store = soft_labels.write_soft_labels(teacher, bright_splits(6).train, tmp_path / "soft", **settings)
@@ -251,7 +251,7 @@ def test_soft_labels_are_not_unpickled(tmp_path, marker):
 
 
 def test_backups_are_not_unpickled(tmp_path, marker):
-    """A backup with a digest of its own is damaged if it holds more than arrays."""
+    """A backup with a valid digest is damaged if it contains more than arrays."""
     run = np.frombuffer(b'{"position": [0, 0]}', "uint8")
     for arrays in ({"run": harmful_array(marker)}, {"run": run, "0": harmful_array(marker)}):
         buffer = io.BytesIO()
@@ -265,8 +265,8 @@ def test_backups_are_not_unpickled(tmp_path, marker):
         assert found.initial_position == [0, 0] and found.history == []
 
 
-def test_harmful_objects_are_harmful(tmp_path, marker):
-    """The files above would do what they are to be kept from: else these tests could not fail."""
+def test_harmful_objects_run_code_when_unpickled(tmp_path, marker):
+    """Check that the files above are harmful. Otherwise these tests could not fail."""
     np.save(tmp_path / "harmful.npy", harmful_array(marker))
     np.load(tmp_path / "harmful.npy", allow_pickle=True)
     assert marker.is_dir()
@@ -302,7 +302,7 @@ ABSURD = {
 
 
 @pytest.mark.parametrize("kind", ABSURD)
-def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, tmp_path):
+def test_read_network_limits_parameters_by_file_size(kind, tmp_path):
     layers, old, new = ABSURD[kind]
     path = tmp_path / "absurd.keras"
     model = keras.Sequential(layers)
@@ -321,8 +321,8 @@ def test_network_of_more_parameters_than_its_file_has_bytes_is_not_built(kind, t
     keras.layers.Dense(10**5).build((1, 1))  # Outside of the reading nothing is limited.
 
 
-def test_limit_of_parameters_does_not_trust_the_archive(tmp_path):
-    """A member that compresses to a thousandth of its size allows no more parameters."""
+def test_read_network_limit_ignores_sizes_in_archive(tmp_path):
+    """A member that compresses to a thousandth of its size does not raise the limit."""
     path = tmp_path / "bomb.keras"
     keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="head")]).save(path)
     rewrite_config(path, lambda text: text.replace('"units": 3', '"units": 1000000'))
@@ -332,7 +332,7 @@ def test_limit_of_parameters_does_not_trust_the_archive(tmp_path):
         read_network(path)
 
 
-def test_limit_of_parameters_is_the_callers(tmp_path):
+def test_read_network_accepts_callers_limit(tmp_path):
     path = tmp_path / "network.keras"
     network(keras.layers.ReLU()).save(path)
     for limit, fits in ((578, False), (579, True)):

@@ -1,4 +1,4 @@
-"""Reading JSON and arrays that are damaged or hostile: one line, and no memory for what is not there."""
+"""Reading damaged or hostile JSON and arrays: errors of one line, and no memory for missing content."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from keras_wsl import untrusted
     ],
     ids=range(10),
 )
-def test_read_json_refuses_in_one_line(tmp_path, content, message):
+def test_read_json_errors_are_one_line(tmp_path, content, message):
     path = tmp_path / "result.json"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -35,7 +35,7 @@ def test_read_json_refuses_in_one_line(tmp_path, content, message):
 
 
 @pytest.mark.parametrize("text", ["NaN", "-Infinity", "1e999", "[0, NaN]", '"\\ud800"'])
-def test_read_json_refuses_what_python_alone_writes_where_asked(tmp_path, text):
+def test_read_json_strict_rejects_nonstandard_json(tmp_path, text):
     path = tmp_path / "result.json"
     path.write_text(text)
     with pytest.raises(ValueError, match="a number that is not finite|surrogates not allowed"):
@@ -43,7 +43,7 @@ def test_read_json_refuses_what_python_alone_writes_where_asked(tmp_path, text):
     untrusted.read_json(path)
 
 
-def test_read_json_accepts_what_json_writes(tmp_path):
+def test_read_json_reads_json_dumps(tmp_path):
     path, value = tmp_path / "result.json", {"a": [1, 2.5, None, True, {"ä": "€"}], "deep": []}
     for _ in range(98):
         value["deep"] = [value["deep"]]
@@ -52,7 +52,7 @@ def test_read_json_accepts_what_json_writes(tmp_path):
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["fifo", "directory"])
-def test_read_json_of_no_file(tmp_path, make):
+def test_read_json_rejects_irregular_files(tmp_path, make):
     make(tmp_path / "a.json")
     with pytest.raises(ValueError, match="a.json must be a regular file"):
         untrusted.read_json(tmp_path / "a.json")
@@ -82,7 +82,7 @@ def test_check_fields_names_the_field(values, message):
 
 
 def header(text, version=(1, 0), length=None):
-    """The bytes of an array's header."""
+    """Return the bytes of an array's header."""
     text = text.encode() + b"\n"
     kind = "<H" if version == (1, 0) else "<I"
     return b"\x93NUMPY" + bytes(version) + struct.pack(kind, len(text) if length is None else length) + text
@@ -125,7 +125,7 @@ def header(text, version=(1, 0), length=None):
     ],
     ids=range(16),
 )
-def test_map_array_refuses_in_one_line(tmp_path, content, message):
+def test_map_array_errors_are_one_line(tmp_path, content, message):
     path = tmp_path / "view-00000.npy"
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -133,7 +133,7 @@ def test_map_array_refuses_in_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value) and str(path) in str(caught.value) and len(str(caught.value)) < 600
 
 
-def test_map_array_reads_what_numpy_saves(tmp_path):
+def test_map_array_reads_np_save(tmp_path):
     path, array = tmp_path / "a.npy", np.arange(12, dtype="float16").reshape(4, 3)
     np.save(path, array)
     np.testing.assert_array_equal(untrusted.map_array(path, (4, 3), array.dtype), array)

@@ -121,15 +121,14 @@ class Manifest:
         rows_per_file = rows_per_file or max(1, _SHARD_BYTES // self.row_type.itemsize)
         return dataclasses.replace(self, rows_per_file=min(rows_per_file, self.examples))
 
-    @property
-    def text(self):
-        """The file's content."""
+    def to_json(self):
+        """Return the file's content."""
         return json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=2) + "\n"
 
     @property
     def sha256(self):
         """The SHA-256 of the file."""
-        return hashlib.sha256(self.text.encode()).hexdigest()
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @property
     def row_type(self):

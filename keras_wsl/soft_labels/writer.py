@@ -100,7 +100,7 @@ def write_soft_labels(
         rows_per_file=0,
     )
     manifest = manifest.with_shards(check_positive_int(rows_per_file, "rows_per_file") if rows_per_file else None)
-    Manifest.parse(manifest.text.encode())  # Check that it can be read again.
+    Manifest.parse(manifest.to_json().encode())  # Check that it can be read again.
     _prepare_directory(directory, manifest, table)
     count = _check_disk_space(directory, manifest, verbose)
     bar = keras.utils.Progbar(count, verbose=verbose if count else 0, unit_name="example")
@@ -228,7 +228,7 @@ def _prepare_directory(directory, manifest, table):
     elif any(not entry.name.startswith(_RESERVED_NAMES) for entry in directory.iterdir()):  # Another writer may start.
         raise ValueError(f"{directory} must be empty or have soft labels. It has other files. Use another directory.")
     atomic_write(directory / "examples.npy", lambda file: np.save(file, table))
-    atomic_write(path, lambda file: file.write(manifest.text.encode()))
+    atomic_write(path, lambda file: file.write(manifest.to_json().encode()))
 
 
 def _check_disk_space(directory, manifest, verbose):

@@ -10,7 +10,7 @@ from keras_wsl.data import cifar100, digits, eval_batches, train_batches
 FOLDER = pathlib.Path(__file__).resolve().parents[3] / "shared" / "tensorflow_datasets"
 
 
-def test_missing_cifar100_says_where_and_what_to_do(tmp_path, monkeypatch):
+def test_cifar100_names_missing_directory_and_remedy(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"cifar100 must have .*download=True.*data_dir.*\.npz") as error:
         cifar100(tmp_path)
     assert str(tmp_path) in str(error.value)
@@ -38,7 +38,7 @@ def test_cifar100():
     mean = np.mean([chunk.mean(axis=(0, 1, 2)) for chunk in np.split(train.images, 50)], axis=0) / 255
     np.testing.assert_allclose(mean, train.mean, atol=3e-4)
 
-    # The numbers are those of the ids, in whatever order the file holds them.
+    # The numbers are those of the ids, in any order of the file.
     (folder,) = (FOLDER / "cifar100").iterdir()
     read = tfds.as_numpy(tfds.builder_from_directory(folder).as_dataset(split="train[:20]"))
     ids = []
@@ -78,7 +78,7 @@ def test_digits():
     assert test.mean == train.mean and test.std == train.std
 
 
-def test_digits_are_scikit_learns_and_the_split_is_the_same_each_time():
+def test_digits_match_scikit_learn_with_reproducible_split():
     from sklearn.datasets import load_digits
 
     data = load_digits()
@@ -97,6 +97,6 @@ def test_digits_are_scikit_learns_and_the_split_is_the_same_each_time():
 
 
 @pytest.mark.parametrize("fraction", [0, 1, 1.5, -0.1])
-def test_digits_needs_examples_in_both_splits(fraction):
+def test_digits_requires_examples_in_both_splits(fraction):
     with pytest.raises(ValueError, match="must leave examples in both splits"):
         digits(test_fraction=fraction)

@@ -1,4 +1,4 @@
-"""Examples: what they refuse, their parts, their files."""
+"""`ImageArrays`: validation, subsets and files."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def assert_equal(one, other):
     assert (one.classes, one.mean, one.std) == (other.classes, other.mean, other.std)
 
 
-def test_fields_have_one_type():
+def test_image_arrays_converts_dtypes():
     examples = make()
     assert (examples.images.dtype, examples.labels.dtype, examples.index.dtype) == (np.uint8, np.int32, np.int32)
     np.testing.assert_array_equal(examples.index, np.arange(100))
@@ -54,13 +54,13 @@ def test_fields_have_one_type():
         ({"mean": (0.2, 0.2, float("nan"))}, "finite"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_image_arrays_rejects_invalid_fields(changes, message):
     with pytest.raises(ValueError, match=message):
         make(**changes)
 
 
 @pytest.mark.parametrize("label", [5, -1, 2**32])
-def test_first_label_out_of_range_is_named(label):
+def test_image_arrays_names_first_label_out_of_range(label):
     labels = np.arange(100) % 5
     labels[[17, 30]] = label
     message = rf"in \[0, 4\], because there are 5 classes. .* {label} for example 17 \(index 217\). 2 of 100"
@@ -68,7 +68,7 @@ def test_first_label_out_of_range_is_named(label):
         make(labels=labels, index=np.arange(200, 300))
 
 
-def test_normalized_pixels_are_the_textbooks():
+def test_normalize_matches_formula():
     examples = make()
     pixels = examples.images.astype("float32")
     expected = (examples.images / 255 - np.array(examples.mean)) / np.array(examples.std)
@@ -76,7 +76,7 @@ def test_normalized_pixels_are_the_textbooks():
     np.testing.assert_allclose(examples.normalize(pixels), expected, atol=1e-6)
 
 
-def test_split_is_disjoint_stratified_and_the_same_each_time():
+def test_stratified_split_is_disjoint_and_reproducible():
     random = np.random.default_rng(0)
     examples = make(
         1000, labels=random.permutation(np.repeat(np.arange(5), 200)), index=random.permutation(5000)[:1000]
@@ -93,14 +93,14 @@ def test_split_is_disjoint_stratified_and_the_same_each_time():
     assert 5 < len(set(held.index) & set(examples.stratified_split(100, seed=4)[1].index)) < 20  # 10 by chance.
 
 
-def test_split_goes_by_the_numbers_and_not_by_the_places():
+def test_stratified_split_depends_on_index_not_position():
     examples = make(1000)
     shuffled = examples.select(np.random.default_rng(0).permutation(1000))
     assert set(examples.stratified_split(100)[1].index) == set(shuffled.stratified_split(100)[1].index)
 
 
 @pytest.mark.parametrize("limit", [1, 7, 50, 333, 999, 1000])
-def test_take_gives_each_class_its_share_up_to_one(limit):
+def test_stratified_subset_keeps_class_proportions(limit):
     labels = np.repeat([0, 1, 3], [600, 300, 100])  # Class 2 has none.
     examples = make(1000, labels=labels)
     taken = examples.stratified_subset(limit, seed=1)
@@ -111,12 +111,12 @@ def test_take_gives_each_class_its_share_up_to_one(limit):
 
 
 @pytest.mark.parametrize("count", [0, 100, 1.5, -3])
-def test_split_leaves_examples_in_both_parts(count):
+def test_stratified_split_rejects_empty_parts(count):
     with pytest.raises(ValueError, match=f"an integer from 1 to 99. Received: {count} of 100"):
         make().stratified_split(count)
 
 
-def test_take_cannot_take_more_than_there_are():
+def test_stratified_subset_rejects_limit_beyond_size():
     with pytest.raises(ValueError, match="Received: 101 of 100"):
         make().stratified_subset(101)
 
@@ -132,7 +132,7 @@ def test_npz_round_trips(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"new folder", "both.npz"}
 
 
-def test_npz_errors_say_what_is_wrong(tmp_path):
+def test_load_npz_rejects_invalid_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"missing\.npz does not exist"):
         load_npz(tmp_path / "missing.npz")
     with pytest.raises(ValueError, match=r"must end in '\.npz'"):
@@ -146,7 +146,7 @@ def test_npz_errors_say_what_is_wrong(tmp_path):
         ImageArrays.load(tmp_path / "torn.npz")
 
 
-def test_npz_with_pickled_objects_is_refused(tmp_path):
+def test_load_npz_rejects_pickled_objects(tmp_path):
     fields = {name: getattr(make(), name) for name in ("images", "labels", "index", "mean", "std")}
     np.savez(tmp_path / "pickled.npz", classes=np.array(["a", "b", "c", "d", 5], object), **fields)
     with pytest.raises(ValueError, match="allow_pickle=False"):

@@ -1,4 +1,4 @@
-"""Image files in folders: which there are, how they are cropped, and what happens to those that cannot be read."""
+"""Image files in directories: their order, their crops, and files that cannot be read."""
 
 import itertools
 import logging
@@ -29,13 +29,13 @@ DEFAULTS = {"scale": (0.08, 1.0), "ratio": (3 / 4, 4 / 3)}
 
 
 def picture(seed, height, width):
-    """Smooth colours, of which a JPEG loses little."""
+    """Return an image of smooth colors, which JPEG compresses with little loss."""
     coarse = np.random.default_rng(seed).integers(0, 256, (5, 5, 3), "uint8")
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def make(folder, classes=("n03", "n01", "n02"), count=8):
-    """A tree with train/ and val/, of images of many shapes."""
+    """Create a tree with train/ and val/, with images of many shapes."""
     for split in ("train", "val"):
         for number, name in enumerate(classes):
             (folder / split / name).mkdir(parents=True)
@@ -57,7 +57,7 @@ def three_epochs(tree):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as (images, labels, index) of NumPy arrays."""
+    """Return batches as (images, labels, index) of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
 
@@ -75,7 +75,7 @@ def assert_same(ones, others):
 
 
 def levels(examples, images):
-    """Grey values from 0 to 255 again."""
+    """Convert normalized images to pixels from 0 to 255."""
     return (images * np.array(examples.std) + np.array(examples.mean)) * 255
 
 
@@ -84,7 +84,7 @@ def resized(image, height, width):
 
 
 def slow_centre(path, resize, size):
-    """torchvision's Resize(resize) and CenterCrop(size), by Pillow."""
+    """Apply torchvision's Resize(resize) and CenterCrop(size) with Pillow."""
     image = Image.open(path).convert("RGB")
     shorter = min(image.size)
     width, height = (int(resize * side / shorter) for side in image.size)
@@ -93,7 +93,7 @@ def slow_centre(path, resize, size):
 
 
 def slow_window(number, height, width, *, seed, view, scale, ratio):
-    """torchvision's RandomResizedCrop.get_params, line by line, from the numbers of `seeded`."""
+    """Compute torchvision's RandomResizedCrop.get_params line by line, with numbers of `stateless_random`."""
 
     def uniform(choice, attempt, low=0.0, high=1.0):
         key = np.array([(10 * number + attempt) % 2**32], "uint32")
@@ -119,7 +119,7 @@ def slow_window(number, height, width, *, seed, view, scale, ratio):
 
 
 def windows(numbers, heights, widths, *, seed=3, view=0, **settings):
-    """`random_window` of many images: int array, shape `(n, 4)`."""
+    """Return `random_window` of many images: int array, shape `(n, 4)`."""
     seed, view = (
         tf.constant(stateless_random.as_uint32("seed", seed)),
         tf.constant(stateless_random.as_uint32("view", view)),
@@ -144,7 +144,7 @@ def slow_crop(path, number, size, *, seed, view, **settings):
     return crop[:, ::-1] if flip else crop
 
 
-def test_classes_and_files_are_in_alphabetical_order(tree):
+def test_imagenet_sorts_classes_and_files(tree):
     train, test = imagenet(tree, **SIZES)
     assert train.classes == test.classes == ("n01", "n02", "n03")
     np.testing.assert_array_equal(train.labels, np.repeat([0, 1, 2], 8))
@@ -160,12 +160,12 @@ def test_classes_and_files_are_in_alphabetical_order(tree):
     assert imagenet(tree).train.resize == 256 and imagenet(tree, image_size=112).train.resize == 128
 
 
-def test_home_is_found(tree, monkeypatch):
+def test_imagenet_expands_home(tree, monkeypatch):
     monkeypatch.setenv("HOME", str(tree.parent))
     assert len(imagenet(f"~/{tree.name}").train) == 24
 
 
-def test_other_files_are_no_images(tmp_path):
+def test_image_folder_ignores_other_files(tmp_path):
     (tmp_path / "a").mkdir()
     for name in ("b.PNG", "c.jpg", "A.Jpeg"):
         picture(0, 20, 20).save(tmp_path / "a" / name)
@@ -175,7 +175,7 @@ def test_other_files_are_no_images(tmp_path):
     assert [pathlib.Path(name).name for name in examples.get_names(range(3))] == ["A.Jpeg", "b.PNG", "c.jpg"]
 
 
-def test_image_folder_ignores_what_is_hidden(tmp_path):
+def test_image_folder_ignores_hidden_entries(tmp_path):
     plain, hidden = make(tmp_path / "plain", ["a", "b"], 2), make(tmp_path / "hidden", ["a", "b"], 2)
     for name in (".thumbs", ".ipynb_checkpoints", "__MACOSX", "@eaDir", "$RECYCLE.BIN", "lost+found"):
         (hidden / "train" / name).mkdir()
@@ -187,7 +187,7 @@ def test_image_folder_ignores_what_is_hidden(tmp_path):
     np.testing.assert_array_equal(train.fingerprints, same.fingerprints)
 
 
-def test_image_folder_leaves_out_what_is_no_regular_file(tmp_path, caplog):
+def test_image_folder_leaves_out_irregular_files(tmp_path, caplog):
     """Reading a named pipe would wait forever."""
     folder = make(tmp_path, ["a", "b"], 3) / "train" / "a"
     os.mkfifo(folder / "pipe.jpg")
@@ -209,7 +209,7 @@ def test_image_folder_leaves_out_what_is_no_regular_file(tmp_path, caplog):
         imagenet(tmp_path, **SIZES, max_corrupt_images=4)
 
 
-def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):
+def test_train_batches_permutes_and_crops_per_epoch(tree, three_epochs):
     train = imagenet(tree, **SIZES).train
     assert [len(images) for images, _, _ in three_epochs] == [10, 10, 4] * 3
     for epoch in range(3):
@@ -225,7 +225,7 @@ def test_epochs_are_permutations_with_crops_of_their_own(tree, three_epochs):
     assert all((first[number] != image).any() for number, image in by_number(other).items())
 
 
-def test_views_come_again_in_another_order(tree, three_epochs):
+def test_train_batches_repeats_views_in_new_order(tree, three_epochs):
     train = imagenet(tree, **SIZES).train
     repeated = numpy_batches(train_batches(train, seed=5, batch_size=10, num_views=2, one_hot=True), 9)
     assert [images.tobytes() for images, _, _ in repeated[:6]] == [
@@ -240,13 +240,13 @@ def test_views_come_again_in_another_order(tree, three_epochs):
 
 
 @pytest.mark.parametrize("start", [(0, 2), (2, 0)])
-def test_a_later_start_goes_on_as_if_from_the_beginning(tree, three_epochs, start):
+def test_train_batches_resumes_at_initial_position(tree, three_epochs, start):
     resumed = train_batches(imagenet(tree, **SIZES).train, seed=5, batch_size=10, initial_position=start)
     skipped = 3 * start[0] + start[1]
     assert_same(numpy_batches(resumed, 3), three_epochs[skipped : skipped + 3])
 
 
-def test_parts_look_as_they_do_in_the_whole(tree, three_epochs):
+def test_stratified_split_keeps_crops(tree, three_epochs):
     whole = by_number(three_epochs[:3])
     rest, held = imagenet(tree, **SIZES).train.stratified_split(6)
     assert not set(rest.index) & set(held.index) and len(rest) == 18
@@ -256,9 +256,9 @@ def test_parts_look_as_they_do_in_the_whole(tree, three_epochs):
 
 
 @pytest.mark.parametrize("sizes", [SIZES, {"image_size": 16, "resize": 16}, {"image_size": 33, "resize": 90}])
-def test_eval_is_torchvisions_resize_and_centre(tree, sizes):
+def test_center_crop_matches_torchvision(tree, sizes):
     test = imagenet(tree, **sizes).test
-    dataset = eval_batches(test, 10, pipeline="numpy")  # TensorFlow reads files beside any backend.
+    dataset = eval_batches(test, 10, pipeline="numpy")  # TensorFlow reads files with any backend.
     for _ in range(2):
         images, labels, index = (np.concatenate(arrays) for arrays in zip(*numpy_batches(dataset)))
         np.testing.assert_array_equal(index, test.index)
@@ -272,7 +272,7 @@ def test_eval_is_torchvisions_resize_and_centre(tree, sizes):
 @pytest.mark.parametrize(
     "settings", [{}, {"scale": (0.5, 0.6)}, {"ratio": (0.2, 5.0)}, {"scale": (1.0, 1.0), "ratio": (1.0, 1.0)}]
 )
-def test_windows_are_those_of_the_slow_version(settings):
+def test_random_window_matches_reference(settings):
     random = np.random.default_rng(0)
     numbers = random.integers(0, 2**31, 200)
     heights, widths = random.integers(1, 300, (2, 200))
@@ -286,12 +286,12 @@ def test_windows_are_those_of_the_slow_version(settings):
 
 
 def assert_uniform(values, low, high):
-    """Kolmogorov-Smirnov, at 0.1 %: the seed is fixed, so it fails always or never."""
+    """Kolmogorov-Smirnov test at 0.1 %. The seed is fixed, so the result is deterministic."""
     values, count = np.sort((values - low) / (high - low)), len(values)
     assert np.abs(values - (np.arange(count) + 0.5) / count).max() < 1.95 / math.sqrt(count)
 
 
-def test_area_shape_and_place_are_uniform():
+def test_random_window_is_uniform():
     # Areas that always fit: else the large and narrow ones are drawn again, and are rarer.
     top, left, height, width = windows(np.arange(3000), 2000, 3000, scale=(0.08, 0.45)).T
     assert_uniform(height * width / 6e6, 0.08, 0.45)
@@ -310,7 +310,7 @@ def test_area_shape_and_place_are_uniform():
     ("height", "width", "expected"),
     [(10, 200, (0, 93, 10, 13)), (200, 10, (93, 0, 13, 10)), (1, 1, (0, 0, 1, 1))],
 )
-def test_without_a_window_that_fits_it_is_the_centre(height, width, expected):
+def test_random_window_falls_back_to_center(height, width, expected):
     found = windows(np.arange(20), height, width, scale=(1.0, 1.0), ratio=(3 / 4, 4 / 3))
     if height == width:
         found = windows(np.arange(20), height, width)
@@ -318,7 +318,7 @@ def test_without_a_window_that_fits_it_is_the_centre(height, width, expected):
 
 
 @pytest.mark.parametrize("settings", [{}, {"scale": (0.3, 0.5), "ratio": (0.5, 2.0)}])
-def test_train_crops_are_slices_of_the_whole_image(tmp_path, settings):
+def test_random_crop_matches_slice_of_whole_image(tmp_path, settings):
     (tmp_path / "a").mkdir()
     for k in range(24):
         # No chroma is left out: else the decoder of a part guesses that of its edges otherwise.
@@ -331,7 +331,7 @@ def test_train_crops_are_slices_of_the_whole_image(tmp_path, settings):
         assert difference[index % 3 != 2].max() < 1.01 and difference.max() < 4
 
 
-def test_half_of_the_images_are_flipped(tmp_path):
+def test_random_crop_flips_half_of_images(tmp_path):
     (tmp_path / "a").mkdir()
     for k in range(100):
         Image.fromarray(np.repeat([[0] * 4 + [255] * 4], 8, 0).astype("uint8")).save(tmp_path / "a" / f"{k}.png")
@@ -347,7 +347,7 @@ def test_half_of_the_images_are_flipped(tmp_path):
     assert (images[:, 0, 0, 0] < 0).all()
 
 
-def test_every_kind_of_image_has_three_channels(tmp_path):
+def test_decoding_returns_three_channels(tmp_path):
     (tmp_path / "a").mkdir()
     kinds = [("L", "JPEG"), ("CMYK", "JPEG"), ("RGB", "PNG"), ("L", "PNG"), ("RGBA", "PNG"), ("P", "PNG")]
     for mode, kind in kinds:
@@ -364,7 +364,7 @@ def test_every_kind_of_image_has_three_channels(tmp_path):
 
 
 def damage(folder):
-    """Makes four files of train unreadable; returns their numbers."""
+    """Damage four files of train and return their numbers."""
     paths = sorted((folder / "train" / "n02").iterdir())
     paths[0].write_bytes(paths[0].read_bytes()[:300])
     paths[2].write_bytes(b"")
@@ -373,7 +373,7 @@ def damage(folder):
     return {8: paths[0], 10: paths[2], 13: paths[5], 15: paths[7]}
 
 
-def test_what_cannot_be_read_is_left_out_counted_and_told_once(tmp_path, caplog):
+def test_corrupt_files_are_left_out_and_logged_once(tmp_path, caplog):
     train = imagenet(make(tmp_path), **SIZES).train
     settings = {"seed": 2, "batch_size": 10}
     whole = numpy_batches(train_batches(train, **settings), 6)  # Two epochs.
@@ -393,7 +393,7 @@ def test_what_cannot_be_read_is_left_out_counted_and_told_once(tmp_path, caplog)
     train.corrupt_files.check_limit()
 
 
-def test_a_file_cut_off_is_read_as_far_as_the_crop_needs_it(tmp_path):
+def test_random_crop_reads_truncated_file_above_the_cut(tmp_path):
     make(tmp_path)
     path = tmp_path / "train" / "n01" / "n01_0.JPEG"
     path.write_bytes(path.read_bytes()[:-40])
@@ -404,7 +404,7 @@ def test_a_file_cut_off_is_read_as_far_as_the_crop_needs_it(tmp_path):
     assert train.corrupt_files.names == [str(path)]
 
 
-def test_beyond_the_limit_reading_ends(tmp_path):
+def test_corrupt_files_beyond_limit_raise(tmp_path):
     train, test = imagenet(make(tmp_path), max_corrupt_images=3, **SIZES)
     damaged = damage(tmp_path)
     message = "At most 3 images .* Received: 4, the first is '.*n02_.*'. Download these files again"
@@ -418,7 +418,7 @@ def test_beyond_the_limit_reading_ends(tmp_path):
         numpy_batches(eval_batches(imagenet(tmp_path, max_corrupt_images=0, **SIZES).train, 8))
 
 
-def test_a_batch_needs_one_image(tmp_path):
+def test_batch_without_readable_image_raises(tmp_path):
     (tmp_path / "a").mkdir()
     for k in range(3):
         (tmp_path / "a" / f"{k}.jpg").write_bytes(b"")
@@ -426,7 +426,7 @@ def test_a_batch_needs_one_image(tmp_path):
         numpy_batches(eval_batches(image_folder(tmp_path), 3))
 
 
-def test_folders_that_are_not_a_data_set_are_refused(tmp_path):
+def test_image_folder_rejects_other_directories(tmp_path):
     with pytest.raises(FileNotFoundError, match="missing' must be a directory with a subdirectory per class"):
         image_folder(tmp_path / "missing")
     (tmp_path / "only_files").mkdir()
@@ -458,7 +458,7 @@ def test_folders_that_are_not_a_data_set_are_refused(tmp_path):
         ({"resize": 256.5}, "`resize` must be .* Received: resize=256.5"),
     ],
 )
-def test_sizes_out_of_range_are_refused(tree, settings, message):
+def test_imagenet_rejects_invalid_sizes(tree, settings, message):
     with pytest.raises(ValueError, match=message):
         imagenet(tree, **settings)
 
@@ -474,7 +474,7 @@ def test_sizes_out_of_range_are_refused(tree, settings, message):
         ({"batch_size": 0}, "`batch_size` must be"),
     ],
 )
-def test_settings_out_of_range_are_refused_at_the_call(tree, settings, message):
+def test_train_batches_validates_arguments_at_call(tree, settings, message):
     with pytest.raises(ValueError, match=message):
         train_batches(imagenet(tree, **SIZES).train, **{"seed": 0, "batch_size": 10, **settings})
 
@@ -501,7 +501,7 @@ def test_imagenet_sample():
 
 
 @pytest.mark.skipif(not (SHARED / "imagenet_sample_natural").is_dir(), reason="imagenet_sample_natural is not there")
-def test_images_of_natural_sizes():
+def test_decoding_of_natural_image_sizes():
     examples = image_folder(SHARED / "imagenet_sample_natural" / "val")
     assert (len(examples), len(examples.classes)) == (98, 98)
     paths = examples.get_names(examples.index)

@@ -1,4 +1,4 @@
-"""Batches: what is in them, where they start, and that NumPy and TensorFlow make the same ones."""
+"""Batches: their content and initial position, and equality of NumPy's and TensorFlow's."""
 
 import itertools
 import os
@@ -13,7 +13,7 @@ from keras_wsl.data import ImageArrays, augmented_batches, eval_batches, numpy_p
 from tests.common import run_child
 
 PIPELINES = ["numpy", "tensorflow"]
-# "tensorflow" would be taken for the marker of tests that need that backend; tf.data runs beside any.
+# The id "tensorflow" would select tests with the marker of that backend. tf.data runs with any backend.
 IDS = ["numpy", "tf.data"]
 
 
@@ -27,7 +27,7 @@ def make(count=150, shape=(8, 6, 3), classes=10):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as (images, labels, index) of NumPy arrays."""
+    """Return batches as (images, labels, index) of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
 
@@ -41,7 +41,7 @@ def assert_same_bits(ones, others):
 
 
 def slowly(examples, position, seed, view, padding, padding_mode, flip):
-    """One image, cropped from a uint8 picture with black, or its mirror image, around it; normalised in float64."""
+    """Crop one image from a uint8 picture padded with black, or mirrored; and normalize it in float64."""
     image = np.pad(examples.images[position], [(padding, padding), (padding, padding), (0, 0)], mode=padding_mode)
     u32 = lambda value: np.array([value], "uint32")  # noqa: E731
     top, left, flipped = (
@@ -65,7 +65,7 @@ def slowly(examples, position, seed, view, padding, padding_mode, flip):
         (4, "reflect", True, None),
     ],
 )
-def test_images_are_slow_crops_of_padded_pictures(pipeline, padding, padding_mode, flip, num_views):
+def test_train_batches_matches_reference_crops(pipeline, padding, padding_mode, flip, num_views):
     pytest.importorskip(pipeline)
     examples = make()
     place = {number: position for position, number in enumerate(examples.index)}
@@ -89,7 +89,7 @@ def test_images_are_slow_crops_of_padded_pictures(pipeline, padding, padding_mod
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=IDS)
-def test_padding_is_black_and_not_the_mean(pipeline):
+def test_train_batches_pads_with_black(pipeline):
     pytest.importorskip(pipeline)
     white = ImageArrays(np.full((64, 2, 2, 3), 255, "uint8"), np.zeros(64, int), ["a"], make().mean, make().std)
     images = numpy_batches(train_batches(white, seed=0, batch_size=64, padding=4, pipeline=pipeline), 1)[0][0]
@@ -101,7 +101,7 @@ def test_padding_is_black_and_not_the_mean(pipeline):
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=IDS)
-def test_every_epoch_has_every_example_once(pipeline):
+def test_train_batches_has_each_example_once_per_epoch(pipeline):
     pytest.importorskip(pipeline)
     examples = make()
     batches = numpy_batches(train_batches(examples, seed=0, batch_size=64, pipeline=pipeline), 6)
@@ -113,7 +113,7 @@ def test_every_epoch_has_every_example_once(pipeline):
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=IDS)
 @pytest.mark.parametrize("start", [(0, 0), (0, 2), (1, 0), (2, 1)])
-def test_a_later_start_goes_on_as_if_from_the_beginning(pipeline, start):
+def test_train_batches_resumes_at_initial_position(pipeline, start):
     pytest.importorskip(pipeline)
     examples = make()
     settings = {"seed": 4, "batch_size": 64, "num_views": 2, "pipeline": pipeline}
@@ -125,7 +125,7 @@ def test_a_later_start_goes_on_as_if_from_the_beginning(pipeline, start):
 
 @pytest.mark.parametrize("shape", [(8, 6, 3), (8, 8, 1), (32, 32, 3)])
 @pytest.mark.parametrize("one_hot", [False, True])
-def test_tensorflow_and_numpy_have_the_same_bits(shape, one_hot):
+def test_pipelines_have_the_same_bits(shape, one_hot):
     pytest.importorskip("tensorflow")
     examples = make(shape=shape)
     for settings in ({"initial_position": (3, 1)}, {"padding": 0}, {"flip": False, "num_views": 1}):
@@ -136,7 +136,7 @@ def test_tensorflow_and_numpy_have_the_same_bits(shape, one_hot):
     assert_same_bits(numpy_batches(ours), numpy_batches(theirs))
 
 
-def test_a_subsets_examples_look_as_they_do_in_the_whole():
+def test_subset_keeps_crops():
     examples = make()
     whole = {
         n: image
@@ -148,7 +148,7 @@ def test_a_subsets_examples_look_as_they_do_in_the_whole():
         np.testing.assert_array_equal(images, [whole[number] for number in index])
 
 
-def test_augmented_shows_any_rows_of_any_view():
+def test_augment_accepts_any_rows_and_view():
     examples = make()
     rows = np.array([149, 0, 3])
     expected = [slowly(examples, position, 5, 7, 4, "constant", True) for position in rows]
@@ -156,7 +156,7 @@ def test_augmented_shows_any_rows_of_any_view():
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=IDS)
-def test_one_hot_labels(pipeline):
+def test_batches_have_one_hot_labels(pipeline):
     pytest.importorskip(pipeline)
     examples = make()
     for dataset in (
@@ -170,7 +170,7 @@ def test_one_hot_labels(pipeline):
 
 
 @pytest.mark.parametrize("pipeline", PIPELINES, ids=IDS)
-def test_eval_batches_are_all_examples_in_order_again_and_again(pipeline):
+def test_eval_batches_repeats_in_order(pipeline):
     pytest.importorskip(pipeline)
     examples = make()
     dataset = eval_batches(examples, 64, pipeline=pipeline)
@@ -202,21 +202,21 @@ def test_eval_batches_are_all_examples_in_order_again_and_again(pipeline):
         ({"num_views": 0}, "Received: num_views=0"),
     ],
 )
-def test_settings_out_of_range_are_refused_at_the_call(pipeline, settings, message):
+def test_train_batches_validates_arguments_at_call(pipeline, settings, message):
     pytest.importorskip(pipeline)
     with pytest.raises(ValueError, match=message):
         train_batches(make(), **{"seed": 0, "batch_size": 64, "pipeline": pipeline, **settings})
 
 
-def test_unknown_framework_and_batch_size_of_eval_are_refused():
+def test_eval_batches_rejects_invalid_arguments():
     with pytest.raises(ValueError, match="`pipeline` must be .* Received: pipeline='mxnet'"):
         eval_batches(make(), 64, pipeline="mxnet")
     with pytest.raises(ValueError, match="Received: batch_size=0"):
         eval_batches(make(), 0)
 
 
-def test_no_pipeline_has_a_thread_that_tunes_it():
-    """It may sleep on for up to a minute when the iterator goes: a race of TensorFlow's, not to be had on demand."""
+def test_tf_data_autotune_is_disabled():
+    """Its thread may outlive the iterator for up to a minute, a race in TensorFlow that cannot be reproduced."""
     pytest.importorskip("tensorflow")
     how = {"pipeline": "tensorflow"}
     for batches in (
@@ -227,7 +227,7 @@ def test_no_pipeline_has_a_thread_that_tunes_it():
         assert batches.options().autotune.enabled is False
 
 
-def test_auto_goes_by_the_backend():
+def test_pipeline_auto_depends_on_backend():
     dataset = eval_batches(make(), 64)
     tensorflow = keras.backend.backend() == "tensorflow"
     assert isinstance(dataset, keras.utils.PyDataset) != tensorflow
@@ -235,7 +235,7 @@ def test_auto_goes_by_the_backend():
 
 
 class Dataset(keras.Model):
-    """Trains on batches whose labels travel with an index, as Distiller does, and counts the examples it saw."""
+    """A model that trains on batches with labels and index, as Distiller does, and counts its examples."""
 
     def __init__(self):
         super().__init__()
@@ -256,7 +256,7 @@ class Dataset(keras.Model):
 
 
 @pytest.mark.parametrize("pipeline", ["auto", "numpy"])
-def test_keras_trains_validates_evaluates_and_predicts(pipeline):
+def test_keras_accepts_batches(pipeline):
     examples = make()
     train = train_batches(examples, seed=0, batch_size=64, pipeline=pipeline)
     held = eval_batches(examples.stratified_subset(100), 64, pipeline=pipeline)
@@ -270,8 +270,8 @@ def test_keras_trains_validates_evaluates_and_predicts(pipeline):
     np.testing.assert_allclose(model.predict(held, verbose=0), model.predict(images, verbose=0), atol=1e-5)
 
 
-def test_without_tensorflow(tmp_path):
-    """Imports, reads a .npz file and draws batches where TensorFlow, TFDS and scikit-learn are not installed."""
+def test_numpy_pipeline_works_without_tensorflow(tmp_path):
+    """Import, read a .npz file and make batches without TensorFlow, TFDS and scikit-learn."""
     pytest.importorskip("jax")
     make().save(tmp_path / "examples.npz")
     script = """
@@ -296,7 +296,7 @@ def test_without_tensorflow(tmp_path):
     assert done.stdout.split("\n")[-2] == "(64, 8, 6, 3) ['index', 'labels'] 3"
 
 
-def test_import_is_light():
+def test_import_does_not_import_tensorflow():
     script = "import sys, keras; before = set(sys.modules); import keras_wsl.data; print(*(set(sys.modules) - before))"
     environment = {**os.environ, "KERAS_BACKEND": "jax", "PYTHONPATH": os.pathsep.join(sys.path)}
     pytest.importorskip("jax")

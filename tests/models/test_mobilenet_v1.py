@@ -1,4 +1,4 @@
-"""MobileNet-v1: the reference's counts and shapes, first weights, a file; the outputs are in test_torchvision.py."""
+"""MobileNet-v1: parameter counts, shapes, initialization, and a file. test_torchvision.py tests its outputs."""
 
 import keras
 import numpy as np
@@ -8,7 +8,7 @@ from keras_wsl.features import preceding_batch_norm
 from keras_wsl.models.mobilenet_v1 import mobilenet_v1
 
 
-def test_counts_and_shapes_are_the_references():
+def test_parameter_counts_and_shapes_match_reference():
     model = mobilenet_v1(classes=1000)
     convolutions = [layer for layer in model.layers if isinstance(layer, (layers.Conv2D, layers.DepthwiseConv2D))]
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
@@ -25,7 +25,7 @@ def test_counts_and_shapes_are_the_references():
     assert model.get_layer("pooled").output.shape == (None, 1024)
 
 
-def test_first_weights():
+def test_initialization_matches_reference():
     model = mobilenet_v1(classes=10, input_shape=(None, None, 3))
     for name, count in (("unit13_conv", 1024), ("unit13_depthwise", 9 * 1024)):
         kernel = model.get_layer(name).get_weights()[0]
@@ -34,7 +34,7 @@ def test_first_weights():
     assert not np.array_equal(*kernels)
 
 
-def test_saved_and_trained(tmp_path):
+def test_mobilenet_v1_trains_and_saves(tmp_path):
     x = np.random.default_rng(0).normal(size=(2, 32, 32, 3)).astype("float32")
     model = mobilenet_v1(classes=5, input_shape=(32, 32, 3))
     model.save(tmp_path / "a.keras")

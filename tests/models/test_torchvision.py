@@ -1,4 +1,4 @@
-"""Weights of PyTorch's networks: the outputs are PyTorch's, and files that do not fit are refused."""
+"""Conversion of PyTorch weights: outputs equal PyTorch's, and invalid files are rejected."""
 
 import keras
 import numpy as np
@@ -19,7 +19,7 @@ def norm(size):
 
 
 def resnet_shapes(depth, classes):
-    """Torchvision's names and shapes, from its code."""
+    """Return torchvision's names and shapes, from its code."""
     units, wide = {18: ((2, 2, 2, 2), 1), 34: ((3, 4, 6, 3), 1), 50: ((3, 4, 6, 3), 4)}[depth]
     parts, channels = {"conv1": conv(64, 3, 7), "bn1": norm(64)}, 64
     for stage, count in enumerate(units):
@@ -53,7 +53,7 @@ def mobilenet_shapes(classes):
 
 
 def random_state(shapes, seed=0):
-    """Random weights and statistics, none near the identity, of outputs that neither vanish nor grow."""
+    """Return random weights and statistics, none near the identity, with outputs of moderate size."""
     generator, state = np.random.default_rng(seed), {}
     for name, shape in shapes.items():
         value = generator.normal(size=shape) * 0.2
@@ -66,7 +66,7 @@ def random_state(shapes, seed=0):
 
 
 class Torch:
-    """The forward passes in PyTorch, from torchvision's and the reference's code, of a state's arrays."""
+    """Compute the forward passes in PyTorch, from torchvision's and the reference's code."""
 
     def __init__(self, state):
         self.torch = pytest.importorskip("torch")
@@ -117,7 +117,7 @@ def check(actual, expected):
 
 
 @pytest.mark.parametrize("depth", [18, 34, pytest.param(50, marks=pytest.mark.slow)])
-def test_resnets_are_torchs(depth):
+def test_convert_resnet_matches_torch(depth):
     state = random_state(resnet_shapes(depth, 7))
     model = keras_cv_backbones.resnet(depth=depth, classes=7, input_shape=(64, 64, 3))
     convert(state, model)
@@ -135,7 +135,7 @@ def test_resnets_are_torchs(depth):
         check(actual, network(x).numpy())
 
 
-def test_mobilenet_is_torchs():
+def test_convert_mobilenet_matches_torch():
     state = random_state(mobilenet_shapes(7))
     model = mobilenet_v1.mobilenet_v1(classes=7, input_shape=(64, 64, 3))
     convert(state, model)
@@ -154,7 +154,7 @@ def state():
     return random_state(mobilenet_shapes(7))
 
 
-def test_all_files_give_the_same(network, state, tmp_path):
+def test_read_supports_all_file_types(network, state, tmp_path):
     state.pop("model.0.1.num_batches_tracked")
     np.savez(tmp_path / "a.npz", **state)
     paths = ["a.npz"]
@@ -191,7 +191,7 @@ def test_all_files_give_the_same(network, state, tmp_path):
         ),
     ],
 )
-def test_other_arrays_are_refused(network, state, change, words):
+def test_convert_rejects_other_arrays(network, state, change, words):
     change(state)
     before = network.get_weights()
     with pytest.raises(ValueError, match=words):
@@ -200,12 +200,12 @@ def test_other_arrays_are_refused(network, state, change, words):
         np.testing.assert_array_equal(old, new)
 
 
-def test_networks_without_names_are_refused(state):
+def test_convert_rejects_networks_without_torch_names(state):
     with pytest.raises(ValueError, match="has no name in PyTorch"):
         convert(state, models.build("wrn_16_1", 10))
 
 
-def test_bad_files_are_refused(tmp_path):
+def test_read_rejects_invalid_files(tmp_path):
     with pytest.raises(ValueError, match="must end in one of"):
         read_file(tmp_path / "a.pkl")
     with pytest.raises(FileNotFoundError, match="does not exist"):
@@ -224,7 +224,7 @@ class Harmful:
         return (print, ("unpickled",))
 
 
-def test_nothing_is_unpickled(tmp_path, capsys):
+def test_read_does_not_unpickle(tmp_path, capsys):
     torch = pytest.importorskip("torch")
     torch.save({"fc.weight": Harmful()}, tmp_path / "a.pth")
     with pytest.raises(ValueError, match="contains more than arrays"):

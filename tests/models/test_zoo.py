@@ -1,4 +1,4 @@
-"""Networks by name: the reference's counts and shapes, their arithmetic in NumPy, first weights, weight files."""
+"""Networks by name: parameter counts, shapes, outputs in NumPy, initialization and weight files."""
 
 import functools
 
@@ -30,13 +30,13 @@ def images(count=4, shape=(8, 8, 1), seed=0):
 
 
 def endpoints(model, names, x):
-    """The outputs of layers in inference mode, by name."""
+    """Return the outputs of layers in inference mode, by name."""
     outputs = keras.Model(model.input, {name: model.get_layer(name).output for name in names})(x, training=False)
     return {name: np.asarray(keras.ops.convert_to_numpy(value), "float64") for name, value in outputs.items()}
 
 
 def shake(model, seed=0):
-    """Random batch-norm scales, offsets and statistics, so that no normalization is near the identity."""
+    """Set random batch-norm scales, offsets and statistics, so that no normalization is near the identity."""
     generator = np.random.default_rng(seed)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
@@ -49,17 +49,17 @@ def shake(model, seed=0):
 
 @functools.cache
 def shaken(name):
-    """A small shaken network, made once for all the tests that only read it."""
+    """Return a small network with random statistics, built once for all tests that only read it."""
     return shake(small(name))
 
 
-def test_names_are_the_golden_ones():
+def test_names_match_golden_list():
     names = set(models.names()) - {"tiny"}  # Which tests/common.py registers.
     assert {name for name in names if not name.startswith("imagenet_")} == set(NETWORKS)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_counts_and_shapes_are_the_references(name):
+def test_parameter_counts_and_shapes_match_reference(name):
     expected = NETWORKS[name]
     model = models.build(name)
     convolutions = [layer for layer in model.layers if isinstance(layer, CONVOLUTIONS)]
@@ -92,14 +92,14 @@ def test_counts_and_shapes_are_the_references(name):
 
 
 def positions(layer):
-    """How often a kernel is applied to one example: at every pixel, or once where there are none."""
+    """Return how often a kernel is applied to one example: at every pixel, or once for a dense layer."""
     if isinstance(layer, layers.EinsumDense):
         return layer.output.shape[1]
     return int(np.prod(layer.output.shape[1:-1]))
 
 
 def convolve(x, kernel, strides=1):
-    """A convolution by its definition, in float64, with the padding (k - 1) / 2 on every side."""
+    """Compute a convolution by its definition, in float64, with the padding (k - 1) / 2 on every side."""
     size = kernel.shape[0]
     x = np.pad(x, ((0, 0), (size // 2,) * 2, (size // 2,) * 2, (0, 0)))
     height, width = ((side - size) // strides + 1 for side in x.shape[1:3])
@@ -111,7 +111,7 @@ def convolve(x, kernel, strides=1):
 
 
 class Reference:
-    """The forward pass in NumPy, written from the papers' equations, with a model's weights by layer name."""
+    """Compute the forward pass in NumPy from the papers' equations, with a model's weights by layer name."""
 
     def __init__(self, model):
         self.model = model
@@ -159,7 +159,7 @@ class Reference:
         return self.norm(self.conv(x, name, strides), norm)
 
     def grouped(self, x, name):
-        """A 1x1 convolution in groups, whose kernel is `(groups, channels, filters)`; or in one."""
+        """Compute a 1x1 convolution in groups, with a kernel `(groups, channels, filters)`, or in one group."""
         (kernel,) = self.weights(name)
         if kernel.ndim == 4:
             return x @ kernel[0, 0]
@@ -242,13 +242,13 @@ class Reference:
 
 
 def shuffled(x, groups):
-    """Channel `g n + i` goes to `i groups + g`, where every group has `n`."""
+    """Move channel `g n + i` to `i groups + g`, for groups of `n` channels."""
     n = x.shape[-1] // groups
     return x[..., [g * n + i for i in range(n) for g in range(groups)]]
 
 
 def maxima(x):
-    """The greatest of every 2x2 values."""
+    """Return the maximum of every 2x2 values."""
     height, width = (side // 2 * 2 for side in x.shape[1:3])
     return np.maximum.reduce([x[:, i:height:2, j:width:2] for i in (0, 1) for j in (0, 1)])
 
@@ -269,14 +269,14 @@ def maxima(x):
         ("mobilenet_v2", "mobilenet_v2", None),
     ],
 )
-def test_forward_is_the_papers(name, family, units):
+def test_forward_matches_reference(name, family, units):
     model, x = shaken(name), images()
     expected = getattr(Reference(model), family)(x.astype("float64"), units)
     actual = keras.ops.convert_to_numpy(model(x, training=False))
     np.testing.assert_allclose(actual, expected, rtol=2e-4, atol=2e-5 * np.abs(expected).max())
 
 
-def test_lenets_forward_is_the_papers():
+def test_lenet_forward_matches_reference():
     model, x = models.build("lenet5x8", 10, input_shape=(18, 16, 1)), images(2, (18, 16, 1))
     weights, y = Reference(model).weights, x.astype("float64")
     for block in ("block1", "block2"):
@@ -295,7 +295,7 @@ def test_lenets_forward_is_the_papers():
 
 
 @pytest.mark.parametrize("stage, unit", [(1, 0), (2, 0), (2, 1)])
-def test_shufflenet_v1_units_are_torchs(stage, unit):
+def test_shufflenet_v1_units_match_torch(stage, unit):
     torch = pytest.importorskip("torch")
     functional = torch.nn.functional
     model = shaken("shufflenet_v1")
@@ -351,7 +351,7 @@ def test_strides_of_two_are_padded_on_both_sides(name):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "resnet14", "resnet8x4", "resnet50", "vgg13", "shufflenet_v1"])
-def test_stages_are_their_rectified_sums(name):
+def test_stages_equal_rectified_sums(name):
     stages = STAGES if name in ("resnet8", "resnet14", "resnet8x4", "shufflenet_v1") else FOUR_STAGES
     values = endpoints(shaken(name), [*stages, *(f"{stage}_preact" for stage in stages), "stem"], images())
     for stage in stages:
@@ -360,7 +360,7 @@ def test_stages_are_their_rectified_sums(name):
     assert values["stem"].min() == 0
 
 
-def test_shufflenet_v2_stages_are_rectified_and_shuffled():
+def test_shufflenet_v2_stages_equal_shuffled_rectified_values():
     values = endpoints(shaken("shufflenet_v2"), [*STAGES, *(f"{stage}_preact" for stage in STAGES), "stem"], images())
     for stage in STAGES:
         identity, residual = np.split(values[f"{stage}_preact"], 2, -1)
@@ -380,7 +380,7 @@ def test_mobilenet_v2_bottlenecks_are_linear():
 
 
 @pytest.mark.parametrize("name", ["resnet50", "vgg13", "mobilenet_v2"])
-def test_normalizations_before_the_stages_are_found(name):
+def test_preceding_normalizations_of_stages(name):
     model = shaken(name)
     for stage in FOUR_STAGES:
         endpoint = model.get_layer(f"{stage}_preact")
@@ -406,7 +406,7 @@ def test_wide_resnet_preactivations_are_the_next_normalization():
 
 
 @pytest.mark.parametrize("name, bias", [("resnet32x4", True), ("wrn_40_2", False)])
-def test_first_weights_are_the_references(name, bias):
+def test_initialization_matches_reference(name, bias):
     model = models.build(name)
     for layer in model.layers:
         if isinstance(layer, layers.Conv2D):
@@ -432,7 +432,7 @@ def test_first_weights_are_the_references(name, bias):
 
 
 def flat_uniform(values, bound):
-    """Whether these may be draws of U(-bound, bound), by their greatest and their standard deviation."""
+    """Return whether values may be drawn from U(-bound, bound), by their maximum and standard deviation."""
     # Of n draws the greatest is below 1 - 14 / n of the bound once in a million times, and the standard error of
     # their deviation is 0.45 / sqrt(n) of it.
     assert (1 - 14 / values.size) * bound < np.abs(values).max() <= bound * (1 + 1e-6)
@@ -441,7 +441,7 @@ def flat_uniform(values, bound):
 
 
 def flat_normal(values, stddev):
-    """Whether these may be draws of N(0, stddev^2), not truncated: five standard errors of mean and deviation."""
+    """Return whether values may be drawn from N(0, stddev^2), to five standard errors of mean and deviation."""
     assert abs(values.mean()) < 5 * stddev / np.sqrt(values.size)
     assert abs(values.std() / stddev - 1) < 5 / np.sqrt(2 * values.size)
     if values.size > 50_000:
@@ -449,7 +449,7 @@ def flat_normal(values, stddev):
 
 
 @pytest.mark.parametrize("name", OTHERS[:-1])
-def test_first_weights_of_other_networks_are_the_references(name):
+def test_initialization_of_other_networks_matches_reference(name):
     model = models.build(name)
     for layer in model.layers:
         if isinstance(layer, CONVOLUTIONS):
@@ -476,7 +476,7 @@ def test_first_weights_of_other_networks_are_the_references(name):
         flat_uniform(offset, kernel.shape[0] ** -0.5)
 
 
-def test_the_seed_decides_the_first_weights():
+def test_initialization_depends_on_seed():
     keras.utils.set_random_seed(3)
     first = arrays(small())
     second = arrays(small())
@@ -487,7 +487,7 @@ def test_the_seed_decides_the_first_weights():
 
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1", "shufflenet_v1"])
-def test_mixed_precision_ends_in_float32(name):
+def test_mixed_precision_logits_are_float32(name):
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("mixed_bfloat16")
     try:
@@ -507,12 +507,12 @@ def test_classes_and_weights_may_be_positional(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["resnet8", "vgg8"])
-def test_any_image_size(name):
+def test_networks_accept_any_image_size(name):
     model = models.build(name, 5, input_shape=(None, None, 3))
     assert model(images(2, (11, 9, 3))).shape == (2, 5)
 
 
-def test_shufflenets_take_odd_and_oblong_images():
+def test_shufflenets_accept_odd_and_oblong_images():
     model = models.build("shufflenet_v1", 5, input_shape=(11, 6, 3))
     assert model.get_layer("block2").output.shape[1:3] == (3, 2)
     assert model(images(2, (11, 6, 3))).shape == (2, 5)
@@ -520,24 +520,24 @@ def test_shufflenets_take_odd_and_oblong_images():
 
 @pytest.mark.parametrize("name", ["shufflenet_v1", "shufflenet_v2", "lenet5x8"])
 @pytest.mark.parametrize("shape", [(None, 32, 3), (32, None, 3)])
-def test_networks_that_need_a_size_say_so(name, shape):
+def test_networks_with_fixed_size_reject_unknown_size(name, shape):
     with pytest.raises(ValueError, match=rf"of {name} must have a height and a width, such as \(32, 32, 3\).*None"):
         models.build(name, input_shape=shape)
 
 
-def test_lenet_refuses_small_images():
+def test_lenet_rejects_small_images():
     with pytest.raises(ValueError, match=r"lenet5x8 requires images of at least 16 x 16.*\(15, 32, 3\)"):
         models.build("lenet5x8", input_shape=(15, 32, 3))
 
 
 @pytest.mark.parametrize("side, last", [(32, 4), (64, 4), (16, 2)])
-def test_vggs_last_pool_is_for_images_of_64(side, last):
+def test_vgg_last_pool_only_for_images_of_64(side, last):
     model = models.build("vgg8", input_shape=(side, side, 3))
     assert model.get_layer("block4").output.shape[1:3] == (last, last)
 
 
 @pytest.mark.parametrize("name", ["shufflenet_v1", "shufflenet_v2", "mobilenet_v2", "vgg8", "lenet5x8"])
-def test_a_step_changes_every_weight_and_files_keep_them(tmp_path, name):
+def test_train_step_changes_all_weights_and_files_restore_them(tmp_path, name):
     if keras.backend.backend() == "jax" and name in ("shufflenet_v2", "mobilenet_v2"):
         pytest.skip("JAX compiles for ten seconds; shufflenet_v1 has the same layers")
     side = 16 if name == "lenet5x8" else 8
@@ -567,7 +567,7 @@ def test_a_step_changes_every_weight_and_files_keep_them(tmp_path, name):
         ({"input_shape": (32, 32, None)}, r"`input_shape` must be an integer.*None"),
     ],
 )
-def test_refused_settings(settings, words):
+def test_build_rejects_invalid_arguments(settings, words):
     with pytest.raises(ValueError, match=words):
         models.build(**{"name": "resnet8", **settings})
 
@@ -577,7 +577,7 @@ def test_refused_settings(settings, words):
 
 @pytest.mark.parametrize("name", ["resnet8", "wrn_16_1"])
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_weight_files_give_the_weights_back(tmp_path, name, dtype):
+def test_save_weights_round_trips(tmp_path, name, dtype):
     model, path = shake(small(name)), tmp_path / "a.weights.h5"
     models.save_weights(model, path, dtype)
     loaded = small(name, weights=str(path))
@@ -591,7 +591,7 @@ def test_weight_files_give_the_weights_back(tmp_path, name, dtype):
     assert [file.name for file in tmp_path.iterdir()] == ["a.weights.h5"]
 
 
-def test_float16_is_the_default_and_half_the_arrays(tmp_path):
+def test_save_weights_defaults_to_float16(tmp_path):
     models.save_weights(small(), tmp_path / "a.weights.h5")
     dtypes = set()
     with h5py.File(tmp_path / "a.weights.h5") as file:
@@ -599,7 +599,7 @@ def test_float16_is_the_default_and_half_the_arrays(tmp_path):
     assert dtypes == {"float16"}
 
 
-def test_keras_files_give_the_weights_back(tmp_path):
+def test_load_weights_reads_keras_files(tmp_path):
     model = shake(small())
     model.save_weights(tmp_path / "a.weights.h5")
     model.save(tmp_path / "a.keras")
@@ -608,7 +608,7 @@ def test_keras_files_give_the_weights_back(tmp_path):
         assert all((a == b).all() for a, b in zip(arrays(model), arrays(loaded))), path
 
 
-def test_an_optimizers_state_is_neither_written_nor_needed(tmp_path):
+def test_save_weights_skips_optimizer_state(tmp_path):
     model = small()
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
     model.optimizer.build(model.trainable_variables)
@@ -621,7 +621,7 @@ def test_an_optimizers_state_is_neither_written_nor_needed(tmp_path):
         assert all((a == b).all() for a, b in zip(arrays(model), arrays(loaded)))
 
 
-def test_bfloat16_variables_are_written(tmp_path):
+def test_save_weights_writes_bfloat16_variables(tmp_path):
     model = small(dtype="bfloat16")
     models.save_weights(model, tmp_path / "a.weights.h5", "float32")
     loaded = small(weights=tmp_path / "a.weights.h5")
@@ -629,7 +629,7 @@ def test_bfloat16_variables_are_written(tmp_path):
 
 
 class Counter(layers.Layer):
-    """Holds an integer that float16 cannot."""
+    """A layer with an integer that float16 cannot represent."""
 
     def __init__(self, start):
         super().__init__()
@@ -643,14 +643,14 @@ class Counter(layers.Layer):
         return x
 
 
-def test_integers_are_written_as_they_are(tmp_path):
+def test_save_weights_keeps_integers(tmp_path):
     model, other = (keras.Sequential([keras.Input((3,)), Counter(start)]) for start in (100_001, 0))
     models.save_weights(model, tmp_path / "a.weights.h5")
     other.load_weights(tmp_path / "a.weights.h5")
     assert arrays(other)[0].tolist() == [100_001]
 
 
-def test_a_failed_save_leaves_the_file_before(tmp_path, monkeypatch):
+def test_save_weights_keeps_previous_file_after_error(tmp_path, monkeypatch):
     path = tmp_path / "a.weights.h5"
     model = small()
     models.save_weights(model, path)
@@ -666,7 +666,7 @@ def test_a_failed_save_leaves_the_file_before(tmp_path, monkeypatch):
     assert [file.name for file in tmp_path.iterdir()] == ["a.weights.h5"]
 
 
-def test_refused_saves(tmp_path):
+def test_save_weights_rejects_invalid_arguments(tmp_path):
     model, path = small(), tmp_path / "a.weights.h5"
     with pytest.raises(ValueError, match=r"must end in '.weights.h5'.*a.h5"):
         models.save_weights(model, tmp_path / "a.h5")
@@ -691,7 +691,7 @@ def test_refused_saves(tmp_path):
 
 @pytest.fixture(params=["weights.h5", "keras"])
 def write(request, tmp_path):
-    """A function that writes a model in one of the two formats and gives the path."""
+    """Return a function that writes a model in one of the two formats and returns the path."""
 
     def write(model):
         path = tmp_path / f"a.{request.param}"
@@ -701,7 +701,7 @@ def write(request, tmp_path):
     return write
 
 
-def test_files_of_other_networks_are_refused(write):
+def test_load_weights_rejects_other_networks(write):
     with pytest.raises(ValueError, match=r"a\.\w+.*does not match resnet8: expected \d+ arrays, .*'resnet14'"):
         small("resnet8", weights=write(small("resnet14")))
     # The same layers with other widths: the first variable that differs is named with both shapes.
@@ -714,12 +714,12 @@ def test_files_of_other_networks_are_refused(write):
         small("resnet8", weights=write(models.build("resnet8", 10, input_shape=(8, 8, 3))))
 
 
-def test_files_of_other_class_counts_are_refused(write):
+def test_load_weights_rejects_other_class_counts(write):
     with pytest.raises(ValueError, match=r"expected 10 classes. Received: 7 classes. Pass `classes`"):
         small("resnet8", weights=write(small("resnet8", classes=7)))
 
 
-def test_files_of_another_order_are_refused(write):
+def test_load_weights_rejects_another_order(write):
     layer = keras.layers.Dense
     first = keras.Sequential([keras.Input((4,)), layer(4, name="a"), layer(4, name="b")], name="net")
     second = keras.Sequential([keras.Input((4,)), layer(4, name="b"), layer(4, name="a")], name="net")
@@ -730,7 +730,7 @@ def test_files_of_another_order_are_refused(write):
         load_weights(second, write(first))
 
 
-def test_files_with_more_layers_are_refused(write):
+def test_load_weights_rejects_more_layers(write):
     layer = keras.layers.Dense
     first = keras.Sequential([keras.Input((4,)), layer(4, name="a"), layer(4, name="b")], name="net")
     second = keras.Sequential([keras.Input((4,)), layer(4, name="a")], name="net")
@@ -740,7 +740,7 @@ def test_files_with_more_layers_are_refused(write):
 
 @keras.saving.register_keras_serializable("test_zoo")
 class Wrapper(keras.Model):
-    """Anything around a student."""
+    """A model that wraps a student."""
 
     def __init__(self, student, **settings):
         super().__init__(**settings)
@@ -757,26 +757,26 @@ class Wrapper(keras.Model):
         return cls(keras.saving.deserialize_keras_object(config["student"]))
 
 
-def test_files_of_distillers_say_what_to_save(write):
+def test_load_weights_of_distiller_file_names_remedy(write):
     wrapper = Wrapper(small())
     wrapper(images())
     with pytest.raises(ValueError, match=r"write `?(distiller.student|its `student)` with .*save_weights"):
         small(weights=write(wrapper))
 
 
-def test_missing_files_are_refused(tmp_path):
+def test_load_weights_rejects_missing_files(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"weight file '.*nowhere.weights.h5' for resnet8 does not exist"):
         small(weights=tmp_path / "nowhere.weights.h5")
 
 
-def test_other_types_of_files_are_refused(tmp_path):
+def test_load_weights_rejects_other_file_types(tmp_path):
     (tmp_path / "a.pth").write_bytes(b"torch")
     with pytest.raises(ValueError, match=r"must be a '.weights.h5' or a '.keras' file.*a.pth"):
         small(weights=tmp_path / "a.pth")
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.999])
-def test_truncated_files_are_refused(write, keep):
+def test_load_weights_rejects_truncated_files(write, keep):
     path = write(small())
     content = path.read_bytes()
     path.write_bytes(content[: int(keep * len(content))])
@@ -784,14 +784,14 @@ def test_truncated_files_are_refused(write, keep):
         small(weights=path)
 
 
-def test_files_of_something_else_are_refused(write):
+def test_load_weights_rejects_other_content(write):
     path = write(small())
     path.write_bytes(b"<html>not found</html>" * 100)
     with pytest.raises(ValueError, match=r"is not a complete .*again"):
         small(weights=path)
 
 
-def test_flipped_bytes_of_a_keras_file_are_refused(tmp_path):
+def test_load_weights_rejects_flipped_bytes(tmp_path):
     path = tmp_path / "a.keras"
     small().save(path)
     content = bytearray(path.read_bytes())

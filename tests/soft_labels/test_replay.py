@@ -45,7 +45,7 @@ def _fit(distiller, observers=(), epochs=3, **batches):
 
 
 @pytest.mark.parametrize("pipeline", ["numpy", pytest.param("tensorflow", marks=pytest.mark.tensorflow)])
-def test_batches_bring_the_logits_of_their_pixels(made, pipeline):
+def test_batches_have_logits_of_their_pixels(made, pipeline):
     teacher, store = made
     batches = data.train_batches(_train(), seed=8, batch_size=BATCH, soft_labels=store, pipeline=pipeline)
     plain = data.train_batches(_train(), seed=8, batch_size=BATCH, num_views=2, pipeline=pipeline)
@@ -68,7 +68,7 @@ def test_batches_bring_the_logits_of_their_pixels(made, pipeline):
     ],
     ids=lambda loss: loss.name,
 )
-def test_training_ends_in_the_same_weights(made, loss, tmp_path):
+def test_training_with_soft_labels_matches_live_teacher(made, loss, tmp_path):
     teacher, store = made
     histories, weights = [], []
     probe = _train().stratified_subset(10)
@@ -87,7 +87,7 @@ def test_training_ends_in_the_same_weights(made, loss, tmp_path):
 
 
 @pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"top_k": 3}, {"top_k": 2}], ids=["float16", "all", "top_2"])
-def test_smaller_storage_is_near(made, storage, tmp_path):
+def test_smaller_storage_approximates_losses(made, storage, tmp_path):
     teacher, store = made
     small = soft_labels.write_soft_labels(
         teacher, _train(), tmp_path, seed=3, num_views=2, batch_size=40, verbose=0, **storage
@@ -97,7 +97,7 @@ def test_smaller_storage_is_near(made, storage, tmp_path):
         np.testing.assert_allclose(near[name], exact[name], rtol=2e-3, err_msg=name)
 
 
-def test_a_file_keeps_no_teacher_and_goes_on(made, tmp_path):
+def test_saved_distiller_resumes_without_teacher(made, tmp_path):
     store = made[1]
     distiller = _distiller("teacher_logits")
     _fit(distiller, epochs=1, soft_labels=store)
@@ -109,13 +109,13 @@ def test_a_file_keeps_no_teacher_and_goes_on(made, tmp_path):
     np.testing.assert_allclose(others, ones, rtol=1e-5)
 
 
-def test_evaluation_needs_no_logits(made):
+def test_evaluate_does_not_need_teacher_logits(made):
     distiller = _distiller("teacher_logits")
     batches = data.eval_batches(_train(), 25)
     assert set(distiller.evaluate(batches, verbose=0, return_dict=True)) == {"loss", "accuracy"}
 
 
-def test_one_of_several_teachers_may_be_given(made):
+def test_one_of_several_teachers_may_be_cached(made):
     teacher, store = made
     loss = losses.KD(teacher={"here": 1.0, "given": 1.0})
     history = _fit(_distiller({"here": teacher, "given": "teacher_logits"}, loss), epochs=1, soft_labels=store)
@@ -142,17 +142,17 @@ def test_one_of_several_teachers_may_be_given(made):
     ],
     ids=["inner_layers", "batch_statistics", "no_logits", "no_dict", "classes"],
 )
-def test_what_a_teacher_given_by_its_logits_cannot(make, message):
+def test_cached_teacher_rejects_unsupported_uses(make, message):
     with pytest.raises(ValueError, match=message):
         make()
 
 
-def test_other_views_are_refused(made):
+def test_train_batches_rejects_other_num_views(made):
     with pytest.raises(ValueError, match="`num_views` must be .* soft labels, 2. Received: num_views=5"):
         data.train_batches(_train(), seed=0, batch_size=8, num_views=5, soft_labels=made[1])
 
 
-def test_callbacks_that_change_the_teacher_refuse(made, tmp_path):
+def test_lockstep_rejects_cached_teacher(made, tmp_path):
     distiller = _distiller("teacher_logits")
     models.save_weights(image_network("other", classes=3), tmp_path / teacher_checkpoints.file_name(1))
     with pytest.raises(ValueError, match="requires a teacher that is a network"):
@@ -160,7 +160,7 @@ def test_callbacks_that_change_the_teacher_refuse(made, tmp_path):
 
 
 @pytest.mark.tensorflow
-def test_an_image_that_cannot_be_read_has_no_soft_label(tmp_path):
+def test_corrupt_image_has_no_soft_label(tmp_path):
     image = pytest.importorskip("PIL.Image")
     for label in ("a", "b"):
         (tmp_path / "tree" / label).mkdir(parents=True)

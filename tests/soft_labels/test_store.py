@@ -1,4 +1,4 @@
-"""Writing soft labels and reading them: rows, interruptions, several writers, and what is refused."""
+"""Writing and reading soft labels: rows, interruptions, several writers, and invalid files."""
 
 import dataclasses
 import errno
@@ -57,7 +57,7 @@ def _expected(teacher, view):
 
 
 @pytest.mark.parametrize("view", [None, 0, 1])
-def test_rows_are_what_the_teacher_says_of_a_view(made, view):
+def test_lookup_matches_teacher_logits(made, view):
     teacher, store = made
     numbers = np.random.default_rng(0).permutation(40)[:25]
     rows = store.lookup(view, numbers)
@@ -65,7 +65,7 @@ def test_rows_are_what_the_teacher_says_of_a_view(made, view):
     np.testing.assert_allclose(rows, _expected(teacher, view)[numbers], atol=1e-5)
 
 
-def test_views_differ_and_have_the_crops_of_training(made):
+def test_views_differ(made):
     _, store = made
     assert store.num_views == 2 and store.seed == 3
     everything = [store.lookup(view, np.arange(40)) for view in (None, 0, 1)]
@@ -81,7 +81,7 @@ def test_float16_is_precise_near_the_highest_logit(made, tmp_path):
     assert half.manifest.bytes_per_view == 40 * 3 * 2
 
 
-def test_several_files_a_view(made, tmp_path):
+def test_rows_per_file_splits_views(made, tmp_path):
     teacher, store = made
     parted = soft_labels.write_soft_labels(teacher, _train(), tmp_path, rows_per_file=7, **SETTINGS)
     assert len(list(tmp_path.glob("view-00001.shard-*.npy"))) == 6
@@ -90,7 +90,7 @@ def test_several_files_a_view(made, tmp_path):
     parted.verify()
 
 
-def test_parts_of_the_data_keep_their_numbers(made):
+def test_check_dataset_accepts_subset(made):
     _, store = made
     part = _train().stratified_subset(9, seed=5)
     store.check_dataset(part, AUGMENTATION)
@@ -98,7 +98,7 @@ def test_parts_of_the_data_keep_their_numbers(made):
         store.lookup(0, [3, 40])
 
 
-def test_sentences_are_not_varied(tmp_path):
+def test_sentence_pairs_have_no_views(tmp_path):
     tokens = np.random.default_rng(0).integers(1, 9, (6, 16))
     pairs = data.SentencePairs(tokens, tokens * 0, np.arange(6) + 8, np.arange(6) % 3, ("a", "b", "c"))
     inputs = {name: keras.Input((None,), dtype="int32", name=name) for name in pairs.inputs(slice(0, 6))}
@@ -117,7 +117,7 @@ class _Stops(Exception):
     pass
 
 
-def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
+def test_write_resumes_after_interruption(made, tmp_path, monkeypatch):
     teacher, store = made
     calls, forward = [], writer.predict_batch
 
@@ -141,7 +141,7 @@ def test_an_interrupted_pass_makes_what_is_missing(made, tmp_path, monkeypatch):
     assert len(calls) == 11
 
 
-def test_more_views_add_to_a_folder(made, tmp_path):
+def test_write_adds_views(made, tmp_path):
     teacher, store = made
     folder = _copy(store, tmp_path)
     times = {p.name: p.stat().st_mtime_ns for p in folder.glob("*.npy.sha256")}
@@ -151,8 +151,8 @@ def test_more_views_add_to_a_folder(made, tmp_path):
         soft_labels.write_soft_labels(teacher, _train(), folder, **SETTINGS)
 
 
-def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
-    """What another process is writing is left to it, and waited for."""
+def test_writers_share_files(made, tmp_path, monkeypatch):
+    """A writer waits for the file that another process is writing."""
     teacher, store = made
     monkeypatch.setattr(writer, "_WAIT", 0.01)
     done = []
@@ -175,8 +175,8 @@ def test_writers_share_out_the_files(made, tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.lock"))
 
 
-def test_a_folder_in_which_another_writer_has_just_begun(made, tmp_path):
-    """Or was killed before its manifest stood there."""
+def test_write_ignores_unfinished_start_of_another_writer(made, tmp_path):
+    """Or was killed before it wrote the manifest."""
     shutil.copy(made[1].directory / "examples.npy", tmp_path)
     for name in ("manifest.json.123.writing", "view-00000.npy.0123456789abcdef.writing"):
         (tmp_path / name).write_text("{")
@@ -184,7 +184,7 @@ def test_a_folder_in_which_another_writer_has_just_begun(made, tmp_path):
     assert not list(tmp_path.glob("*.writing"))
 
 
-def test_a_lock_is_of_one_at_a_time(tmp_path):
+def test_file_lock_is_exclusive(tmp_path):
     with file_lock(tmp_path / "lock") as first, file_lock(tmp_path / "lock") as second:
         assert first and not second
     with file_lock(tmp_path / "lock") as again:
@@ -223,7 +223,7 @@ def _other_pixel():
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_what_is_written_into_a_folder_is_of_one_kind(made, changes, message):
+def test_write_rejects_other_arguments(made, changes, message):
     teacher, store = made
     changes = dict(changes)
     teacher = _teacher(changes.pop("teacher")) if "teacher" in changes else teacher
@@ -232,7 +232,7 @@ def test_what_is_written_into_a_folder_is_of_one_kind(made, changes, message):
         soft_labels.write_soft_labels(teacher, train, store.directory, **{**SETTINGS, **changes})
 
 
-def test_a_folder_of_something_else(made, tmp_path):
+def test_write_rejects_directory_with_other_files(made, tmp_path):
     (tmp_path / "thesis.tex").write_text("")
     with pytest.raises(ValueError, match="must be empty or have soft labels"):
         soft_labels.write_soft_labels(made[0], _train(), tmp_path, **SETTINGS)
@@ -250,7 +250,7 @@ def test_a_folder_of_something_else(made, tmp_path):
     ],
     ids=["classes", "probabilities", "no_model", "nan"],
 )
-def test_teachers_that_are_refused(teacher, message, tmp_path):
+def test_write_rejects_invalid_teacher(teacher, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         soft_labels.write_soft_labels(teacher(), _train(), tmp_path, **SETTINGS)
 
@@ -266,7 +266,7 @@ def _flip(path):
     path.write_bytes(content)
 
 
-def test_a_damaged_file_is_found_when_it_is_read(made, tmp_path):
+def test_lookup_detects_damaged_file(made, tmp_path):
     folder = _copy(made[1], tmp_path)
     _flip(folder / "view-00001.npy")
     store = soft_labels.SoftLabels(folder)
@@ -274,7 +274,7 @@ def test_a_damaged_file_is_found_when_it_is_read(made, tmp_path):
     for read in (lambda: store.lookup(1, [1]), store.verify):
         with pytest.raises(ValueError, match="view-00001.npy is damaged: its SHA-256 .* Remove it"):
             read()
-    for name in ("view-00001.npy", "view-00001.npy.sha256"):  # As the message says.
+    for name in ("view-00001.npy", "view-00001.npy.sha256"):  # As the error recommends.
         (folder / name).unlink()
     again = soft_labels.write_soft_labels(made[0], _train(), folder, **SETTINGS)
     again.verify()
@@ -301,7 +301,7 @@ def test_a_damaged_file_is_found_when_it_is_read(made, tmp_path):
     ],
     ids=["truncated", "shape", "missing", "no_digest", "examples_flipped", "no_examples", "manifest", "version"],
 )
-def test_what_is_not_whole_is_refused_at_once(made, tmp_path, damage, message):
+def test_reader_rejects_incomplete_directory(made, tmp_path, damage, message):
     folder = _copy(made[1], tmp_path)
     damage(folder)
     with pytest.raises(ValueError, match=message):
@@ -323,12 +323,12 @@ def test_what_is_not_whole_is_refused_at_once(made, tmp_path, damage, message):
     ],
     ids=["pixel", "labels", "augmentation", "preprocessing", "data"],
 )
-def test_they_teach_only_what_they_are_of(made, examples, augmentation, message):
+def test_check_dataset_rejects_other_data(made, examples, augmentation, message):
     with pytest.raises(ValueError, match=message):
         made[1].check_dataset(examples(), augmentation)
 
 
-def test_without_clean_rows(made, tmp_path):
+def test_reader_without_unaugmented_rows(made, tmp_path):
     store = soft_labels.write_soft_labels(made[0], _train(), tmp_path, include_unaugmented=False, **SETTINGS)
     with pytest.raises(ValueError, match="include_unaugmented=True"):
         store.check_dataset(_train())
@@ -336,7 +336,7 @@ def test_without_clean_rows(made, tmp_path):
         store.lookup(2, [0])
 
 
-def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made, tmp_path, monkeypatch):
+def test_write_reports_full_disk_and_keeps_complete_files(made, tmp_path, monkeypatch):
     teacher = made[0]
     with monkeypatch.context() as patch:
         patch.setattr(writer.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 100))
@@ -360,21 +360,21 @@ def test_too_little_room_is_told_before_and_a_full_disk_keeps_what_is_there(made
     soft_labels.write_soft_labels(teacher, _train(), tmp_path, **SETTINGS).verify()
 
 
-def test_sizes_before_and_the_rate_after(made, tmp_path, capsys):
+def test_write_prints_sizes_and_rate(made, tmp_path, capsys):
     soft_labels.write_soft_labels(made[0], _train(), tmp_path, **{**SETTINGS, "verbose": 2})
-    said = capsys.readouterr().out
-    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB per view; 3 files" in said
-    assert "/example" in said
+    printed = capsys.readouterr().out
+    assert "3 views of 40 examples, 3 logits in float32: 0.0 MiB per view; 3 files" in printed
+    assert "/example" in printed
 
 
-def test_few_views_stay_open(made):
+def test_reader_keeps_two_views_open(made):
     store = soft_labels.SoftLabels(made[1].directory)
     for view in (None, 0, 1):
         store.lookup(view, [0])
     assert len(store._open) == store_module._OPEN_VIEWS
 
 
-def test_a_teacher_that_gives_a_dict(tmp_path):
+def test_write_accepts_teacher_with_dict_output(tmp_path):
     plain = network("plain", classes=3, inputs=192)
     x = keras.Input((8, 8, 3))
     teacher = keras.Model(x, {"logits": plain(keras.layers.Flatten()(x))})
@@ -386,7 +386,7 @@ ABSENT = object()
 
 
 def _manifest(folder, **changes):
-    """Changes fields of a store's manifest; `ABSENT` removes one."""
+    """Change fields of a manifest. `ABSENT` removes one."""
     path = folder / "manifest.json"
     values = {**json.loads(path.read_text()), **changes}
     path.write_text(json.dumps({name: value for name, value in values.items() if value is not ABSENT}))
@@ -457,8 +457,8 @@ def _nested(depth):
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
-def test_a_manifest_is_checked_in_one_line(made, tmp_path, changes, message):
-    """Before memory is taken for what it claims, and by the writer too."""
+def test_manifest_errors_are_one_line(made, tmp_path, changes, message):
+    """The check is before memory is allocated for its values. The writer also checks it."""
     folder = _copy(made[1], tmp_path)
     _manifest(folder, **changes)
     tracemalloc.start()
@@ -486,7 +486,7 @@ def test_a_manifest_is_checked_in_one_line(made, tmp_path, changes, message):
     ],
     ids=range(7),
 )
-def test_a_manifest_of_other_content(made, tmp_path, content, message):
+def test_manifest_rejects_other_content(made, tmp_path, content, message):
     folder = _copy(made[1], tmp_path)
     (folder / "manifest.json").write_bytes(content)
     with pytest.raises(ValueError, match=message) as caught:
@@ -500,7 +500,7 @@ def test_a_manifest_of_other_content(made, tmp_path, content, message):
     [os.mkfifo, pathlib.Path.mkdir, lambda path: path.symlink_to("missing")],
     ids=["fifo", "directory", "dangling_link"],
 )
-def test_what_is_no_file_is_refused(made, tmp_path, name, make):
+def test_reader_rejects_irregular_files(made, tmp_path, name, make):
     folder = _copy(made[1], tmp_path)
     (folder / name).unlink()
     make(folder / name)
@@ -512,7 +512,7 @@ def test_what_is_no_file_is_refused(made, tmp_path, name, make):
 @pytest.mark.parametrize(
     "digest", [b"", b"0" * 64, b"\xff" * 64, b"a" * 10**6], ids=["empty", "other", "bytes", "long"]
 )
-def test_a_digest_that_is_none_is_refused(made, tmp_path, digest):
+def test_lookup_rejects_invalid_digest(made, tmp_path, digest):
     folder = _copy(made[1], tmp_path)
     (folder / "view-00001.npy.sha256").write_bytes(digest)
     with pytest.raises(ValueError, match="view-00001.npy.*Remove it and its .sha256"):
@@ -520,7 +520,7 @@ def test_a_digest_that_is_none_is_refused(made, tmp_path, digest):
 
 
 @pytest.mark.parametrize("change", ["negative", "repeated"])
-def test_example_numbers_are_unique_and_not_negative(made, tmp_path, change):
+def test_reader_rejects_invalid_example_numbers(made, tmp_path, change):
     folder = _copy(made[1], tmp_path)
     table = np.load(folder / "examples.npy")
     table["index"][3] = -1 if change == "negative" else 7
@@ -530,12 +530,12 @@ def test_example_numbers_are_unique_and_not_negative(made, tmp_path, change):
         soft_labels.SoftLabels(folder)
 
 
-def test_views_that_do_not_fit_on_the_disk_take_no_memory(made, tmp_path):
+def test_write_rejects_views_beyond_disk_without_allocating(made, tmp_path):
     with pytest.raises(OSError, match="do not fit"):
         soft_labels.write_soft_labels(made[0], _train(), tmp_path, **{**SETTINGS, "num_views": 2**31 - 1})
 
 
-def test_a_file_without_its_digest_or_the_reverse_is_written_again(made, tmp_path):
+def test_write_replaces_file_without_digest(made, tmp_path):
     folder = _copy(made[1], tmp_path)
     (folder / "view-00000.npy").unlink()
     (folder / "view-00001.npy.sha256").unlink()
@@ -548,7 +548,7 @@ def test_a_file_without_its_digest_or_the_reverse_is_written_again(made, tmp_pat
 
 @pytest.fixture
 def hashed(made, tmp_path, monkeypatch):
-    """A copy of the store's folder, and the names of the files that are hashed."""
+    """Return a copy of the directory, and the names of the files that are hashed."""
     names, sha256 = [], store_module.sha256
     monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
     folder = _copy(made[1], tmp_path)
@@ -557,7 +557,7 @@ def hashed(made, tmp_path, monkeypatch):
     return folder, names
 
 
-def test_a_file_is_hashed_at_its_first_use_alone(hashed):
+def test_file_is_hashed_only_at_first_use(hashed):
     folder, names = hashed
     store = soft_labels.SoftLabels(folder)
     assert names == []
@@ -568,7 +568,7 @@ def test_a_file_is_hashed_at_its_first_use_alone(hashed):
     assert len(names) == 3
 
 
-def test_files_of_a_view_are_hashed_one_by_one(made, tmp_path, monkeypatch):
+def test_files_of_a_view_are_hashed_separately(made, tmp_path, monkeypatch):
     store = soft_labels.write_soft_labels(made[0], _train(), tmp_path, rows_per_file=7, **SETTINGS)
     names, sha256 = [], store_module.sha256
     monkeypatch.setattr(store_module, "sha256", lambda path: names.append(path.name) or sha256(path))
@@ -581,7 +581,7 @@ def test_files_of_a_view_are_hashed_one_by_one(made, tmp_path, monkeypatch):
         store.lookup(0, [15, 25])
 
 
-def test_verify_reads_all_every_time(hashed, capsys):
+def test_verify_hashes_all_files(hashed, capsys):
     folder, names = hashed
     store = soft_labels.SoftLabels(folder)
     store.verify(verbose=0)
@@ -594,7 +594,7 @@ def test_verify_reads_all_every_time(hashed, capsys):
 
 
 @pytest.mark.parametrize("change", ["time", "inode", "note", "long_note", "note_of_a_link"])
-def test_a_file_that_is_not_as_noted_is_hashed_again(hashed, change):
+def test_changed_file_is_hashed_again(hashed, change):
     folder, names = hashed
     path, note = folder / "view-00000.npy", folder / "view-00000.npy.verified"
     soft_labels.SoftLabels(folder).lookup(0, [0])
@@ -616,7 +616,7 @@ def test_a_file_that_is_not_as_noted_is_hashed_again(hashed, change):
     assert len(names) == 2 and not note.is_symlink()
 
 
-def test_a_changed_byte_is_found_by_size_or_time_and_else_by_verify(hashed):
+def test_verify_detects_change_with_same_size_and_time(hashed):
     folder, _ = hashed
     path = folder / "view-00000.npy"
     store = soft_labels.SoftLabels(folder)
@@ -631,7 +631,7 @@ def test_a_changed_byte_is_found_by_size_or_time_and_else_by_verify(hashed):
         soft_labels.SoftLabels(folder).lookup(0, [0])
 
 
-def test_a_store_that_cannot_be_written_to_is_read(hashed, monkeypatch):
+def test_read_only_directory_is_readable(hashed, monkeypatch):
     folder, names = hashed
 
     def read_only(*args, **kwargs):
@@ -650,7 +650,7 @@ def test_a_store_that_cannot_be_written_to_is_read(hashed, monkeypatch):
 
 
 def _replace_row(folder, name, row, value):
-    """Another row in a file, with its digest."""
+    """Replace a row of a file and update its digest."""
     array = np.load(folder / name)
     array[row] = value
     np.save(folder / name, array)
@@ -658,7 +658,7 @@ def _replace_row(folder, name, row, value):
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, [np.inf, 0, 0], [np.nan, 0, 0]], ids=str)
-def test_values_that_are_not_finite_are_refused(made, tmp_path, value):
+def test_lookup_rejects_nonfinite_values(made, tmp_path, value):
     folder = _copy(made[1], tmp_path)
     _replace_row(folder, "view-00000.npy", 5, value)
     store = soft_labels.SoftLabels(folder)
@@ -671,7 +671,7 @@ def test_values_that_are_not_finite_are_refused(made, tmp_path, value):
 
 
 @pytest.mark.parametrize("field, value", [("logits", np.inf), ("label", np.nan), ("rest", -np.inf), ("classes", 3)])
-def test_values_of_top_k_are_checked(made, tmp_path, field, value):
+def test_lookup_rejects_invalid_top_k_values(made, tmp_path, field, value):
     soft_labels.write_soft_labels(made[0], _train(), tmp_path, top_k=2, **SETTINGS)
     row = np.load(tmp_path / "view-00000.npy")[5].copy()
     row[field] = value
@@ -682,7 +682,7 @@ def test_values_of_top_k_are_checked(made, tmp_path, field, value):
 
 @pytest.mark.parametrize("storage", [{"dtype": "float16"}, {"top_k": 3}], ids=["float16", "top_k"])
 @pytest.mark.parametrize("scale", [1e5, 1e38])
-def test_logits_beyond_float16_are_stored_as_its_lowest(tmp_path, storage, scale):
+def test_logits_beyond_float16_are_clipped(tmp_path, storage, scale):
     x = keras.Input((8, 8, 3))
     y = keras.layers.Dense(3, kernel_initializer="zeros", name="logits")(keras.layers.Flatten()(x))
     teacher = keras.Model(x, y)

@@ -69,7 +69,7 @@ class Copies:
     """
 
     def __init__(self, folder):
-        self.folder, self.original = folder, material.store(folder / "store").folder
+        self.folder, self.original = folder, material.store(folder / "store").directory
         self.content, self.number = _open(self.original), 0
 
     def attempt(self, change, *words):
