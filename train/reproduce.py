@@ -5,9 +5,9 @@
     python train/reproduce.py --show_flags=RUN
     python train/reproduce.py --study=bias_variance --help
 
-`--table` plans the runs that a table needs, prints which are pending and how long they take, trains them, and writes a
-page with the paper's numbers and the measured ones; also the pages of other tables that share its runs. Tables are 1 to
-11 of the WSL paper (`10-imagenet` is the second part of 10), its `figure2` and `figure4`, and `online` of the paper on
+`--table` plans the runs that a table needs, prints which are pending and how long they take, trains them, and writes
+the page of its data set, which has the paper's numbers and the measured ones of all tables. Tables are 1 to 11 of the
+WSL paper (`10-imagenet` is the second part of 10), its `figure2` and `figure4`, and `online` of the paper on
 supervision complexity. Three are not from a paper: `recipe` tests what WSL's recipe leaves open, `scale` separates the
 weights of examples from the scale of the loss, and `best` combines WSL with newer losses. Scales are:
 
@@ -140,8 +140,9 @@ def run(values):
     else:
         scale_names = ["smoke"] if smoke else [name for name in SCALES if name != "smoke"]
         pages.write_pages(values.output_dir, results_dir, values.preset, scale_names)
-        path = pathlib.Path(results_dir) / f"{pages.page_name(values.table)}.md"
-    print(path if path.exists() else f"No run of {pages.display_name(values.table)} is finished, so it has no page.")
+        path = pathlib.Path(results_dir) / f"{study.data}.md"
+    finished = any(run.name in study_runner.store for run in study_runner.students)
+    print(path if finished else f"No run of {pages.display_name(values.table)} is finished, so it has no results.")
     return int(bool(failed))
 
 

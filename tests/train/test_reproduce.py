@@ -50,8 +50,8 @@ def test_a_study_is_trained_once_and_reported(tmp_path, processes, monkeypatch, 
     flags = store.get(wsl).flags
     assert f"--teacher_weights={out / 'weights' / teacher}.weights.h5" in flags
     assert f"--soft_labels={out / 'soft_labels' / teacher}-0" in flags
-    text = (out / "table5.md").read_text()
-    row = next(line for line in text.splitlines() if "| WSL |" in line)
+    text = (out / "cifar100.md").read_text()
+    row = next(line for line in text.partition("## Table 5\n")[2].splitlines() if "| WSL |" in line)
     accuracy = 100 * store.row(wsl)["test_accuracy"]
     assert f"| 75.78 | {accuracy:.2f} |" in row and f"`{wsl}`" in row
     assert "WSL > KD" in text and "| data | 1,797 digits" in text
@@ -59,11 +59,11 @@ def test_a_study_is_trained_once_and_reported(tmp_path, processes, monkeypatch, 
     # Again: nothing is left; with what is kept alone too; and another seed needs no second teacher.
     for again in (_values(tmp_path, "5"), _values(tmp_path, "5", report=True)):
         assert reproduce.run(again) == 0
-    assert len(processes) == 3 and (out / "table5.md").read_text() == text
+    assert len(processes) == 3 and (out / "cifar100.md").read_text() == text
     reproduce.run(_values(tmp_path, "5", seeds=2))
     assert sorted(processes[3:]) == sorted([f"{kd[:-1]}1", f"{wsl[:-1]}1"])
     assert "2 students finished; pending: 0 teachers, 2 students, about" in capsys.readouterr().out
-    assert " ± " in (out / "table5.md").read_text()
+    assert " ± " in (out / "cifar100.md").read_text()
 
 
 def test_a_run_that_fails_leaves_the_others_and_is_told(tmp_path, processes, monkeypatch):
@@ -82,7 +82,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_told(tmp_path, processes, mon
 
     monkeypatch.setattr(launcher, "call", fails)
     assert reproduce.run(_values(tmp_path, "2", jobs=1)) == 1
-    text = (tmp_path / "runs" / "table2.md").read_text()
+    text = (tmp_path / "runs" / "cifar100.md").read_text()
     assert len(processes) == 1 and "| broken |" not in text and "Not run, resnet8 → resnet8: broken.\n" in text
 
 
@@ -116,7 +116,7 @@ def test_show_flags_prints_a_flagfile(tmp_path, capsys):
 
 def test_a_report_of_nothing_writes_nothing(tmp_path, capsys):
     assert reproduce.run(_values(tmp_path, "2", report=True, data_dir=None)) == 0
-    assert "No run of table 2 is finished, so it has no page." in capsys.readouterr().out
+    assert "No run of table 2 is finished, so it has no results." in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.md"))
 
 
@@ -144,7 +144,7 @@ def test_the_smoke_of_a_table(name, tmp_path):
     """In processes of their own, on the digits."""
     values = _values(tmp_path, name, data_dir=None)
     assert reproduce.run(values) == 0
-    text = (tmp_path / "runs" / (f"table{name}.md" if name.isdigit() else f"{name}.md")).read_text()
+    text = (tmp_path / "runs" / "cifar100.md").read_text()
     assert all(f"`{run.name}`" in text for run in plan(name, SMOKE)[1])
 
 
@@ -161,7 +161,7 @@ def test_the_smoke_of_other_data(name, place, tmp_path, request, preset, monkeyp
     monkeypatch.setitem(presets.SCALES, "smoke", lambda preset: scales)
     values = _values(tmp_path, name, data_dir=str(request.getfixturevalue(place)), preset=str(preset))
     assert reproduce.run(values) == 0
-    text = (tmp_path / "runs" / f"table{name}.md").read_text()
+    text = (tmp_path / "runs" / f"{study.data}.md").read_text()
     assert "WSL > KD" in text
     assert len(RunStore(tmp_path / "runs" / "records").rows()) == 4  # A teacher, labels, KD and WSL.
 

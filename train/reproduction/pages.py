@@ -1,4 +1,4 @@
-"""The pages of all studies, rendered from the records of finished runs."""
+"""The pages of all studies, one per data set, rendered from the records of finished runs."""
 
 import pathlib
 
@@ -7,8 +7,14 @@ from reproduction import plots, report, studies
 from reproduction.presets import SCALES, get_deviations
 from reproduction.run_store import RunStore
 from reproduction.study_runner import RECORDS, StudyRunner
+from reproduction.variants import CIFAR100, IMAGENET, MULTINLI
 
 MAX_SEEDS = 20  # Seeds that a page looks for.
+TITLES = {CIFAR100: "CIFAR-100", IMAGENET: "ImageNet", MULTINLI: "MultiNLI"}
+NOTES = (
+    "Accuracies are in percent, mean ± standard deviation over n seeds. `python train/reproduce.py --show_flags=RUN` "
+    f"prints the flags of a run. {report.TEST_NOTE}"
+)
 
 
 def display_name(name):
@@ -16,19 +22,13 @@ def display_name(name):
     return f"table {name}" if name[0].isdigit() else name
 
 
-def page_name(name):
-    """Return the name of the file of a study's page, without its suffix: `table6`."""
-    return display_name(name).replace(" ", "")
-
-
-def page_title(name):
-    """Return the title of a study's page: `Table 4: ImageNet`, or the study's title."""
-    title = studies.STUDIES[name].title
-    return f"{display_name(name).capitalize()}: {title}" if name[0].isdigit() else title
+def page_link(name):
+    """Return the link of a study's section: `cifar100.md#table-6`."""
+    return f"{studies.STUDIES[name].data}.md#{display_name(name).replace(' ', '-')}"
 
 
 def write_pages(output_dir, results_dir, preset, scale_names):
-    """Write the pages of all studies with a finished run, since studies share runs, and that of all claims.
+    """Write the page of each data set with a finished run, since studies share runs, and that of all claims.
 
     Args:
         output_dir: Directory of the runs.
@@ -36,24 +36,45 @@ def write_pages(output_dir, results_dir, preset, scale_names):
         preset: Preset of MultiNLI's networks; if runs of others are recorded and none of this one, theirs.
         scale_names: Names of the scales that have a part on the pages.
     """
-    results_dir, claims = pathlib.Path(results_dir), {scale_name: {} for scale_name in scale_names}
+    results_dir, claims = pathlib.Path(results_dir), {}
     preset = _recorded_preset(RunStore(results_dir / RECORDS), preset)
-    for name, study in studies.STUDIES.items():
-        parts, title, file_name = [], page_title(name), page_name(name)
+    for data, title in TITLES.items():
+        parts = []
         for scale_name in scale_names:
-            scale = SCALES[scale_name](preset)[study.data]
-            results, facts = StudyRunner(study, scale, MAX_SEEDS, output_dir, results_dir).get_results()
-            if results:
-                image = f"{file_name}_{scale_name}.png"
-                plots.plot_accuracies(results, f"{title}, scale {scale_name}", results_dir / image)
-                text = report.format_study(study, scale_name, results, get_deviations(study, scale), facts)
-                parts.append(f"{text}\n![Accuracies]({image})\n")
-                claims[scale_name][display_name(name)] = report.evaluate_claims(results, study)
+            scale = SCALES[scale_name](preset)[data]
+            collected = {}  # Results and facts by name of the study.
+            for name, study in studies.STUDIES.items():
+                if study.data == data:
+                    results, facts = StudyRunner(study, scale, MAX_SEEDS, output_dir, results_dir).get_results()
+                    if results:
+                        collected[name] = results, facts
+                        evaluated = report.evaluate_claims(results, study)
+                        claims.setdefault(scale_name, {})[name] = evaluated
+            if collected:
+                image = f"{data}_accuracies_{scale_name}.png"
+                by_study = {display_name(name): results for name, (results, _) in collected.items()}
+                plots.plot_accuracies(by_study, f"{title}, scale {scale_name}", results_dir / image)
+                suffix = f" at scale {scale_name}" if parts else ""  # Headings are anchors.
+                parts.append(_format_scale(scale_name, scale, collected, image, suffix))
         if parts:
-            notes = [study.notes] if study.notes else []
-            head = [f"# {title}", f"Made by `train/reproduce.py --table={name}`.", *notes]
-            artifacts.write_text(results_dir / f"{file_name}.md", "\n\n".join([*head, "\n".join(parts)]))
+            text = f"# {title}\n\nMade by `train/reproduce.py`. {NOTES}\n\n" + "\n".join(parts)
+            artifacts.write_text(results_dir / f"{data}.md", text)
     _write_claims(claims, results_dir)
+
+
+def _format_scale(scale_name, scale, collected, image, suffix):
+    """Format the part of a page on one scale: deviations of all studies, then a section per study."""
+    results = [result for results, _ in collected.values() for result in results]
+    parts = [f"Scale `{scale_name}`: {report.describe_evaluation(results)}\n"]
+    parts += [report.format_deviations(scale.deviations)] if scale.deviations else []
+    for name, (results, facts) in collected.items():
+        study = studies.STUDIES[name]
+        parts.append(
+            f"## {display_name(name).capitalize()}{suffix}\n\n**{study.title}.** {study.notes}".rstrip() + "\n"
+        )
+        deviations = get_deviations(study, scale)[len(scale.deviations) :]
+        parts.append(report.format_study(study, results, deviations, facts))
+    return "\n".join([*parts, f"## Accuracies{suffix}\n\n![Accuracies]({image})\n"])
 
 
 def _recorded_preset(store, preset):
@@ -64,12 +85,14 @@ def _recorded_preset(store, preset):
 def _write_claims(claims, results_dir):
     """Write `claims.md`, the claims of all studies and whether they hold, if anything is measured."""
     parts = []
-    for scale_name, results_by_study in claims.items():
-        if any(results_by_study.values()):
+    for scale_name, by_name in claims.items():
+        if any(by_name.values()):
             image = f"claims_{scale_name}.png"
-            plots.plot_claims(results_by_study, f"Claims, scale {scale_name}", results_dir / image)
+            results = {display_name(name): results for name, results in by_name.items()}
+            links = {display_name(name): page_link(name) for name in by_name}
+            plots.plot_claims(results, f"Claims, scale {scale_name}", results_dir / image)
             parts.append(
-                f"## Scale `{scale_name}`\n\n{report.format_claims(results_by_study)}\n![Differences]({image})\n"
+                f"## Scale `{scale_name}`\n\n{report.format_claims(results, links)}\n![Differences]({image})\n"
             )
     if parts:
         text = "# Claims of the papers\n\nMade by `train/reproduce.py`.\n\n" + "\n".join(parts)

@@ -13,30 +13,38 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 
-def plot_accuracies(results, title, path):
-    """Plot the accuracies of the last epoch, with a panel per pair of networks; a bar is the mean over seeds.
+def plot_accuracies(results_by_study, title, path):
+    """Plot the accuracies of the last epoch, with a panel per study and pair of networks; a bar is the mean over seeds.
 
     Args:
-        results: List of `report.VariantResult`.
+        results_by_study: Dict of display names of studies to lists of `report.VariantResult`.
         title: Title of the figure.
         path: Path of the image.
     """
-    pairs = list(dict.fromkeys(result.pair for result in results))
-    names = list(dict.fromkeys(result.variant.name for result in results))
-    size = (2.5 + 4 * len(pairs), 0.3 * len(names) + 1.4)
-    figure, axes = plt.subplots(1, len(pairs), figsize=size, sharey=True, squeeze=False, layout="constrained")
-    for axis, pair in zip(axes[0], pairs):
+    panels = {}
+    for name, results in results_by_study.items():
         for result in results:
-            if result.pair != pair:
-                continue
-            accuracies, y = list(result.values().values()), names.index(result.variant.name)
+            panels.setdefault((name, result.pair), []).append(result)
+    heights = [len(results) + 2.0 for results in panels.values()]
+    figure, axes = plt.subplots(
+        len(panels),
+        1,
+        figsize=(9, 0.26 * sum(heights) + 0.6),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
+    )
+    for axis, ((name, pair), results) in zip(axes[:, 0], panels.items()):
+        for y, result in enumerate(results):
+            accuracies = list(result.values().values())
             axis.scatter(accuracies, [y] * len(accuracies), color="C0", s=18, alpha=0.7)
             axis.plot([np.mean(accuracies)] * 2, [y - 0.3, y + 0.3], color="C1", linewidth=2)
-        axis.set(title=" to ".join(pair), xlabel="test accuracy, %")
+        axis.set_yticks(range(len(results)), [result.variant.name for result in results], fontsize="small")
+        axis.set_ylim(len(results) - 0.4, -0.6)  # In the order of the table.
+        axis.set_title(f"{name}: {' to '.join(pair)}", fontsize="small", loc="left")
         axis.grid(axis="x", alpha=0.3)
-    axes[0, 0].set_yticks(range(len(names)), names, fontsize="small")
-    axes[0, 0].invert_yaxis()  # In the order of the table.
-    figure.suptitle(textwrap.fill(title, 30 + 28 * len(pairs)))
+    axis.set_xlabel("test accuracy, %")
+    figure.suptitle(title)
     save(figure, path)
     plt.close(figure)
 

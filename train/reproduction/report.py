@@ -1,4 +1,4 @@
-"""The part of a page on one study and scale: the paper's numbers, the measured ones, and tests of its claims."""
+"""Sections of pages on studies: the paper's numbers, the measured ones, and tests of the claims."""
 
 import math
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from reproduction.statistics import Difference, format_mean, get_verdict, holm, 
 from reproduction.studies import EXAMPLES
 
 SAMPLES = "regularization samples"
-_TEST_NOTE = (
+TEST_NOTE = (
     "Differences in points. Runs of a seed share initial weights and batches and are compared as pairs (Student's t, "
-    "two-sided; Holm's correction over the measured claims of one table).\n"
+    "two-sided; Holm's correction over the measured claims of one table)."
 )
 _METRICS = {  # Column of a run's row, and factor.
     "accuracy": ("test_accuracy", 100),
@@ -167,51 +167,47 @@ def claim_rows(results):
     ]
 
 
-def format_claims(results_by_study):
-    """Format a table of the claims of several studies, with a link to the page of each.
+def format_claims(results_by_study, links):
+    """Format a table of the claims of several studies.
 
     Args:
         results_by_study: Dict of display names of studies to lists of `ClaimResult`.
+        links: Dict of display names of studies to links.
     """
     rows = [
-        {"page": f"[{name}]({name.replace(' ', '')}.md)", **row}
+        {"study": f"[{name}]({links[name]})", **row}
         for name, results in results_by_study.items()
         for row in claim_rows(results)
     ]
-    return f"{format_table(rows)}\n{_TEST_NOTE}"
+    return f"{format_table(rows)}\n{TEST_NOTE}\n"
 
 
-def format_study(study, scale_name, results, deviations, facts):
-    """Format the part of a study's page on one scale.
+def format_study(study, results, deviations, facts):
+    """Format the section of a study at one scale.
 
     Args:
         study: `variants.Study`.
-        scale_name: Name of the scale.
         results: List of `VariantResult`.
-        deviations: Rows. See `presets.get_deviations`.
+        deviations: Rows `(what, here, the paper's)` of this study. See `presets.get_deviations`.
         facts: Dict of further facts, such as the teachers' accuracies.
     """
+    parts = ["".join(f"- {name}: {value}.\n" for name, value in facts.items())] if facts else []
+    parts += [format_deviations(deviations)] if deviations else []
+    parts += [format_table(result_rows(results, study))]
     claims = claim_rows(evaluate_claims(results, study))
-    text = f"## Scale `{scale_name}`\n\n"
-    if deviations:
-        rows = [dict(zip(("deviation", "here", "the paper's recipe"), row)) for row in deviations]
-        text += f"{format_table(rows)}\n"
-    text += "".join(f"{name}: {value}.\n" for name, value in facts.items()) + "\n"
-    text += f"{format_table(result_rows(results, study))}\n"
-    text += f"Accuracies in percent, mean ± standard deviation over n seeds. {_describe_evaluation(results)}\n"
-    text += "`python train/reproduce.py --show_flags=RUN` prints the flags of a run.\n"
-    return text + (f"\n{format_table(claims)}\n{_TEST_NOTE}" if claims else "")
+    return "\n".join([*parts, *([format_table(claims)] if claims else [])])
 
 
-def _describe_evaluation(results):
+def format_deviations(rows):
+    """Format rows `(what, here, the paper's)` as a table."""
+    return format_table([dict(zip(("deviation", "here", "the paper's recipe"), row)) for row in rows])
+
+
+def describe_evaluation(results):
     """Describe which epoch is reported, and on which examples the best one was selected."""
-    (split,) = {row.get("eval_split") or "the test set" for result in results for row in result.rows.values()}
-    if split == "the test set":
-        return "The main result is the last epoch's. The best epoch was selected on the test set."
-    return (
-        f"The main result is the last epoch's, on the test set. The best epoch was selected on {split}, and its "
-        "accuracy is on them."
-    )
+    splits = {row.get("eval_split") or "the test set" for result in results for row in result.rows.values()}
+    text = f"The main result is the last epoch's, on the test set. The best epoch was selected on {', '.join(splits)}"
+    return f"{text}." if splits == {"the test set"} else f"{text}, and its accuracy is on them."
 
 
 def _paper_difference(better, worse, metric):

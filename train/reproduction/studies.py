@@ -48,11 +48,7 @@ _COUNT_CLAIMS = tuple(
     )
 )
 
-_MASKS = {
-    "literal": "the sum without the label's term",
-    "stop_gradient": "the same, without a gradient to the label's logit",
-    "renormalized": "over the other classes alone",
-}
+_MASKS = {"literal": "literal", "stop_gradient": "stop-gradient", "renormalized": "renormalized"}
 
 # Table 3: a column per pair, a row per method. All rows but WSL's are quoted from the CRD paper.
 _PAIRS = (
@@ -206,7 +202,7 @@ STUDIES = {
             Variant("KD", kd(), TO_16_2, 74.92),
             *(
                 Variant(
-                    f"KD, label's logit masked: {text}",
+                    f"KD, label masked: {text}",
                     {"method": "masked_kd", "temperature": 4.0, "loss_kwargs": (f"reading={reading}",)},
                     TO_16_2,
                     73.51,
@@ -220,9 +216,11 @@ STUDIES = {
         (
             Claim("KD", "KD without regularization samples"),
             Claim("KD", "labels"),
-            *(Claim("KD without regularization samples", f"KD, label's logit masked: {t}") for t in _MASKS.values()),
+            *(Claim("KD without regularization samples", f"KD, label masked: {t}") for t in _MASKS.values()),
         ),
-        notes="The paper prints the masked sum without its sign and τ². There are three interpretations of it.",
+        notes="The paper prints the masked sum without its sign and τ². There are three interpretations of it: "
+        "literal, the sum without the label's term; the same without a gradient to the label's logit; and renormalized "
+        "over the other classes.",
     ),
     "3": Study(
         "CIFAR-100",

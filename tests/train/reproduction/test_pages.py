@@ -14,12 +14,14 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
     text = (tmp_path / "claims.md").read_text()
     rows = [line for line in text.splitlines() if line.startswith("| [table")]
     # KD and WSL of table 5 are variants of another too, and were trained for both.
-    assert [row.split("|")[1].strip() for row in rows] == ["[table 6](table6.md)"]
+    assert [row.split("|")[1].strip() for row in rows] == ["[table 6](cifar100.md#table-6)"]
     assert "WSL, τ = 4 > KD, τ = 4" in rows[0] and "| +10.00 | +10.00 to +10.00 | 2 | < 0.001 | holds |" in rows[0]
     assert text.count("## Scale") == 1 and (tmp_path / "claims_cpu.png").exists()
-    # Every table that shares one of these runs has its page, and no other has.
-    assert {path.name for path in tmp_path.glob("table*.md")} == {f"table{n}.md" for n in (1, 2, 5, 6, 9)}
-    assert (tmp_path / "scale.md").exists() and not (tmp_path / "best.md").exists()
+    # Every table that shares one of these runs has a section, and no other has.
+    text = (tmp_path / "cifar100.md").read_text()
+    headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
+    assert headings == ["Table 1", "Table 2", "Table 5", "Table 6", "Table 9", "Scale", "Accuracies"]
+    assert not (tmp_path / "imagenet.md").exists()
 
 
 def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
@@ -28,7 +30,7 @@ def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
     told = {"student": "folders/preset", "eval_split": "9 held-out training examples", "mismatched_accuracy": 0.375}
     record_run(tmp_path, kd.name, flags, **told)
     pages.write_pages(tmp_path / "out", tmp_path, "bert_base_en", ("cpu",))
-    text = (tmp_path / "table11.md").read_text()
+    text = (tmp_path / "multinli.md").read_text()
     assert "| preset → preset, 3 layers | KD | 75.50 | 50.00 |" in text and "| ours, mismatched |" in text
     assert (
         f"| 37.50 | `{kd.name}` |" in text
@@ -36,17 +38,20 @@ def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
     )
 
 
-def test_pages_have_a_part_for_each_budget(tmp_path):
+def test_pages_have_a_part_for_each_scale_name(tmp_path):
     results = tmp_path / "results"
     for scales, accuracy in ((CPU, 0.4), (FULL, 0.75)):
         for run in plan("2", scales, seeds=2)[1]:
             if run.variant.name == "labels":
                 record_run(results, run.name, test_accuracy=accuracy, best_accuracy=accuracy, best_epoch=2)
     pages.write_pages(tmp_path / "runs", results, "preset", ("cpu", "paper"))
-    text = (results / "table2.md").read_text()
-    assert text.index("## Scale `cpu`") < text.index("## Scale `paper`")
+    text = (results / "cifar100.md").read_text()
+    assert text.index("## Table 2\n") < text.index("## Table 2 at scale paper\n")
     assert "| resnet20 → resnet8 | labels | 73.26 | 40.00 ± 0.00 |" in text
     assert "| 73.26 | 75.00 ± 0.00 |" in text and "smoke" not in text
-    assert "Not run, resnet20 → resnet8: KD; KD, label's logit masked" in text
-    for budget in ("cpu", "paper"):
-        assert f"![Accuracies](table2_{budget}.png)" in text and (results / f"table2_{budget}.png").exists()
+    assert "Not run, resnet20 → resnet8: KD; KD, label masked" in text
+    for scale_name in ("cpu", "paper"):
+        assert (
+            f"](cifar100_accuracies_{scale_name}.png)" in text
+            and (results / f"cifar100_accuracies_{scale_name}.png").exists()
+        )
