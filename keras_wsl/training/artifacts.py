@@ -84,7 +84,8 @@ def update_flags(directory, config, contents, source):
     """Update the paths of data and files in `run.flags`, if it records the same contents at other paths."""
     path = directory / FLAGS
     text = _flags_text(config, contents, source)
-    if _recorded_contents(path) == contents and config_file.read_text(path) != text:
+    lines, recorded = (set(content.splitlines()) for content in (text, config_file.read_text(path)))
+    if _recorded_contents(path) == contents and recorded != lines:  # The order of lines has no meaning.
         write_text(path, text)
 
 

@@ -109,9 +109,11 @@ def test_resume_refuses_other_weights_by_name(setting, files, copy):
 
 def test_resume_refuses_edited_settings(files, copy):
     path = copy / "run.flags"
-    path.write_text(path.read_text().replace("--learning_rate=0.05", "--learning_rate=0.1"))
+    edited = path.read_text().replace("--learning_rate=0.05\n", "") + "--learning_rate=0.1\n"
+    path.write_text(edited)
     with pytest.raises(ValueError, match="another run. --learning_rate: 0.05 in the backup, 0.1 now"):
         _run(_settings(files, learning_rate=0.1), copy, resume=True)
+    assert path.read_text() == edited  # Also if the lines have another order than a run writes.
 
 
 def test_resume_accepts_moved_files(files, copy, tmp_path):
