@@ -84,7 +84,8 @@ def name_of(wanted, **more):
     lines = config.to_lines(dataclasses.replace(wanted, seed=0, **networks, **files))
     usual = set(config.to_lines(type(wanted)()))
     others = [f"{key}={value}" for key, value in more.items()]
-    told = "\n".join([type(wanted).__name__, *(line for line in lines if line not in usual), *others])
+    kind = type(wanted).__name__.removesuffix("Config") or "Config"  # As in the names of recorded runs.
+    told = "\n".join([kind, *(line for line in lines if line not in usual), *others])
     words = [*networks.values(), wanted.method, *wanted.extra_losses, wanted.weighting.replace("*", "_")]
     plain = "-".join(word for word in words if word)
     return f"{plain}-{hashlib.sha256(told.encode()).hexdigest()[:6]}"
