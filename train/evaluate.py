@@ -1,7 +1,7 @@
 """Evaluate saved students: accuracy, calibration, and agreement with their teacher.
 
-    python train/evaluate.py --output_dir=runs/evaluation runs/digits/labels runs/digits/kd runs/digits/wsl
-    python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \
+    python train/evaluate.py --output_dir=runs/evaluation runs/quickstart/labels runs/quickstart/kd runs/quickstart/wsl
+    python train/evaluate.py --data=cifar100 --data_dir=cifar100.npz --student=wrn_16_2 --teacher=wrn_40_2 \\
         --teacher_weights=teacher.weights.h5 --split=test,train --output_dir=evaluation wsl.weights.h5
 
 A student is the directory of a finished run, whose network, data set, settings and teacher are used unless a flag

@@ -280,7 +280,7 @@ def test_sentences_of_another_vocabulary(sentences, tmp_path):
         ("kd/student.keras", {"data": "digits", "teacher": "tiny"}, "--teacher=tiny has no weights"),
         ("kd/student.keras", {"data": "digits", "teacher_weights": "TINY"}, "Pass their network by --teacher"),
         ("retaught", {}, "is not the teacher of .*SHA-256"),
-        ("newer", {}, "run.flags must have only flags that these scripts know. Received: .*invented"),
+        ("newer", {}, "run.flags must contain only flags of a Config. Received: .*invented"),
         ("classes.keras", {"data": "digits"}, r"outputs of shape \(None, 5\). Received: examples of 10 classes"),
         ("kd/student.keras", {"data": "cifar100", "data_dir": "IMAGES"}, r"inputs of shape \(8, 8, 1\).*\(8, 8, 3\)"),
         ("softmax.keras", {"data": "digits"}, "must be logits"),

@@ -92,7 +92,8 @@ def run_name(config, **more):
     lines = to_lines(dataclasses.replace(config, seed=0, **networks, **files))
     defaults = set(to_lines(type(config)()))
     extra = [f"{key}={value}" for key, value in more.items()]
-    text = "\n".join([type(config).__name__, *(line for line in lines if line not in defaults), *extra])
+    kind = type(config).__name__.removesuffix("Config") or "Config"
+    text = "\n".join([kind, *(line for line in lines if line not in defaults), *extra])
     words = [*networks.values(), config.method, *config.extra_losses, config.weighting.replace("*", "_")]
     stem = "-".join(word for word in words if word)
     return f"{stem}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"
