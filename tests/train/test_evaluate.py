@@ -268,7 +268,7 @@ def test_sentences_of_another_vocabulary(sentences, tmp_path):
         ("kd/epochs.csv", {"data": "digits"}, "epochs.csv is no network"),
         ("tiny.weights.h5", {"data": "digits"}, "holds weights alone. Name their network by --student"),
         ("tiny.weights.h5", {"data": "digits", "student": "resnet14"}, "does not match resnet14"),
-        ("torn.keras", {"data": "digits"}, "not a complete '.keras' file"),
+        ("torn.keras", {"data": "digits"}, "not a whole '.keras' file"),
         ("unfinished", {}, "holds no finished run"),
         ("kd", {"data": "imagenet"}, "is a run of Settings, whose data is not --data=imagenet"),
         ("kd", {"data": "cifar100", "data_dir": "IMAGES"}, "judged on 449 test examples, and this data set has 30"),
