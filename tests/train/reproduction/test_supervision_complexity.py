@@ -98,7 +98,7 @@ def test_errors(runs):
     folder, _ = runs
     with pytest.raises(FileNotFoundError, match="has no checkpoints such as epoch-000001.weights.h5"):
         _run(folder, checkpoints=folder)
-    with pytest.raises(ValueError, match="does not fit"):
+    with pytest.raises(ValueError, match="does not match"):
         _run(folder, teacher="resnet14")
     with pytest.raises(ValueError, match="31 of 30"):
         _run(folder, examples=31)
