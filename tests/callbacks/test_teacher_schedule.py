@@ -53,7 +53,7 @@ def fit(distiller, epochs, *observers, **settings):
 def mean_teacher_logits(schedule, epochs, **settings):
     """Return the mean of the teacher's output in each epoch."""
     return fit(Distiller(constant_teacher(), network("student"), TeacherLogit()), epochs, schedule, **settings)[
-        "teacher_says"
+        "teacher_logit"
     ]
 
 
