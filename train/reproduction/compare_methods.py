@@ -51,7 +51,7 @@ def make_config(settings, method, weighting, negatives):
     changes = {"method": method, "weighting": weighting}
     if not recipe.needs_teacher:
         changes |= config.WITHOUT_TEACHER if method == "none" else {"teacher": "", "teacher_weights": ""}
-    if recipe.from_data:
+    if recipe.data_dependent_kwargs:
         changes["loss_kwargs"] = (f"negatives={negatives}",)
     return dataclasses.replace(settings, **changes)
 

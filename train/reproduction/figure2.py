@@ -17,8 +17,9 @@ import matplotlib
 from absl import flags
 
 from keras_wsl.training import artifacts, config, plots
-from reproduction import launcher, studies
+from reproduction import launcher
 from reproduction.markdown import format_table
+from reproduction.paper_results import COUNTS, EXAMPLES
 from reproduction.run_store import RunRecord
 
 matplotlib.use("Agg")
@@ -91,7 +92,7 @@ def markdown(last, runs, classes, teachers, data_name):
     """
     lines = []
     for (temperature, smoothed), row in last.items():
-        count, accuracy = studies.COUNTS.get((temperature, smoothed), (None, None))
+        count, accuracy = COUNTS.get((temperature, smoothed), (None, None))
         lines.append(
             {
                 "temperature": f"{temperature:g}",
@@ -101,7 +102,7 @@ def markdown(last, runs, classes, teachers, data_name):
                 "rate, %": f"{100 * row['training_share']:.1f}",
                 "clean rate, %": f"{100 * row['probe_samples'] / row['probe_examples']:.1f}",
                 "accuracy, %": f"{100 * row['test_accuracy']:.2f}",
-                "paper: rate, %": f"{100 * count / studies.EXAMPLES:.1f}" if count else "",
+                "paper: rate, %": f"{100 * count / EXAMPLES:.1f}" if count else "",
                 "paper: accuracy, %": f"{accuracy:.2f}" if accuracy else "",
             }
         )

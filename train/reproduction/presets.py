@@ -185,7 +185,7 @@ def supports_cached_logits(config):
     recipe, extra = get_recipe(config), get_extra_recipes(config)
     if recipe.stage or recipe.teacher_batch_statistics or config.teacher_batch_statistics or config.online:
         return False
-    if any(item.from_data for item in (recipe, *extra)):
+    if any(item.data_dependent_kwargs for item in (recipe, *extra)):
         return False
     return not any(loss.teacher_layers for loss in build_main_losses(config, None))
 

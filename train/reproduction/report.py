@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 
 from reproduction.markdown import format_table
+from reproduction.paper_results import EXAMPLES
 from reproduction.statistics import Difference, format_mean, get_verdict, holm, paired_difference
-from reproduction.studies import EXAMPLES
 
 SAMPLES = "regularization samples"
 TEST_NOTE = (

@@ -4,6 +4,14 @@ Numbers are top-1 accuracies in percent from Zhou et al., ICLR 2021, https://arx
 states another source. This file has no measurements of this repository.
 """
 
+from reproduction.paper_results import (
+    COUNTS,
+    EXCLUSION_RATES,
+    IMAGENET_METHODS,
+    METHODS,
+    PAIRS,
+    WEIGHTED_LOSSES,
+)
 from reproduction.variants import (
     BERT,
     IMAGENET,
@@ -27,18 +35,6 @@ from reproduction.variants import (
 
 _SMOOTHING = "The paper does not state the label smoothing of the teacher; here 0.1."
 
-# Table 1 and figure 2, KD of WRN-40-2 to WRN-16-2: (temperature, smoothed teacher) to samples and accuracy.
-EXAMPLES = 50_000
-COUNTS = {
-    (2, False): (15379, 74.79),
-    (2, True): (25235, 74.62),
-    (4, False): (17709, 74.92),
-    (4, True): (24775, 74.59),
-    (6, False): (17408, 75.10),
-    (6, True): (24538, 74.46),
-}
-
-
 _COUNT_CLAIMS = tuple(
     claim
     for t in (2, 4, 6)
@@ -49,35 +45,6 @@ _COUNT_CLAIMS = tuple(
 )
 
 _MASKS = {"literal": "literal", "stop_gradient": "stop-gradient", "renormalized": "renormalized"}
-
-# Table 3: a column per pair, a row per method. All rows but WSL's are quoted from the CRD paper.
-_PAIRS = (
-    TO_40_1,
-    TO_RESNET20,
-    ("resnet110", "resnet20"),
-    ("resnet110", "resnet32"),
-    TO_RESNET8X4,
-    ("resnet32x4", "shufflenet_v1"),
-    ("resnet32x4", "shufflenet_v2"),
-    ("wrn_40_2", "shufflenet_v1"),
-)
-_METHODS = {
-    "none": (71.98, 69.06, 69.06, 71.14, 72.50, 70.5, 71.82, 70.5),
-    "fitnet": (72.24, 69.21, 68.99, 71.06, 73.50, 73.59, 73.54, 73.73),
-    "at": (72.77, 70.55, 70.22, 72.31, 73.44, 71.73, 72.73, 73.32),
-    "sp": (72.43, 69.67, 70.04, 72.69, 72.94, 73.48, 74.56, 74.52),
-    "cc": (72.21, 69.63, 69.48, 71.48, 72.97, 71.14, 71.29, 71.38),
-    "vid": (73.30, 70.38, 70.16, 72.61, 73.09, 73.38, 73.40, 73.61),
-    "rkd": (72.22, 69.61, 69.25, 71.82, 71.90, 72.28, 73.21, 72.21),
-    "pkt": (73.45, 70.34, 70.25, 72.61, 73.64, 74.10, 74.69, 73.89),
-    "ab": (72.38, 69.47, 69.53, 70.98, 73.17, 73.55, 74.31, 73.34),
-    "ft": (71.59, 69.84, 70.22, 72.37, 72.86, 71.75, 72.50, 72.03),
-    "fsp": (None, 69.95, 70.11, 71.89, 72.62, None, None, None),
-    "nst": (72.24, 69.60, 69.53, 71.96, 73.30, 74.12, 74.68, 74.89),
-    "kd": (73.54, 70.66, 70.67, 73.08, 73.33, 74.07, 74.45, 74.83),
-    "crd": (74.14, 71.16, 71.46, 73.48, 75.51, 75.11, 75.65, 76.05),
-    "wsl": (74.48, 72.15, 72.19, 74.12, 76.05, 75.46, 75.93, 76.21),
-}
 
 
 def _make_variants(pairs, methods, settings=None):
@@ -96,25 +63,6 @@ def _make_variants(pairs, methods, settings=None):
     )
 
 
-_IMAGENET = {
-    "none": (69.75, 68.87),
-    "kd": (70.67, 70.49),
-    "at": (71.03, 70.18),
-    "nst": (70.29, None),
-    "fsp": (70.58, None),
-    "ft": (None, 69.88),
-    "ab": (None, 68.89),
-    "rkd": (70.40, 68.50),
-    "crd": (71.17, 69.07),
-    "overhaul": (71.03, 71.33),
-    "wsl": (72.04, 71.52),
-}
-
-# Table 7: the percentage of samples that is left out, to the accuracies of KD and of WSL.
-_LEFT_OUT = {
-    "regularization samples": {100: (74.59, 75.35), 75: (74.63, 75.48), 50: (74.72, 75.61), 25: (74.87, 75.72)},
-    "other samples": {100: (73.86, 74.46), 75: (74.12, 74.79), 50: (74.47, 75.18), 25: (74.71, 75.53)},
-}
 _WEIGHTING = {
     "regularization samples": "exclude_regularization_samples",
     "other samples": "only_regularization_samples",
@@ -123,7 +71,7 @@ _WEIGHTING = {
 
 def _resampling_variants():
     variants = [Variant("KD", kd(), TO_16_2, 74.92), Variant("WSL", wsl(), TO_16_2, 75.78)]
-    for what, rates in _LEFT_OUT.items():
+    for what, rates in EXCLUSION_RATES.items():
         for rate, (of_kd, of_wsl) in rates.items():
             changes = {"weighting": _WEIGHTING[what], "keep_probability": 1 - rate / 100}
             variants.append(Variant(f"KD, {rate} % of {what} left out", kd(**changes), TO_16_2, of_kd))
@@ -132,18 +80,12 @@ def _resampling_variants():
     return tuple(variants)
 
 
-# Table 8: (accuracy of the loss, accuracy with WSL's weights). No paper weights the losses in BEYOND.
-_WEIGHTED = {
-    TO_16_2: {"rkd": (74.12, 74.65)},
-    TO_40_1: {"rkd": (73.34, 73.89)},
-    TO_RESNET20: {"rkd": (70.25, 70.73)},
-}
 BEYOND = ("at", "sp", "fitnet", "crd", "dkd", "dist", "lskd", "reviewkd")
 
 
 def _weighting_variants():
     variants = []
-    for pair, of_pair in _WEIGHTED.items():
+    for pair, of_pair in WEIGHTED_LOSSES.items():
         for method in ("rkd", *BEYOND):
             plain, twin = of_pair.get(method, (None, None))
             name = display_name(method)
@@ -224,7 +166,7 @@ STUDIES = {
     ),
     "3": Study(
         "CIFAR-100",
-        _make_variants(_PAIRS, _METHODS, {"kd": kd(), "wsl": wsl()}),  # As other tables have them: the same runs.
+        _make_variants(PAIRS, METHODS, {"kd": kd(), "wsl": wsl()}),  # As other tables have them: the same runs.
         (Claim("WSL", "KD"), Claim("KD", "labels"), Claim("WSL", "CRD")),
         short_schedule=True,
         notes="All numbers but WSL's are quoted from the CRD paper. AB and FSP pretrain the student and then train on "
@@ -232,7 +174,7 @@ STUDIES = {
     ),
     "4": Study(
         "ImageNet",
-        _make_variants((TO_RESNET18, TO_MOBILENET), _IMAGENET, {"wsl": wsl(2.0, 2.5)}),  # As table 10 has it.
+        _make_variants((TO_RESNET18, TO_MOBILENET), IMAGENET_METHODS, {"wsl": wsl(2.0, 2.5)}),  # As table 10 has it.
         (Claim("WSL", "KD"), Claim("KD", "labels")),
         data=IMAGENET,
     ),

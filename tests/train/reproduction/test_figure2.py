@@ -7,7 +7,8 @@ import pytest
 
 from keras_wsl import data
 from keras_wsl.training import artifacts
-from reproduction import figure2, launcher, studies
+from reproduction import figure2, launcher
+from reproduction.paper_results import COUNTS
 from tests.common import bright_splits
 from tests.train.reproduction.test_bias_variance import SMALL, processes
 
@@ -33,7 +34,7 @@ def test_two_teachers_and_their_students(tmp_path):
         assert (wanted.method, wanted.temperature, wanted.label_smoothing) == ("kd", temperature, 0.0)
         folder = tmp_path / ("teacher-smoothed" if smoothed else "teacher")
         assert wanted.teacher_weights == str(folder / "student.keras") and folder in teachers
-    assert set(studies.COUNTS) == set(students)
+    assert set(COUNTS) == set(students)
 
 
 @pytest.mark.slow
