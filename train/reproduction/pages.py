@@ -78,7 +78,7 @@ def _format_scale(scale_name, scale, collected, image, suffix):
 
 
 def _recorded_preset(store, preset):
-    students = {pathlib.PurePath(row["student"]).name for row in store.lookup() if "--sequence_length=" in row["flags"]}
+    students = {pathlib.PurePath(row["student"]).name for row in store.rows() if "--sequence_length=" in row["flags"]}
     return preset if not students or pathlib.PurePath(preset).name in students else min(students)
 
 

@@ -6,13 +6,8 @@ import pathlib
 from keras_wsl import models, soft_labels
 from keras_wsl.files import copy_atomically, make_directory
 from keras_wsl.models.weights import read_network, save_weights
-<<<<<<< HEAD
 from keras_wsl.training.inputs import split_dataset
 from reproduction import launcher, report
-=======
-from keras_wsl.training import runner
-from reproduction import launcher, report
->>>>>>> w-results
 from reproduction.estimates import Estimator, format_seconds
 from reproduction.paper_results import EXAMPLES
 from reproduction.presets import plan_runs
@@ -135,11 +130,7 @@ class StudyRunner:
         """Describe which runs are pending and how long they will take, in a line for all and one for each."""
         teachers, students = self.pending_runs()
         pending = list({run.name: run for run in (*teachers, *students)}.values())
-<<<<<<< HEAD
-        estimator = Estimator(self.store.lookup(), studies.EXAMPLES)
-=======
         estimator = Estimator(self.store.rows(), EXAMPLES)
->>>>>>> w-results
         seconds = {run.name: estimator.estimate(run) for run in pending}
         lines = [f"  {name}: {'unknown' if s is None else format_seconds(s)}" for name, s in seconds.items()]
         known = [s for s in seconds.values() if s is not None]

@@ -15,7 +15,7 @@ from tests.train.reproduction.common import CPU, record_run
 def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
     store = RunStore(tmp_path / "records")
     record_run(tmp_path, "done")
-    estimator = Estimator(store.lookup(), 1000)
+    estimator = Estimator(store.rows(), 1000)
     wanted = dataclasses.replace(CPU[CIFAR100].recipe, student="resnet8", epochs=4, max_train_examples=0, method="none")
     # 20 s for 100 examples in 2 epochs.
     assert estimator.estimate(presets.Run("a", wanted)) == pytest.approx(400)
@@ -26,7 +26,7 @@ def test_estimates_are_of_runs_alike_and_else_of_multiplications(tmp_path):
     assert live == pytest.approx(400 * (1 + 40_818_944 / (3 * 12_507_392)))
     assert estimator.estimate(presets.Run("d", taught, teacher="t", uses_cached_logits=True)) == pytest.approx(400)
     assert Estimator([], 1000).estimate(presets.Run("a", wanted)) is None
-    other = Estimator([{**row, "device": "another"} for row in store.lookup()], 1000)
+    other = Estimator([{**row, "device": "another"} for row in store.rows()], 1000)
     assert other.from_other_devices and not estimator.from_other_devices
     assert other.estimate(presets.Run("a", wanted)) == pytest.approx(400)
     assert [format_seconds(seconds) for seconds in (29, 61, 3660, 7500)] == [

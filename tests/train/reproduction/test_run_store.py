@@ -46,7 +46,7 @@ def test_run_store_returns_what_was_added(tmp_path):
     assert json.dumps(record.result, sort_keys=True) == json.dumps(RESULT, sort_keys=True)
     assert record.epochs == original.epochs == [{"epoch": 1.0, "loss": 0.042399998754262924}, {**EPOCHS[1]}]
     assert record.clean_counts == original.clean_counts == COUNTS
-    assert repr(store.row("kd")) == repr(record.row) == repr(original.row) == repr(store.lookup()[0])
+    assert repr(store.row("kd")) == repr(record.row) == repr(original.row) == repr(store.rows()[0])
     assert record.row["regularization_samples"] == 292.0 and record.row["flags"] == " ".join(FLAGS[:3])
     assert record.row["teacher"] is None and tuple(record.row) == run_store.COLUMNS
     names = {f"cifar100_{kind}.csv" for kind in ("runs", "epochs", "classes")}
@@ -57,7 +57,7 @@ def test_run_store_adds_finished_runs_once(tmp_path):
     store = RunStore(tmp_path / "records")
     artifacts.write_text(tmp_path / "begun" / "run.flags", "--student=resnet8\n")
     store.add(tmp_path / "begun", "cifar100")
-    assert "begun" not in store and not store.directory.exists() and not store.lookup()
+    assert "begun" not in store and not store.directory.exists() and not store.rows()
     _finish(tmp_path / "done", counts=[])
     store.add(tmp_path / "done", "cifar100")
     _finish(tmp_path / "done", {**RESULT, "test_accuracy": 0.6})
@@ -65,7 +65,7 @@ def test_run_store_adds_finished_runs_once(tmp_path):
     assert store.row("done")["test_accuracy"] == RESULT["test_accuracy"] and not store.get("done").clean_counts
     _finish(tmp_path / "b", {**RESULT, "mismatched_accuracy": 0.5})
     store.add(tmp_path / "b", "multinli")
-    assert [row["run"] for row in store.lookup()] == ["done", "b"] and store.row("b")["mismatched_accuracy"] == 0.5
+    assert [row["run"] for row in store.rows()] == ["done", "b"] and store.row("b")["mismatched_accuracy"] == 0.5
     with pytest.raises(ValueError, match="'absent' is not a recorded run"):
         store.get("absent")
 
@@ -83,7 +83,7 @@ def test_run_store_keeps_all_runs_of_concurrent_writers(tmp_path):
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda directory: RunStore(tmp_path / "records").add(directory, "cifar100"), directories))
     store = RunStore(tmp_path / "records")
-    assert [row["run"] for row in store.lookup()] == [directory.name for directory in directories]
+    assert [row["run"] for row in store.rows()] == [directory.name for directory in directories]
     assert all(len(store.get(directory.name).epochs) == 2 for directory in directories)
 
 
@@ -114,4 +114,4 @@ def test_run_store_reports_a_lock_and_a_damaged_table(tmp_path, monkeypatch):
         store.add(tmp_path / "kd", "cifar100")
     (tmp_path / "cifar100_runs.csv").write_text("name,flags\nkd,--a\n")
     with pytest.raises(ValueError, match=r"cifar100_runs.csv must be a table of runs. Received: KeyError\('run'\)"):
-        store.lookup()
+        store.rows()
