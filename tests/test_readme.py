@@ -1,4 +1,4 @@
-"""What the README shows works: its names, its flags, its loss, its commands."""
+"""The README and the guide: their names, flags, code and commands exist and work."""
 
 import os
 import pathlib
@@ -7,17 +7,19 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 
 import keras_wsl
 from keras_wsl.training import config
 from tests.common import hard_loss, run_child
 
 ROOT = pathlib.Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README, GUIDE = ((ROOT / path).read_text() for path in ("README.md", "docs/guide.md"))
+PAGES = README + GUIDE
 
 
 def test_names_exist():
-    names = set(re.findall(r"keras_wsl((?:\.\w+)+)", README))
+    names = set(re.findall(r"(?<![\w/-])keras_wsl((?:\.\w+)+)", PAGES))
     assert {".losses.WSL", ".Distiller", ".export.export_saved_model"} <= names
     for name in names:
         found = keras_wsl
@@ -25,7 +27,7 @@ def test_names_exist():
             found = getattr(found, part)
 
 
-def test_its_own_loss_trains():
+def test_readme_loss_trains():
     (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "class Hint" in block]
     scope = {"keras": keras, "keras_wsl": keras_wsl}
     exec(code, scope)
@@ -40,9 +42,9 @@ def test_its_own_loss_trains():
     assert np.abs(keras.ops.convert_to_numpy(hint.regressor.kernel) - before).max() > 0
 
 
-def test_a_script_of_ones_own_runs(tmp_path):
-    """The README's `mine.py`, on images that this test makes, with all flags and outputs of the others."""
-    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "# mine.py" in block]
+def test_guide_script_runs(tmp_path):
+    """The guide's `mine.py`, on images that this test makes, with all flags and outputs of the others."""
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.S) if "# mine.py" in block]
     (tmp_path / "mine.py").write_text(code)
     images = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3)).astype("uint8")
     labels = np.arange(40) % 2
@@ -66,8 +68,8 @@ def test_flags_and_files_exist():
         values = flags.FlagValues()
         config.define_flags(values, kind)
         known |= {*values}
-    assert set(re.findall(r"--(\w+)", README)) <= known
-    for path in re.findall(r"(train/[\w/.-]+\.(?:py|flags|png|md))", README):
+    assert set(re.findall(r"(?<![\w-])--(\w+)", PAGES)) <= known
+    for path in re.findall(r"(?<![\w/])(?:\.\./)?(train/[\w/.-]+\.(?:py|flags|png|md))", PAGES):
         assert (ROOT / path).exists() or path == "train/mine.py", path
 
 
@@ -75,3 +77,19 @@ def test_commands_are_targets():
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z-]+) ", README):
         assert f"\n{target}:" in makefile, target
+
+
+def test_readme_is_short_and_its_quickstart_runs():
+    assert len(README.split()) <= 900
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", README, re.S) if "data.digits()" in block]
+    assert len(code.splitlines()) <= 20
+    done = run_child([sys.executable, "-c", code.replace("epochs=10", "epochs=1").replace("epochs=5", "epochs=1")])
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^accuracy 0\.\d{3}, mean WSL weight 0\.\d\d$", done.stdout, re.M)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guide.md", "train/README.md", "train/results/README.md"])
+def test_links_of_pages_lead_to_files(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target

@@ -263,8 +263,8 @@ def test_sentences_of_another_vocabulary(sentences, tmp_path):
         ("kd/student.keras", {"data": "mnist"}, "--data must be one of digits, .*Received: --data=mnist"),
         ("kd/epochs.csv", {"data": "digits"}, "epochs.csv is not a network"),
         ("tiny.weights.h5", {"data": "digits"}, "has only weights. Pass their network by --student"),
-        ("tiny.weights.h5", {"data": "digits", "student": "resnet14"}, "does not fit resnet14"),
-        ("torn.keras", {"data": "digits"}, "not a whole '.keras' file"),
+        ("tiny.weights.h5", {"data": "digits", "student": "resnet14"}, "does not match resnet14"),
+        ("torn.keras", {"data": "digits"}, "not a complete"),
         ("unfinished", {}, "holds no finished run"),
         ("kd", {"data": "imagenet"}, "is a run of Config, which does not fit --data=imagenet"),
         (
