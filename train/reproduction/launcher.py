@@ -163,7 +163,7 @@ def _train_one(out, config, data_dir, jobs, preemption, free_cores):
 
 
 def call(arguments, environment, preemption, cores=None, directory=None):
-    """Run a command, and end it when this process is asked to end: SIGTERM, or SIGKILL after a second SIGINT.
+    """Run a command, and end it if this process is preempted: by SIGTERM, or by SIGKILL after a second SIGINT.
 
     Args:
         arguments: List of strings.

@@ -78,7 +78,7 @@ def compare(runs, stores, train, test, settings):
         test: Examples on which the students are compared.
         settings: `Config` of the run with a live teacher.
     """
-    networks = {name: saved_runs.saved(folder / "student.keras") for name, (folder, _) in runs.items()}
+    networks = {name: saved_runs.load_network(folder / "student.keras") for name, (folder, _) in runs.items()}
     logits = {
         name: launcher.compute_logits(network, test, settings.eval_batch_size) for name, network in networks.items()
     }

@@ -124,7 +124,7 @@ def test_the_whole_path(tmp_path, processes):
     assert processes[7:] == ["kd-01"]
     again = artifacts.read_texts(results / "bias_variance.csv")
     assert [row["bias"] for row in again] == [row["bias"] for row in rows]
-    with pytest.raises(ValueError, match="holds another run; these settings differ: --epochs=1 --epochs=2"):
+    with pytest.raises(ValueError, match="holds another run. --epochs: 1 in run.flags, 2 now"):
         bias_variance.run(dataclasses.replace(SMALL, epochs=2), values)
     with pytest.raises(ValueError, match="holds ensembles of .*'teacher_examples': 30"):
         bias_variance.run(SMALL, _values(tmp_path, teacher_examples=40))

@@ -10,6 +10,9 @@ from keras_wsl.training import config
 from reproduction import online_distillation
 from reproduction.run_store import RunRecord
 from tests.common import bright_splits
+from tests.train.reproduction.test_bias_variance import processes
+
+assert processes  # A fixture.
 
 WANTED = config.Config(teacher="tiny", student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
@@ -48,10 +51,10 @@ def test_what_is_missing_is_said():
 
 
 @pytest.mark.slow
-def test_the_whole_path(tmp_path):
+def test_the_whole_path(tmp_path, processes):
     data.save_npz(bright_splits(60, 30), tmp_path / "images.npz")
     values = types.SimpleNamespace(
-        output_dir=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=2, data_dir=tmp_path / "images.npz"
+        output_dir=tmp_path / "runs", temperatures=["4"], seeds=1, jobs=1, data_dir=tmp_path / "images.npz"
     )
     values.teacher_train_limit, values.teacher_learning_rate = 50, None
     values.results = tmp_path / "results"  # Made if it is missing: it is needed only after all runs.

@@ -13,6 +13,9 @@ from keras_wsl.training import config
 from reproduction import launcher, soft_label_storage
 from reproduction.run_store import RunRecord
 from tests.common import bright_splits
+from tests.train.reproduction.test_bias_variance import processes
+
+assert processes  # A fixture.
 
 WANTED = config.Config(
     teacher="tiny",
@@ -71,7 +74,7 @@ def test_what_is_missing_is_said():
 
 
 @pytest.mark.slow
-def test_the_whole_path(tmp_path):
+def test_the_whole_path(tmp_path, processes):
     splits = bright_splits(48, 30)
     data.save_npz(splits, tmp_path / "images.npz")
     weights = tmp_path / "teacher.weights.h5"
@@ -80,7 +83,7 @@ def test_the_whole_path(tmp_path):
     values = types.SimpleNamespace(
         output_dir=tmp_path / "runs",
         top_k=["2"],
-        jobs=2,
+        jobs=1,
         data_dir=tmp_path / "images.npz",
         results=tmp_path / "results",
     )
