@@ -89,7 +89,7 @@ def test_the_whole_path(tmp_path, processes):
     )
     soft_label_storage.run(wanted, values)
     text = (values.results / "soft_labels.md").read_text()
-    assert "| live teacher |" in text and "| top-2 | 18 |" in text
+    assert "| live teacher |" in text and "| top-2 | 20 |" in text
     row = RunRecord.read(tmp_path / "runs" / "float32").row
     assert f"{100 * row['test_accuracy']:.2f}" in text
     live, cached = (
