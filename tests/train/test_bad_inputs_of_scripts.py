@@ -160,8 +160,16 @@ ROWS = {
             "set": "{1}",
         }.items()
     },
-    "loss_settings is NaN": ([*KD, "--loss_kwargs=weight=nan"], "Received: weight='nan'", "must be a number"),
-    "loss_settings is a list": ([*KD, "--loss_kwargs=weight=[1]"], r"Received: weight=\[1\]", "must be a number"),
+    "loss_settings is NaN": (
+        [*KD, "--loss_kwargs=weight=nan"],
+        "Received: weight='nan'",
+        "must be a non-negative number",
+    ),
+    "loss_settings is a list": (
+        [*KD, "--loss_kwargs=weight=[1]"],
+        r"Received: weight=\[1\]",
+        "must be a non-negative number",
+    ),
     "name is not the loss's to give": (
         [*KD, "--loss_kwargs=layers=5"],
         "has no arguments .'layers'",
@@ -217,10 +225,14 @@ ROWS = {
     "out is missing": (["--output_dir="], "--output_dir is missing", "Pass a directory for the results"),
 }
 EVALUATED = {
-    "no such run": (["HERE/absent"], "There is no student .*absent", "Expected the folder of a run"),
+    "no such run": (["HERE/absent"], "absent does not exist", "Expected the directory of a run"),
     "no run": (["HERE/full"], "full holds no finished run", "Resume it with --resume"),
-    "network without data": (["HERE/teacher.keras"], "does not say what it was trained on", "Pass --data, one of"),
-    "network of other data": (["--data=digits", "HERE/teacher.keras"], r"inputs of shape \(8, 8, 3\)", "Judge it on"),
+    "network without data": (["HERE/teacher.keras"], "does not record its data set", "Pass --data, one of"),
+    "network of other data": (
+        ["--data=digits", "HERE/teacher.keras"],
+        r"inputs of shape \(8, 8, 3\)",
+        "Evaluate it on",
+    ),
     "results in a file": (
         ["--data=cifar100", "--data_dir=HERE/images.npz", "--output_dir=HERE/file", "HERE/teacher.keras"],
         "file must be a directory. Received: it is a file",
@@ -263,7 +275,7 @@ def _write(arguments):
     values = flags.FlagValues()
     cache_soft_labels.define_flags(values)
     values(["cache_soft_labels.py", *arguments])
-    return cache_soft_labels.write_soft_labels(values)
+    return cache_soft_labels.write(values)
 
 
 TABLES = {"train": (ROWS, RUN, train), "evaluate": (EVALUATED, [], _evaluate), "write": (WRITTEN, STORE, _write)}

@@ -57,7 +57,7 @@ def _write(folder, name, *others):
     values = flags.FlagValues()
     cache_soft_labels.define_flags(values)
     values(["cache_soft_labels", *_arguments(folder, name, *others)])
-    return cache_soft_labels.write_soft_labels(values)
+    return cache_soft_labels.write(values)
 
 
 def test_run_with_soft_labels_matches_the_run_with_the_teacher(runs):

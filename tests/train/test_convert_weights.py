@@ -43,4 +43,4 @@ def test_script_prints_an_error_in_one_line(source, tmp_path):
     out = tmp_path / "a.weights.h5"
     result = run_script("convert_weights.py", "--network=resnet8", f"--source={source}", f"--output_file={out}")
     assert result.returncode == 2 and not out.exists()
-    assert "ValueError: The arrays do not fit resnet8: 'conv1.weight'" in result.stderr.splitlines()[-1]
+    assert "ValueError: The arrays do not match resnet8: 'conv1.weight'" in result.stderr.splitlines()[-1]

@@ -119,7 +119,10 @@ def test_runs_from_the_command_line(runs, tmp_path):
     assert list(rows) == [("labels", "test"), ("labels", "train"), ("kd", "test"), ("kd", "train")]
     test, train = data.digits().test, data.digits().train
     # What the runs trained on: kd's 64 are of those that were not held out.
-    parts = {"labels": train.stratified_subset(96, seed=0), "kd": train.split(20, seed=1)[0].take(64, seed=1)}
+    parts = {
+        "labels": train.stratified_subset(96, seed=0),
+        "kd": train.stratified_split(20, seed=1)[0].stratified_subset(64, seed=1),
+    }
     for name, taught in (("labels", False), ("kd", True)):
         for split, part in (("test", test), ("train", parts[name])):
             logits = [_logits(runs / run / "student.keras", part) for run in (name, "labels")[: 1 + taught]]
@@ -251,7 +254,7 @@ def test_a_run_on_sentences(sentences, tmp_path):
 
 def test_sentences_of_another_vocabulary(sentences, tmp_path):
     (tmp_path / "short.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "word"]) + "\n")
-    with pytest.raises(ValueError, match="vocabulary has 6 tokens, and the weights of bert_2 are of 50"):
+    with pytest.raises(ValueError, match="vocabulary must have 50 tokens, as the weights of bert_2 do. Received: 6"):
         _judge(tmp_path / "out", sentences, vocabulary=tmp_path / "short.txt")
 
 

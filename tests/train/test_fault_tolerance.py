@@ -294,7 +294,7 @@ def test_at_random_step_needs_a_step_that_is_left():
 
 
 def test_killed_runs_are_killed_as_often_as_asked(monkeypatch, tmp_path):
-    run = types.SimpleNamespace(output_dir=tmp_path, resume=lambda: None)
+    run = types.SimpleNamespace(out=tmp_path, resume=lambda: None)
     answers = iter([None, *[{"status": -9}] * 5])
     monkeypatch.setattr(fault_injection, "interrupt", lambda *args: next(answers))
     kills = [

@@ -100,7 +100,7 @@ def test_script_prints_an_error_in_one_line(tmp_path):
     absent = run_script("imagenet.py", "--method=none", f"--data_dir={tmp_path}", f"--output_dir={tmp_path / 'run'}")
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
-    assert last.startswith("FileNotFoundError: No imagenet2012 in") and "train/ and val/" in last
+    assert last.startswith("FileNotFoundError: ") and "imagenet2012 must have a" in last and "train/ and val/" in last
     assert not (tmp_path / "run").exists()
 
 
@@ -110,8 +110,8 @@ def test_script_prints_an_error_in_one_line(tmp_path):
         ({"method": "wls"}, "no method 'wls'. Expected one of .*'wsl'"),
         ({"method": "pkd"}, "no method 'pkd'"),
         ({"method": "wsl"}, "--method=wsl needs a trained teacher"),
-        ({"image_size": 0}, "image_size is 0"),
-        ({"image_size": 32, "resize": 20}, "resize is 20 and image_size 32"),
+        ({"image_size": 0}, "`image_size` must be a positive integer"),
+        ({"image_size": 32, "resize": 20}, "`resize` must be at least `image_size`"),
         ({"max_train_examples": 1000}, "1000 of 24"),
     ],
 )

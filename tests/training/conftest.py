@@ -13,7 +13,10 @@ from tests.common import bright_splits
 from tests.train.conftest import _exports, without_exports  # noqa: F401
 
 # The module fixture `_exports` replaces these.
-EXPORTS = {(runner.export, "saved_model"): runner.export.export_saved_model, (runner.plots, "plot"): runner.plots.plot}
+EXPORTS = {
+    (runner.export, "export_saved_model"): runner.export.export_saved_model,
+    (runner.plots, "plot"): runner.plots.plot,
+}
 SMALL = config.Config(student="tiny", method="none", epochs=2, batch_size=32, decay_epochs=(1,))
 
 

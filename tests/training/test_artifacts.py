@@ -133,7 +133,7 @@ def test_open_run_directory_refuses_another_run(tmp_path):
 def test_open_run_directory_refuses_an_unwritable_path(tmp_path, monkeypatch):
     (tmp_path / "notes.txt").write_text("mine")
     for place in (tmp_path / "notes.txt", tmp_path / "notes.txt" / "run"):
-        with pytest.raises(NotADirectoryError, match=r"notes.txt is a file, and a folder was expected there"):
+        with pytest.raises(NotADirectoryError, match=r"notes.txt must be a directory. Received: it is a file"):
             artifacts.open_run_directory(place, SMALL, resume=False)
     missing = tmp_path / "a" / "b" / "run"
     assert artifacts.open_run_directory(missing, SMALL, resume=False) == missing and (missing / "run.flags").exists()
@@ -165,7 +165,7 @@ DAMAGED_FLAGS = {
     "comments": (lambda path: path.write_text("# data: 1\n"), "no flags"),
     "empty": (lambda path: path.write_text(""), "no flags"),
     "huge": (lambda path: path.write_bytes(b"-" * (2**20 + 1)), "1,048,577 bytes"),
-    "directory": (lambda path: path.mkdir(), "it is a folder"),
+    "directory": (lambda path: path.mkdir(), "it is a directory"),
     "pipe": (lambda path: os.mkfifo(path), "it is a named pipe"),
     "device": (lambda path: path.symlink_to("/dev/zero"), "it is a device"),
     "dangling": (lambda path: path.symlink_to("nowhere"), "it is a symbolic link without a target"),

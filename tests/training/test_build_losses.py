@@ -14,7 +14,7 @@ pytestmark = pytest.mark.eager
 def test_build_main_losses_gives_crd_the_classes(tiny_teacher):
     train = bright_splits(96).train.stratified_subset(30, seed=1)
     (loss,) = build_main_losses(tiny_config(tiny_teacher, method="crd", loss_kwargs=("negatives=8",)), train)
-    assert loss.members == 30 and loss.examples == train.index.max() + 1
+    assert loss.num_members == 30 and loss.num_examples == train.index.max() + 1
     np.testing.assert_array_equal(loss.labels[train.index], train.labels)
 
 
@@ -72,8 +72,8 @@ def test_build_main_losses_adds_extra_losses(tiny_teacher, tmp_path):
         ({"method": "none", "teacher": "", "teacher_weights": "", "weighting": "wsl"}, "has no teacher"),
         ({"method": "none", "teacher": "", "teacher_weights": "", "alpha": 1.0}, "`--alpha` needs a distillation loss"),
         ({"method": "tf_kd_reg"}, "has no teacher"),
-        ({"method": "crd"}, "leaves 64 of 96 examples"),
-        ({"method": "fsp", "student": "wrn_16_2"}, "needs equal channels"),
+        ({"method": "crd"}, "must be in \[1, 64\]"),
+        ({"method": "fsp", "student": "wrn_16_2"}, "needs the same channels"),
     ],
 )
 def test_run_with_invalid_loss_settings_writes_nothing(changes, message, tiny_teacher, tmp_path):

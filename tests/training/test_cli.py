@@ -67,7 +67,7 @@ def test_main_prints_an_error_in_one_line(tmp_path):
     )
     assert absent.returncode == 2
     last = absent.stderr.strip().splitlines()[-1]
-    assert last.startswith("FileNotFoundError: No cifar100 in") and "--download" in last
+    assert last.startswith("FileNotFoundError: ") and "cifar100 must have a" in last and "--download" in last
     assert not (tmp_path / "run").exists()
 
 

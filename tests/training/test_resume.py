@@ -112,7 +112,7 @@ def test_resume_refuses_edited_settings(files, copy):
     edited = path.read_text().replace("--learning_rate=0.05\n", "") + "--learning_rate=0.1\n"
     path.write_text(edited)
     with pytest.raises(ValueError, match="another run. --learning_rate: 0.05 in the backup, 0.1 now"):
-        _run(_settings(files, learning_rate=0.1), copy, resume=True)
+        _run(_settings(files, learning_rate=0.1), copy, resume=True, source="bright.npz")
     assert path.read_text() == edited  # Also if the lines have another order than a run writes.
 
 

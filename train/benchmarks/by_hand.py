@@ -21,9 +21,9 @@ def tensorflow_step(teacher, student, fused=False):
     """
     import tensorflow as tf
 
-    from keras_wsl.backend import normalization
+    from keras_wsl.backend.tensorflow import batch_normalization
 
-    kernels = normalization.fused if fused else contextlib.nullcontext
+    kernels = batch_normalization.fused if fused else contextlib.nullcontext
 
     weights = [variable.value for variable in student.trainable_variables]
     velocities = [tf.Variable(tf.zeros_like(weight)) for weight in weights]

@@ -31,7 +31,7 @@ def plan_runs(methods):
     """Return the runs as `(method, weighting)`. WSL and methods without a teacher have no weighted variant."""
     runs = []
     for method in methods:
-        recipe = recipes.get(method)
+        recipe = recipes.METHODS[method]
         runs.append((method, ""))
         if recipe.needs_teacher and method != "wsl":
             runs.append((method, WEIGHTED_VARIANT))
@@ -47,7 +47,7 @@ def make_config(settings, method, weighting, negatives):
         weighting: Name of the weighting, or an empty string.
         negatives: Number of negatives of CRD.
     """
-    recipe = recipes.get(method)
+    recipe = recipes.METHODS[method]
     changes = {"method": method, "weighting": weighting}
     if not recipe.needs_teacher:
         changes |= config.WITHOUT_TEACHER if method == "none" else {"teacher": "", "teacher_weights": ""}

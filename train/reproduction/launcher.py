@@ -119,9 +119,9 @@ def train(runs, data_dir, *, jobs=1, after=None):
         try:
             finished = [future.result() for future in futures]
         except BaseException:  # Such as a second Ctrl-C.
-            preemption.asked = True  # Runs that have not started are not started.
+            preemption.requested = True  # Runs that have not started are not started.
             raise
-    if preemption.asked:
+    if preemption.requested:
         raise PreemptedError(
             f"{preemption.name} was received. The runs that were training have saved their states.", preemption.number
         )
@@ -142,7 +142,7 @@ def train_all(runs, data_dir, *, jobs=1):
 
 def _train_one(out, config, data_dir, jobs, preemption, free_cores):
     """Train a run unless it is finished, and return whether it was trained to its end."""
-    if preemption.asked or (out / "result.json").exists():
+    if preemption.requested or (out / "result.json").exists():
         return False
     arguments = command(out, config, data_dir)
     make_directory(out.parent)
@@ -154,7 +154,7 @@ def _train_one(out, config, data_dir, jobs, preemption, free_cores):
     finally:
         free_cores.put(cores)
     if status:
-        if not preemption.asked:
+        if not preemption.requested:
             print(f"{out.name} failed: {' '.join(arguments)}\n{errors}", file=sys.stderr, flush=True)
         return False
     result = artifacts.read_result(out, "test_accuracy", "seconds")
@@ -182,7 +182,7 @@ def call(arguments, environment, preemption, cores=None, directory=None):
                 with contextlib.suppress(ProcessLookupError):  # It has ended already.
                     os.sched_setaffinity(process.pid, cores)
             while process.poll() is None and not preemption.repeated:
-                if preemption.asked:
+                if preemption.requested:
                     process.terminate()  # Again, as it may not have been ready for the first one.
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(1.0)

@@ -58,7 +58,7 @@ def stored_logits(store, view, examples, temperature):
     rows = store.lookup(view, examples.index)
     if store.manifest.top_k:
         expanded = top_k_logits.expand(rows, examples.labels, store.manifest.classes)
-        rows = np.asarray(expanded.at(temperature))
+        rows = np.asarray(expanded.to_dense(temperature))
     return rows
 
 

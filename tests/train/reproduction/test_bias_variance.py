@@ -135,7 +135,7 @@ def test_differences_have_an_error_over_the_draws():
     for name in ("labels", "KD", "WSL"):
         logits = generator.normal(0, 2, (4, 40, 3))
         said[name] = logits - np.logaddexp.reduce(logits, axis=-1, keepdims=True)
-    found = {name: decompose(runs, labels) for name, runs in said.items()}
+    found = {name: decompose(labels, runs) for name, runs in said.items()}
     rows = bias_variance.compare_methods(found, said, labels)
     assert [row["term"] for row in rows] == ["error", "bias", "variance"] * 3
     assert (rows[0]["of"], rows[0]["minus"]) == ("KD", "labels")
@@ -159,6 +159,6 @@ def test_bad_settings_are_refused_before_a_run(tmp_path, processes):
     ):
         with pytest.raises(ValueError, match=message):
             bias_variance.run(dataclasses.replace(SMALL, **changes), values)
-    with pytest.raises(ValueError, match="60 of 60 examples asked for"):
+    with pytest.raises(ValueError, match="must be an integer from 1 to 59. Received: 60 of 60"):
         bias_variance.run(SMALL, _values(tmp_path, output_dir=str(tmp_path / "other"), teacher_examples=60))
     assert not processes

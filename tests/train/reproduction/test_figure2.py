@@ -84,6 +84,6 @@ def test_bad_settings_are_refused_before_a_run(tmp_path, processes):
         figure2.run(SMALL, values)
     with pytest.raises(ValueError, match="--output_dir and --teacher are needed"):
         figure2.run(dataclasses.replace(SMALL, teacher=""), _values(tmp_path))
-    with pytest.raises(FileNotFoundError, match="There is no file"):
+    with pytest.raises(FileNotFoundError, match="does not exist"):
         figure2.run(SMALL, _values(tmp_path))
     assert not processes and launcher.load_splits("digits").train.classes[0] == "0"

@@ -28,7 +28,7 @@ def runs(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("complexity")
     splits = bright_splits(48, 30)
     if request.param == 2:
-        splits = data.halves(splits)
+        splits = data.binarize_classes(splits)
     data.save_npz(splits, folder / "images.npz")
     runner.run(SMALL, splits, folder / "teacher", verbose=0)
     runner.run(dataclasses.replace(SMALL, seed=1), splits, folder / "student", verbose=0)
