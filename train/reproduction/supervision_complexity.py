@@ -11,9 +11,9 @@ teacher's predictions with the student's tangent kernel, by which the rows are r
 `--student_checkpoints=DIRECTORY` it also writes `curve.csv` and `curve.png`: the complexity of random labels, labels,
 the last teacher and the teacher of the same epoch during the student's training.
 
-For two classes (`data.binarize_classes`) the targets are 2 p - 1 and +-1; for more, probabilities minus their mean. The kernel is
-the mean over the logits, with a row per example. Examples are a stratified sample of the test set, or of --split. A
-kernel of LeNet-5x8 for 512 examples and two classes takes half a minute on two CPU cores.
+For two classes (`data.binarize_classes`) the targets are 2 p - 1 and +-1; for more, probabilities minus their mean. The
+kernel is the mean over the logits, with a row per example. Examples are a stratified sample of the test set, or of
+--split. A kernel of LeNet-5x8 for 512 examples and two classes takes half a minute on two CPU cores.
 """
 
 import pathlib
