@@ -1,4 +1,4 @@
-"""One arm of a benchmark, in this process: made as JSON describes it, then run for as many steps as it is told.
+"""One case of a benchmark in this process: described by JSON, then run for the requested numbers of steps.
 
     python train/benchmarks/arm.py '{"make": "benchmarks.keras_arms:distiller", "case": {}, "config": {}, "asked": 0}'
 

@@ -41,7 +41,7 @@ class Case:
         yield from itertools.cycle(list(zip(*self.arrays())))
 
     def examples(self, batches):
-        """`data.ImageArrays` of so many batches of random images."""
+        """Return `data.ImageArrays` with this number of batches of random images."""
         from keras_wsl import data
 
         count = batches * self.batch_size

@@ -32,7 +32,7 @@ class RunUnderTest:
     Args:
         out: Path of the run's folder.
         settings: `Config`.
-        data_dir: Same as of cifar100.py.
+        data_dir: See `cifar100.py`.
         steps_per_epoch: Integer.
         log_dir: Path of the folder for the output of the processes; not the run's own, whose disk may be full.
         flags: Tuple of further flags of the command line, such as `--flag=value`.

@@ -134,10 +134,10 @@ class Measured:
 
 
 def measure(arms, *, rounds, steps, seed=0, patience=600, say=print):
-    """Lets arms take turns. One that breaks off leaves the others alone.
+    """Run arms in turns. An arm that fails does not stop the others.
 
-    The arms are started one after the other, so that none disturbs another's start. In each round every one runs the
-    steps once, in an order drawn anew.
+    The arms start one after the other, so that none disturbs another's start. In each round every arm runs the steps
+    once, in a random order.
 
     Args:
         arms: List of `Arm`, whose names differ.

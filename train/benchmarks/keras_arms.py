@@ -112,9 +112,9 @@ def distiller(
         fused: Whether batch normalization has TensorFlow's one kernel; else Keras's operations.
         deterministic: Whether operations are deterministic.
         kind: `"quiet"` where nothing is logged but the loss, `"compiled_teacher"` for the classes above.
-        prefetch: As of `feeder`.
-        jit_compile: As of `compile`.
-        steps_per_execution: As of `compile`.
+        prefetch: See `feeder`.
+        jit_compile: See `compile`.
+        steps_per_execution: See `compile`.
     """
     if deterministic:
         import tensorflow as tf

@@ -99,7 +99,7 @@ def fit_plain(model, material):
     model.fit(*material.arrays, batch_size=BATCH, verbose=0, shuffle=False)
 
 
-# What is made, what it is told to do, and whether it is made anew for every call.
+# What is created, what it does, and whether it is created again for every call.
 KINDS = {
     "one distiller": (distiller, fit_distiller, False),
     "new distillers": (distiller, fit_distiller, True),
@@ -108,7 +108,7 @@ KINDS = {
 
 
 def soak(kind, calls, say):
-    """Calls `fit` so many times, and says ten times, and once before, what the process holds.
+    """Call `fit` repeatedly, and report the memory, threads and files of the process once before and ten times.
 
     Args:
         kind: A key of `KINDS`.
