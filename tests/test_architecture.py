@@ -349,3 +349,9 @@ def test_scripts_set_the_environment_before_tensorflow_is_imported(path):
     names = [name.split(".")[0] for name, at_top in _imports(path) if at_top]
     assert "before_tensorflow" in names
     assert set(names[: names.index("before_tensorflow")]) <= harmless
+
+
+@pytest.mark.parametrize("folder", ["keras_wsl", "train"])
+def test_no_file_edits_sys_path(folder):
+    edits = {path.name for path in (ROOT / folder).rglob("*.py") if "sys.path" in path.read_text()}
+    assert not edits

@@ -1,19 +1,16 @@
 """One case of a benchmark in this process: described by JSON, then run for the requested numbers of steps.
 
-    python train/benchmarks/arm.py '{"make": "benchmarks.keras_arms:distiller", "case": {}, "config": {}, "asked": 0}'
+    python -m benchmarks.arm '{"make": "benchmarks.keras_arms:distiller", "case": {}, "config": {}, "asked": 0}'
 
-`harness.Process` starts it. Each line on standard input is a number of steps; each answer, on standard output, a line
+in `train/`, as `harness.Process` does. Each line on standard input is a number of steps; each answer, on standard output, a line
 of JSON. What else is printed goes to standard error.
 """
 
 import importlib
 import json
 import os
-import pathlib
 import sys
 import time
-
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
 
 from benchmarks.case import Case
 from keras_wsl.training.process_memory import peak_mib

@@ -3,19 +3,15 @@
 import contextlib
 import dataclasses
 import json
-import os
-import pathlib
 import random
 import statistics
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 
+from benchmarks import child
 from benchmarks.case import Case
-
-ARM = pathlib.Path(__file__).parent / "arm.py"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,11 +57,10 @@ class Process:
         self.errors = tempfile.TemporaryFile("w+")
         wanted = {**dataclasses.asdict(arm), "asked": time.monotonic()}
         self.process = subprocess.Popen(
-            [sys.executable, ARM, json.dumps(wanted)],
+            **child("benchmarks.arm", json.dumps(wanted), **arm.environment),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self.errors,
-            env={**os.environ, **arm.environment},
             text=True,
         )
         try:

@@ -1,6 +1,6 @@
 """Many short calls of `fit` in one process, and what of memory, threads and open files is left behind.
 
-    python train/benchmarks/soak.py "one distiller" 2000
+    python -m benchmarks.soak "one distiller" 2000
 
 prints lines of JSON: after every tenth of the calls how many there were, MiB that the process holds, Python objects,
 threads, and open files. Kinds are those of `KINDS`; the one of Keras alone is what new distillers are held against.
@@ -11,16 +11,14 @@ import functools
 import gc
 import json
 import os
-import pathlib
 import subprocess
 import sys
 import tempfile
 import threading
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))  # As the scripts of train/ find their neighbours.
-
 import keras
 
+from benchmarks import child
 from keras_wsl import Distiller, callbacks, data, losses
 from keras_wsl.training.process_memory import held_mib
 
@@ -154,9 +152,7 @@ def measure(kind, calls, **config):
     Raises:
         RuntimeError: The process did not end as it should.
     """
-    done = subprocess.run(
-        [sys.executable, __file__, kind, str(calls)], env={**os.environ, **config}, capture_output=True, text=True
-    )
+    done = subprocess.run(**child("benchmarks.soak", kind, str(calls), **config), capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"The soak of {kind} ended with status {done.returncode}:\n{done.stderr[-3000:]}")
     return [json.loads(line) for line in done.stdout.splitlines()]

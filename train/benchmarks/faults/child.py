@@ -1,6 +1,6 @@
 """Call a function in a process of its own: for faults that need another environment, and for calls that may hang.
 
-    python train/benchmarks/faults/child.py benchmarks.faults.devices:mirrored '[4, "runs/x"]'
+    python -m benchmarks.faults.child benchmarks.faults.devices:mirrored '[4, "runs/x"]'
 
 The last line on standard output is what the function returned, as JSON; what else is printed goes to standard error.
 """
@@ -8,9 +8,10 @@ The last line on standard output is what the function returned, as JSON; what el
 import importlib
 import json
 import os
-import pathlib
 import subprocess
 import sys
+
+from benchmarks import child
 
 TIMEOUT = 1200
 
@@ -23,9 +24,9 @@ def start(function, *arguments, **environment):
         *arguments: Its arguments.
         **environment: Environment variables.
     """
+    name, values = f"{function.__module__}:{function.__name__}", json.dumps(arguments, default=str)
     return subprocess.Popen(
-        [sys.executable, __file__, f"{function.__module__}:{function.__name__}", json.dumps(arguments, default=str)],
-        env={**os.environ, **environment},
+        **child("benchmarks.faults.child", name, values, **environment),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -67,5 +68,4 @@ def main(name, arguments):
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(pathlib.Path(__file__).parents[2])  # As the scripts of train/ find their neighbours.
     main(*sys.argv[1:])
