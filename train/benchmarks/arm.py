@@ -2,8 +2,8 @@
 
     python -m benchmarks.arm '{"make": "benchmarks.keras_arms:distiller", "case": {}, "config": {}, "asked": 0}'
 
-in `train/`, as `harness.Process` does. Each line on standard input is a number of steps; each answer, on standard output, a line
-of JSON. What else is printed goes to standard error.
+in `train/`, as `harness.Process` does. Each line on standard input is a number of steps; each answer, on standard
+output, a line of JSON. All other output goes to standard error.
 """
 
 import importlib
