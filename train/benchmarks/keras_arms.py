@@ -11,7 +11,7 @@ import keras
 
 from benchmarks import by_hand, rewritten
 from benchmarks.case import ALPHA, KD_SHARE, LEARNING_RATE, MOMENTUM, PRODUCT, TEMPERATURE, WEIGHT_DECAY
-from keras_wsl import Distiller, backend, data, losses, models, optimizers, soft_labels
+from keras_wsl import Distiller, data, losses, models, optimizers, soft_labels
 from keras_wsl.teachers import Teachers
 
 LOSSES = ("wsl", "at", "dist", "sp", "pkt", "dkd", "rkd", "cc")  # In the order in which `distiller` adds them.
@@ -124,7 +124,9 @@ def distiller(
     teacher, student = networks(case, dtype)
     teacher = rewritten.folded(teacher) if folded else teacher
     if not fused:
-        backend.tensorflow.fused = contextlib.nullcontext
+        from keras_wsl.backend.tensorflow import trainer
+
+        trainer.fused = contextlib.nullcontext
     chosen = [losses.WSL(temperature=TEMPERATURE, weight=ALPHA), *map(losses.get, LOSSES[1:number])]
     make = {"": Distiller, "quiet": QuietDistiller, "compiled_teacher": CompiledTeacherDistiller}[kind]
     config = {"jit_compile": jit_compile, "steps_per_execution": steps_per_execution}
