@@ -335,7 +335,7 @@ ROWS = {
     "dict without labels": Row(
         lambda here: fit({"label": Y}),
         r"Received: a dict of \['label'\]",
-        "or a dict that has them as 'labels'",
+        "or a dict with the key 'labels'",
         "Pass .inputs, labels",
     ),
     "no data": Row(

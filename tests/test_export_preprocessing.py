@@ -214,7 +214,7 @@ def test_sentence_pairs_without_preprocessor_are_refused(pairs):
     _, examples = pairs
     arrays = (examples.token_ids, examples.segment_ids, examples.lengths, examples.labels)
     tokens = data.SentencePairs(*arrays, tuple("abc"))
-    with pytest.raises(ValueError, match=r"were given as tokens. Make them by `from_text`"):
+    with pytest.raises(ValueError, match=r"Make the data set with `from_text`"):
         tokens.preprocessor()
     if keras.backend.backend() != "tensorflow":
         with pytest.raises(ValueError, match="tokenized in a model on the TensorFlow backend, and this is"):

@@ -15,7 +15,7 @@ if keras.backend.backend() != "tensorflow":
 
 import tensorflow as tf
 
-from keras_wsl.backend import tensorflow as step
+from keras_wsl.backend.tensorflow import trainer as step
 from keras_wsl.backend.tensorflow.batch_normalization import fused
 
 MAPS = np.random.default_rng(0).normal(1.0, 3.0, (6, 5, 4, 3)).astype("float32")

@@ -148,9 +148,9 @@ READERS = {
     "build": lambda path, folder: models.build("resnet8", classes=3, weights=path, input_shape=(8, 8, 3)),
     "load_weights": lambda path, folder: models.load_weights(network(keras.layers.ReLU()), path),
     "teacher_weights": teaching,
-    "evaluate": lambda path, folder: saved_runs.saved(path),
+    "evaluate": lambda path, folder: saved_runs.load_network(path),
     "jobs": lambda path, folder: as_a_run(path),
-    "bias_variance": lambda path, folder: bias_variance.log_probs(path, bright_splits(3).test, 8),
+    "bias_variance": lambda path, folder: bias_variance.compute_log_probs(path, bright_splits(3).test, 8),
 }
 
 

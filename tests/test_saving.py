@@ -465,7 +465,7 @@ def test_one_model_as_teacher_and_student_is_refused():
     with pytest.raises(ValueError, match="must be two models"):
         Distiller(student, student, losses.WSL())
     distiller = Distiller(None, student, losses.WSL())
-    with pytest.raises(ValueError, match="one model"):
+    with pytest.raises(ValueError, match="must be two models"):
         distiller.teacher = student
     assert distiller.teacher is None
 

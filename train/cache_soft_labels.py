@@ -40,11 +40,11 @@ FLAGS = (
 
 def write(values):
     """Write the soft labels of the training set that the parsed flags name, and return the `SoftLabels`."""
-    source = saved_runs.source(values.data)
-    settings = saved_runs.with_flags(source.config(), values, FLAGS)
+    source = saved_runs.get_dataset(values.data)
+    settings = saved_runs.override(source.config(), values, FLAGS)
     if not (settings.teacher and settings.teacher_weights and values.output_dir):
         raise ValueError("--teacher, --teacher_weights and --output_dir are required.")
-    train = inputs.split_dataset(source.splits(settings, values), settings)[0]
+    train = inputs.split_dataset(source.load(settings, values), settings)[0]
     teacher = source.build(
         settings.teacher,
         classes=len(train.classes),

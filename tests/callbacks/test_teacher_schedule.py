@@ -187,7 +187,7 @@ def test_teacher_schedule_refuses_invalid_input(tmp_path):
         ),
         (
             lambda: callbacks.PeriodicCheckpoint(folder, 1.5),
-            "`save_freq` must be an integer of at least 1. Received: 1.5",
+            "`save_freq` must be a positive integer. Received: save_freq=1.5",
         ),
         (lambda: callbacks.TeacherSchedule(folder, update_freq_unit="hours"), "Received: update_freq_unit='hours'"),
         (

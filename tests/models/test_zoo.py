@@ -562,9 +562,9 @@ def test_train_step_changes_all_weights_and_files_restore_them(tmp_path, name):
     [
         ({"name": "resnet9"}, r"Unknown network 'resnet9'.*wrn_40_2, .*resnet32x4"),
         ({"classes": 0}, r"`classes` must be a positive integer. Received: classes=0"),
-        ({"classes": 2.5}, r"`classes` must be an integer.*2.5"),
+        ({"classes": 2.5}, r"`classes` must be a positive integer.*2.5"),
         ({"input_shape": (32, 32)}, r"`input_shape` must be \(height, width, channels\).*\(32, 32\)"),
-        ({"input_shape": (32, 32, None)}, r"`input_shape` must be an integer.*None"),
+        ({"input_shape": (32, 32, None)}, r"`input_shape` must be a positive integer.*None"),
     ],
 )
 def test_build_rejects_invalid_arguments(settings, words):

@@ -126,18 +126,21 @@ def test_one_of_several_teachers_may_be_cached(made):
 @pytest.mark.parametrize(
     "make, message",
     [
-        (lambda: _distiller("teacher_logits", losses.FitNet()), "given by its logits alone, and fitnet needs its"),
+        (lambda: _distiller("teacher_logits", losses.FitNet()), "fitnet needs the layers .* logits alone are cached"),
         (
             lambda: _distiller("teacher_logits", teacher_batch_statistics=True),
-            "`teacher_batch_statistics` is for a teacher that runs",
+            "`teacher_batch_statistics` needs a teacher that runs",
         ),
-        (lambda: _fit(_distiller("teacher_logits")), r"'teacher_logits' of the labels' dict. Received: a dict of"),
-        (lambda: _distiller("logits").train_on_batch(np.zeros((2, 8, 8, 3)), np.zeros(2, int)), "Received: no dict"),
+        (lambda: _fit(_distiller("teacher_logits")), r"teacher's logits as 'teacher_logits'. Received: other keys"),
+        (
+            lambda: _distiller("logits").train_on_batch(np.zeros((2, 8, 8, 3)), np.zeros(2, int)),
+            "must be a dict with the teacher's logits as 'logits'",
+        ),
         (
             lambda: _distiller("a").train_on_batch(
                 np.zeros((2, 8, 8, 3)), {"labels": np.zeros(2, int), "a": np.zeros((2, 4), "float32")}
             ),
-            "'a' has 4 logits an example, and the student 3",
+            "'a' must have one logit per class of the student, 3",
         ),
     ],
     ids=["inner_layers", "batch_statistics", "no_logits", "no_dict", "classes"],

@@ -95,7 +95,7 @@ def test_run_without_clean_logits_has_no_clean_counts(runs):
         ({"teacher": "resnet8"}, "soft labels with --teacher 'tiny', and a run with 'resnet8'"),
         ({"teacher_weights": "IMAGES"}, "soft labels with --teacher_weights"),
         ({"seed": 1}, "no soft labels of"),
-        ({"method": "fitnet"}, "given by its logits alone, and fitnet needs"),
+        ({"method": "fitnet"}, "fitnet needs the layers .* logits alone are cached"),
         ({"method": "ab"}, "--method=ab, which has a pretraining stage, needs a teacher network"),
         ({"method": "none"}, "has no teacher: leave --teacher, --teacher_weights and --soft_labels out"),
         ({"teacher_batch_statistics": True}, "--teacher_batch_statistics needs a teacher network"),

@@ -121,7 +121,7 @@ def test_fit_names_the_examples_of_a_nonfinite_loss(teacher, tmp_path):
     first, last = caught.value.examples
     assert f"step {caught.value.step} among examples {first} to {last} of the epoch" in str(caught.value)
     batches = data.train_batches(
-        splits_of_90().train, seed=0, batch_size=32, start=(caught.value.epoch - 1, first // 32)
+        splits_of_90().train, seed=0, batch_size=32, initial_position=(caught.value.epoch - 1, first // 32)
     )
     numbers = ", ".join(str(number) for number in np.asarray(next(iter(batches))[1]["index"]))
     assert last - first + 1 == numbers.count(",") + 1

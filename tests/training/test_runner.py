@@ -167,7 +167,7 @@ def test_run_with_dtype_policy_strategy_and_steps_per_execution(wsl, teacher, tm
 
 def test_run_without_tensorboard_writes_nothing(teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard.summary.writer.event_file_writer", None)
-    with pytest.raises(ImportError, match="run needs the package tensorboard: `pip install tensorboard`"):
+    with pytest.raises(ImportError, match="run requires the package tensorboard. Run `pip install tensorboard`"):
         runner.run(with_teacher(teacher), splits_of_90(), tmp_path / "run", verbose=0)
     assert not (tmp_path / "run").exists()
 

@@ -20,7 +20,7 @@ from tests.training.conftest import SMALL, splits_of_90
         ),
         ({"method": "kd", "teacher": "resnet14", "teacher_weights": "TEACHER"}, "does not match|tiny"),
         ({"method": "kd", "teacher": "tiny", "teacher_weights": "absent.keras"}, "absent.keras"),
-        ({"strategy": "magic"}, "no strategy 'magic'"),
+        ({"strategy": "magic"}, "strategy must be one of .*'magic'"),
         pytest.param(
             {"strategy": "mirrored", "steps_per_execution": 2},
             "Keras does not support --steps_per_execution > 1 .* --steps_per_execution=2",

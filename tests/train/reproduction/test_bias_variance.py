@@ -139,7 +139,7 @@ def test_differences_have_an_error_over_the_draws():
     rows = bias_variance.compare_methods(found, said, labels)
     assert [row["term"] for row in rows] == ["error", "bias", "variance"] * 3
     assert (rows[0]["of"], rows[0]["minus"]) == ("KD", "labels")
-    expected = standard_errors(said["KD"], said["WSL"], labels)
+    expected = standard_errors(labels, labels_only=said["KD"], distilled=said["WSL"])
     assert [row["standard_error_over_draws"] for row in rows[6:]] == [expected[row["term"]] for row in rows[6:]]
     assert rows[-1]["mean"] == pytest.approx(found["WSL"].variance.mean() - found["KD"].variance.mean())
 

@@ -63,10 +63,10 @@ def test_the_whole_path(runs):
     assert (best["epoch"], best["temperature"]) == (rows[0]["epoch"], rows[0]["temperature"])
     # One row by hand: the last checkpoint at temperature 4, for the student as seed 0 starts it.
     (row,) = [row for row in rows if (row["epoch"], row["temperature"]) == (2, 4)]
-    examples = splits.test.take(12, seed=0)
+    examples = splits.test.stratified_subset(12, seed=0)
     x = examples.inputs(np.arange(12))
     shape = {"classes": len(examples.classes), "input_shape": (8, 8, 3)}
-    last = teacher_checkpoints.Checkpoints(folder / "teacher" / "checkpoints").last
+    last = teacher_checkpoints.Checkpoints(folder / "teacher" / "checkpoints").latest
     logits = keras.ops.convert_to_numpy(models.build("tiny", weights=last, **shape)(x, training=False))
     keras.utils.set_random_seed(0)
     kernel = analysis.empirical_ntk(models.build("tiny", **shape), x, "trace")
