@@ -91,7 +91,7 @@ def test_run_without_clean_logits_has_no_clean_counts(runs):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"soft_labels": "nowhere"}, "nowhere holds no soft labels"),
+        ({"soft_labels": "nowhere"}, "nowhere has no soft labels"),
         ({"teacher": "resnet8"}, "soft labels with --teacher 'tiny', and a run with 'resnet8'"),
         ({"teacher_weights": "IMAGES"}, "soft labels with --teacher_weights"),
         ({"seed": 1}, "no soft labels of"),
@@ -100,8 +100,11 @@ def test_run_without_clean_logits_has_no_clean_counts(runs):
         ({"method": "none"}, "has no teacher: leave --teacher, --teacher_weights and --soft_labels out"),
         ({"teacher_batch_statistics": True}, "--teacher_batch_statistics needs a teacher network"),
         ({"online": True}, "--online needs a teacher network"),
-        ({"num_views": 3}, "views is 3, and the soft labels are of 2"),
-        ({"padding_mode": "reflect"}, "is of another augmentation: .*'constant'.* and .*'reflect'.* is asked for"),
+        ({"num_views": 3}, "number of views of the soft labels, 2. Received: num_views=3"),
+        (
+            {"padding_mode": "reflect"},
+            "augmentation must be that of the soft labels .*'constant'.* Received: .*'reflect'",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -128,10 +131,10 @@ def test_run_resumes_only_with_the_same_soft_labels(runs, tmp_path):
     "others, message",
     [
         (["--teacher="], "--teacher, --teacher_weights and --output_dir are required"),
-        (["--data=mnist"], "--data=mnist is unknown"),
-        (["--top_k=4"], "k=4 is more than the 3 classes"),
-        (["--seed=1"], "another data set|another seed"),
-        (["--image_size=32"], "--image_size is no setting of this data"),
+        (["--data=mnist"], "--data must be one of .* Received: --data=mnist"),
+        (["--top_k=4"], "`top_k` must be at most the number of classes, 3.*Received: top_k=4"),
+        (["--seed=1"], "must be that of the existing soft labels"),
+        (["--image_size=32"], "--image_size does not apply to this data set"),
     ],
 )
 def test_write_refuses_invalid_flags(runs, others, message):
