@@ -149,5 +149,5 @@ def test_script_writes_soft_labels(runs):
     assert "the 2 highest of 3 logits" in done.stdout and "1 views of 60 examples: --soft_labels=" in done.stdout
     done = run_script("cache_soft_labels.py", *arguments, "--dtype=float16", "--top_k=0")
     assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(
-        "ValueError: The soft labels are of another"
+        "ValueError: The dtype must be that of the existing soft labels"
     )
