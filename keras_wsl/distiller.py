@@ -11,6 +11,7 @@ from keras_wsl.argument_checks import check_non_negative, check_temperature
 from keras_wsl.backend import Trainer
 from keras_wsl.entry_points import EntryPoints
 from keras_wsl.features import FeatureExtractor, check_network, reraise_as_input_error
+from keras_wsl.losses.base import validate_teacher_selector
 from keras_wsl.metrics import REGULARIZATION_METRICS, make_step_metrics, update_step_metrics
 from keras_wsl.objective import Objective, compute_student_loss
 from keras_wsl.ops import get_logits
@@ -103,7 +104,7 @@ class Distiller(EntryPoints, Trainer, keras.Model):
         self.teacher_batch_statistics = bool(teacher_batch_statistics)
         self.student_inputs = validate_selector("student_inputs", student_inputs)
         self.teacher_inputs = validate_selector("teacher_inputs", teacher_inputs)
-        self.regularization_teacher = regularization_teacher
+        self.regularization_teacher = validate_teacher_selector("regularization_teacher", regularization_teacher)
         self.regularization_temperature = regularization_temperature
         if regularization_temperature is not None:
             check_temperature(regularization_temperature, "regularization_temperature")
@@ -138,6 +139,7 @@ class Distiller(EntryPoints, Trainer, keras.Model):
             inputs=self.teacher_inputs,
             same_inputs=self.student_inputs is None,
             batch_statistics=self.teacher_batch_statistics,
+            counted=self.regularization_teacher,
         )
         self.objective = Objective(
             self.distillation_losses,

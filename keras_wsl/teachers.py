@@ -24,13 +24,16 @@ class Teachers:
         inputs: Selector of the teachers' inputs, see `select_inputs`; for several teachers, a dict by their names.
         same_inputs: Whether teachers without a selector must take the same inputs as the student.
         batch_statistics: Whether batch normalization uses the statistics of the batch. No state changes either way.
+        counted: `None`, or the selector of teachers that run although no loss uses them, see `get_teacher_weights`.
 
     Raises:
         ValueError: If a teacher is no network, is the student, or returns probabilities; if `inputs` or a loss names a
             teacher that does not exist; or if a loss needs layers of a teacher whose logits are cached.
     """
 
-    def __init__(self, teacher, student, losses, *, inputs=None, same_inputs=True, batch_statistics=False):
+    def __init__(
+        self, teacher, student, losses, *, inputs=None, same_inputs=True, batch_statistics=False, counted=None
+    ):
         if teacher == {}:
             raise ValueError("`teacher` must have at least one teacher. Received: teacher={}. Pass None for none.")
         by_name = teacher if isinstance(teacher, dict) else {} if teacher is None else {"teacher": teacher}
@@ -43,6 +46,7 @@ class Teachers:
         self._same_inputs, self._batch_statistics = same_inputs, batch_statistics
         self._extractors = {}
         weights = [get_teacher_weights(loss.teacher, by_name, loss) for loss in losses if by_name]
+        counted = get_teacher_weights(counted, by_name) if by_name and counted is not None else {}
         for name, model in by_name.items():
             users = [loss for loss, names in zip(losses, weights) if name in names]
             if isinstance(model, str) and (deep := [loss for loss in users if loss.teacher_layers]):
@@ -50,7 +54,7 @@ class Teachers:
                     f"{deep[0].name} needs the layers {deep[0].teacher_layers} of its teacher. Received: "
                     f"teacher={model!r}, whose logits alone are cached. Use losses on logits, or a network as teacher."
                 )
-            if users or not losses:
+            if users or name in counted or not losses:
                 layers = {layer for loss in users for layer in loss.teacher_layers}
                 self._extractors[name] = model if isinstance(model, str) else FeatureExtractor(model, layers)
 

@@ -43,7 +43,7 @@ class DistillationLoss(keras.layers.Layer):
         self.supports_masking = True
         self.weight = weight
         self.weighting = weighting
-        self.teacher = _validate_teacher(teacher)
+        self.teacher = validate_teacher_selector("teacher", teacher)
         seed = None
         if weightings.is_stochastic(weighting):  # Keras saves variables, and no generators.
             seed = self._seed = keras.random.SeedGenerator()
@@ -312,15 +312,19 @@ def _check_per_example_shape(what, values, shape, more=False):
         )
 
 
-def _validate_teacher(teacher):
-    """Return `teacher`; raise `ValueError` unless it is a name, a dict of names to positive numbers, or `None`."""
-    if isinstance(teacher, dict):
-        if teacher and all(is_number(weight) and 0 < weight < float("inf") for weight in teacher.values()):
-            return teacher
-    elif teacher is None or isinstance(teacher, str):
-        return teacher
+def validate_teacher_selector(name, selector):
+    """Return a selector of teachers: `None`, a teacher's name, or a dict of names to positive numbers.
+
+    Raises:
+        ValueError: If it is something else.
+    """
+    if isinstance(selector, dict):
+        if selector and all(is_number(weight) and 0 < weight < float("inf") for weight in selector.values()):
+            return selector
+    elif selector is None or isinstance(selector, str):
+        return selector
     raise ValueError(
-        f"`teacher` must be a teacher's name, or a dict of names to positive weights. Received: teacher={teacher!r}."
+        f"`{name}` must be a teacher's name, or a dict of names to positive weights. Received: {name}={selector!r}."
     )
 
 
