@@ -24,7 +24,7 @@ def _count(labels, student_logits, teacher_logits, temperature):
 
 
 def test_objective_counts_with_the_given_teacher_and_temperature():
-    x, y = examples(33)
+    x, y = examples(300)
     several = [losses.KD(teacher="large", temperature=4.0), losses.KD(teacher="small", name="second")]
     by_default = _distiller(several)
     student, large = (logits(model, x) for model in (by_default.student, by_default.teacher["large"]))
