@@ -132,23 +132,28 @@ class Distiller(EntryPoints, Trainer, keras.Model):
         # The setter of a property runs too late: Keras and Torch register a layer before.
         if name != "teacher":
             return super().__setattr__(name, value)
-        self.teachers = Teachers(
+        teachers = Teachers(
             value,
             self.student_features,
             self.distillation_losses,
             inputs=self.teacher_inputs,
             same_inputs=self.student_inputs is None,
             batch_statistics=self.teacher_batch_statistics,
-            counted=self.regularization_teacher,
+            counting=self.regularization_teacher,
         )
-        self.objective = Objective(
+        objective = Objective(
             self.distillation_losses,
-            self.teachers,
+            teachers,
             self.student_features,
             student_loss_weight=self.student_loss_weight,
-            regularization_teacher=self.regularization_teacher,
             temperature=self.temperature,
         )
+        if teachers and self.regularization_teacher is not None and not objective.counts_samples:
+            raise ValueError(
+                "`regularization_teacher` must have the classes of the student. Received: "
+                f"regularization_teacher={self.regularization_teacher!r}."
+            )
+        self.teachers, self.objective = teachers, objective  # Both, or neither.
         self.train_function = None  # A traced step keeps the teacher with which it was traced.
         check_shared_variables(self)
         # Optimizers and backups may look for variables, although a loaded Distiller has no teacher yet.
@@ -242,7 +247,7 @@ class Distiller(EntryPoints, Trainer, keras.Model):
 
     def get_config(self):
         """Return the arguments of the constructor, without the teacher."""
-        names = list(inspect.signature(type(self).__init__).parameters)[2:]
+        names = list(inspect.signature(Distiller.__init__).parameters)[2:]  # Without `self` and `teacher`.
         return {name: keras.saving.serialize_keras_object(getattr(self, name)) for name in names}
 
     @classmethod

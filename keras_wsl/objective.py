@@ -42,42 +42,35 @@ class Objective:
         teachers: `Teachers`.
         student: `FeatureExtractor` of the student.
         student_loss_weight: Float, $w_s$.
-        regularization_teacher: The teacher with which regularization samples are counted: a name, or a dict of names to
-            weights; by default that of the first loss.
-        temperature: Positive float, the temperature at which they are counted.
+        temperature: Positive float, the temperature at which regularization samples are counted.
     """
 
-    def __init__(
-        self, losses, teachers, student, *, student_loss_weight=1.0, regularization_teacher=None, temperature=1.0
-    ):
+    def __init__(self, losses, teachers, student, *, student_loss_weight=1.0, temperature=1.0):
         self._losses, self._teachers, self._student = losses, teachers, student
         self._student_loss_weight, self._temperature = student_loss_weight, temperature
-        names = teachers.shapes() if teachers else {}
-        self._weights = [get_teacher_weights(loss.teacher, names, loss) if teachers else {} for loss in losses]
         self.counts_samples = False  # Whether student and teacher have the same classes, so that they can be compared.
         if losses and (teachers or not any(loss.needs_teacher for loss in losses)):
-            self._build(regularization_teacher)
+            self._build()
 
-    def _build(self, regularization_teacher):
+    def _build(self):
         """Build the losses on the shapes of the networks' outputs."""
         shapes, student_shapes = self._teachers.shapes(), self._student.shapes()
         self._teachers.check_inputs()
-        for loss, weights in zip(self._losses, self._weights):
+        for loss, weights in zip(self._losses, self._teachers.weights_by_loss):
             used = [shapes[name] for name in weights]
             if any(each["logits"] != used[0]["logits"] for each in used):
                 raise ValueError(
                     f"The teachers of {loss.name} must have the same classes. Received: "
                     f"{ {name: shapes[name]['logits'][-1] for name in weights} }. Select teachers with `teacher`."
                 )
-            if not loss.built:
+            if loss.built:  # Of another teacher, or from a file.
+                loss.check_shapes(student_shapes, used[0] if used else {})
+            else:
                 loss.build((None,), student_shapes, used[0] if used else {})
                 loss.built = True
             if len(weights) == 1 and (model := self._teachers.get_model(next(iter(weights)))) is not None:
                 loss.bind_models(self._student.model, model)
-        self._counting_weights = self._weights[0]
-        if regularization_teacher is not None:
-            self._counting_weights = get_teacher_weights(regularization_teacher, shapes)
-        classes = {shapes[name]["logits"][-1] for name in self._counting_weights}
+        classes = {shapes[name]["logits"][-1] for name in self._teachers.counting_weights}
         self.counts_samples = classes == {student_shapes["logits"][-1]}
 
     def __call__(self, targets, student, teacher, *, student_loss, scale=1.0):
@@ -97,9 +90,9 @@ class Objective:
         samples, wsl_weights = self._count_samples(labels, logits, teacher)
         terms = {"student_loss": compute_student_loss(student_loss, targets, logits)}
         weighted = []
-        for loss, weights in zip(self._losses, self._weights):
+        for loss, weights in zip(self._losses, self._teachers.weights_by_loss):
             # The weights that are logged are those of a loss by WSL whose teacher is the one that is compared.
-            shared = wsl_weights if loss.weighting == "wsl" and weights == self._counting_weights else None
+            shared = wsl_weights if loss.weighting == "wsl" and weights == self._teachers.counting_weights else None
             terms[loss.name] = compute_distillation_loss(loss, targets, student, teacher, weights, shared)
             weighted.append(loss.weight * terms[loss.name])
         total = []
@@ -123,7 +116,7 @@ class Objective:
 
     def combine_teachers(self, teacher, temperature):
         """Return the float32 logits of the teacher with which samples are counted, of several their mean."""
-        return ops.cast(select_teacher(self._counting_weights, teacher, temperature)["logits"], "float32")
+        return ops.cast(select_teacher(self._teachers.counting_weights, teacher, temperature)["logits"], "float32")
 
 
 def compute_distillation_loss(loss, targets, student, teachers, teacher_weights=None, wsl_weights=None):

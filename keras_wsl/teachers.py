@@ -24,7 +24,12 @@ class Teachers:
         inputs: Selector of the teachers' inputs, see `select_inputs`; for several teachers, a dict by their names.
         same_inputs: Whether teachers without a selector must take the same inputs as the student.
         batch_statistics: Whether batch normalization uses the statistics of the batch. No state changes either way.
-        counted: `None`, or the selector of teachers that run although no loss uses them, see `get_teacher_weights`.
+        counting: Selector of the teacher with which regularization samples are counted, see `get_teacher_weights`. It
+            runs even if no loss uses it. By default the teacher of the first loss.
+
+    Attributes:
+        weights_by_loss: List of dicts of the names of the teachers that each loss uses to their weights.
+        counting_weights: The same for `counting`.
 
     Raises:
         ValueError: If a teacher is no network, is the student, or returns probabilities; if `inputs` or a loss names a
@@ -32,7 +37,7 @@ class Teachers:
     """
 
     def __init__(
-        self, teacher, student, losses, *, inputs=None, same_inputs=True, batch_statistics=False, counted=None
+        self, teacher, student, losses, *, inputs=None, same_inputs=True, batch_statistics=False, counting=None
     ):
         if teacher == {}:
             raise ValueError("`teacher` must have at least one teacher. Received: teacher={}. Pass None for none.")
@@ -45,16 +50,18 @@ class Teachers:
         self._student, self._losses, self._inputs = student, losses, inputs
         self._same_inputs, self._batch_statistics = same_inputs, batch_statistics
         self._extractors = {}
-        weights = [get_teacher_weights(loss.teacher, by_name, loss) for loss in losses if by_name]
-        counted = get_teacher_weights(counted, by_name) if by_name and counted is not None else {}
+        self.weights_by_loss = [get_teacher_weights(loss.teacher, by_name, loss) if by_name else {} for loss in losses]
+        self.counting_weights = self.weights_by_loss[0] if losses else {}
+        if by_name and counting is not None:
+            self.counting_weights = get_teacher_weights(counting, by_name)
         for name, model in by_name.items():
-            users = [loss for loss, names in zip(losses, weights) if name in names]
+            users = [loss for loss, names in zip(losses, self.weights_by_loss) if name in names]
             if isinstance(model, str) and (deep := [loss for loss in users if loss.teacher_layers]):
                 raise ValueError(
                     f"{deep[0].name} needs the layers {deep[0].teacher_layers} of its teacher. Received: "
                     f"teacher={model!r}, whose logits alone are cached. Use losses on logits, or a network as teacher."
                 )
-            if users or name in counted or not losses:
+            if users or name in self.counting_weights or not losses:
                 layers = {layer for loss in users for layer in loss.teacher_layers}
                 self._extractors[name] = model if isinstance(model, str) else FeatureExtractor(model, layers)
 

@@ -171,7 +171,6 @@ DIGEST = (
     "a SHA-256 of 64 hexadecimal digits",
 )
 OBJECT = (lambda value: isinstance(value, dict), "an object")
-LIST = (lambda value: isinstance(value, list), "a list")
 
 
 def read_array_header(file, size):

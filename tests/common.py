@@ -101,7 +101,7 @@ def examples(count=32, classes=5, inputs=6, seed=0):
 
 
 def bright_splits(train, test=30):
-    """`data.Splits` of so many 8 x 8 images, of three classes that differ in brightness."""
+    """Return `data.Splits` with this number of 8 x 8 images, of three classes that differ in brightness."""
     generator = np.random.default_rng(0)
 
     def part(count):
@@ -114,7 +114,7 @@ def bright_splits(train, test=30):
 
 @contextlib.contextmanager
 def largest_file(size):
-    """Inside, the system lets no file grow beyond so many bytes: what a disk does that is full, without being root."""
+    """Limit the size of files to a number of bytes, as a full disk does, without being root."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

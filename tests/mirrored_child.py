@@ -1,4 +1,4 @@
-"""Trains the same on one device and on two replicas, and writes what came of it: `python -m tests.mirrored_child PATH`.
+"""Train the same on one device and on two replicas, and write the results: `python -m tests.mirrored_child PATH`.
 
 A process of its own: TensorFlow's logical devices must be set before it starts, and two strategies in one process
 collide.

@@ -1,4 +1,4 @@
-"""One of several workers, as TF_CONFIG says: `python -m tests.multi_worker_child PATH KIND`. Writes what came of it."""
+"""Run one of the workers of TF_CONFIG and write its results: `python -m tests.multi_worker_child PATH KIND`."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Trains with many losses on so many devices, and writes what came of it: `... replicas_child PATH DEVICES WHICH`.
+"""Train with many losses on a number of devices, and write the results: `... replicas_child PATH DEVICES WHICH`.
 
 A process of its own: the number of a processor's devices must be said before TensorFlow, or JAX, starts.
 """
@@ -35,7 +35,7 @@ PARTS = keras.backend.backend() == "tensorflow"  # Whether each replica sees a p
 
 
 class InParts(losses.DistillationLoss):
-    """A loss that sees the examples of a batch in parts, as so many replicas do."""
+    """A loss that sees the examples of a batch in parts, as replicas do."""
 
     def __init__(self, inner, parts):
         super().__init__(weight=inner.weight, name=inner.name)
@@ -57,7 +57,7 @@ class InParts(losses.DistillationLoss):
 
 
 def examples(rows):
-    """A data set of so many images of different colours, the same at every call."""
+    """Return a data set of images of different colors, the same at every call."""
     generator = np.random.default_rng(3)
     # Correlations of logits that are almost alike would make much of rounding.
     images = generator.integers(0, 200, (rows, 1, 1, 3)) + generator.integers(0, 56, (rows, 8, 8, 3))

@@ -1,4 +1,4 @@
-"""The pass of a network that only speaks, against Keras's own."""
+"""The compiled forward pass of a network, against Keras's own."""
 
 import gc
 import weakref

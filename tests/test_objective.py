@@ -70,3 +70,27 @@ def test_distiller_keeps_the_criterion_in_its_config(tmp_path):
     _distiller("wsl", **settings).save(tmp_path / "distiller.keras")
     loaded = keras.saving.load_model(tmp_path / "distiller.keras")
     assert {name: getattr(loaded, name) for name in settings} == settings and loaded.temperature == 2.0
+
+
+def test_distiller_keeps_teacher_and_objective_if_another_teacher_is_refused():
+    distiller = _distiller([losses.KD(teacher="large")])
+    teachers, objective = distiller.teachers, distiller.objective
+    with pytest.raises(ValueError, match="same classes"):
+        distiller.teacher = {"large": network("large", classes=7)}
+    assert distiller.teachers is teachers and distiller.objective is objective
+
+
+def test_distiller_refuses_to_count_with_a_teacher_of_other_classes():
+    teachers = {"large": network("large"), "wide": network("wide", classes=7)}
+    with pytest.raises(ValueError, match="`regularization_teacher` must have the classes of the student"):
+        Distiller(teachers, plain("student"), losses.KD(teacher="large"), regularization_teacher="wide")
+
+
+class _Subclass(Distiller):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+def test_get_config_of_a_subclass_has_the_arguments_of_the_distiller():
+    distiller = _Subclass(None, plain("student"), student_loss_weight=0.5)
+    assert distiller.get_config()["student_loss_weight"] == 0.5

@@ -1,4 +1,4 @@
-"""What the Distiller keeps and refuses: the teacher as a guest, files, ways to run a step, labels, errors.
+"""What the Distiller keeps and refuses: the teacher outside of tracking, files, ways to run a step, labels, errors.
 
 The first tests hold the private details of Keras that the teacher's hiding leans on, one each: a release of Keras that
 changes one fails here first.
@@ -90,7 +90,7 @@ def test_setattr_registers_no_teacher():
 
 
 def test_teacher_is_state_of_the_step():
-    """A compiled step reads the teacher's weights anew: as constants of it, on JAX, a change would go unseen."""
+    """A compiled step reads the teacher's weights again: as constants of it, on JAX, a change would go unseen."""
     distiller = made(distillation_losses=[losses.KD(name="soft")])
     of_teacher = {id(variable) for variable in distiller.teacher.variables}
     assert of_teacher <= {id(variable) for variable in distiller.non_trainable_variables}
@@ -440,7 +440,7 @@ def test_networks_of_probabilities_are_refused(role, make):
     ],
 )
 def test_wrong_settings_are_refused(given, message):
-    """Each refusal says what came and what was expected."""
+    """Each error has what was received and what was expected."""
     settings = {"teacher": network("teacher"), "student": network("student"), "distillation_losses": "wsl", **given}
     with pytest.raises(ValueError, match=message):
         Distiller(**settings)

@@ -61,7 +61,14 @@ class DistillationLoss(keras.layers.Layer):
         return super().__call__(labels, student, teacher, *args, **kwargs)
 
     def build(self, labels_shape, student_shape, teacher_shape):
-        """Create adapters. Subclasses implement it; the arguments are a shape and dicts of shapes by layer."""
+        """Check the shapes. Subclasses also create adapters; the arguments are a shape and dicts of shapes by layer."""
+        self.check_shapes(student_shape, teacher_shape)
+
+    def check_shapes(self, student_shape, teacher_shape):
+        """Raise `ValueError` if the loss cannot compare outputs of these shapes, dicts by layer.
+
+        It is also called if a built loss gets another teacher. Subclasses implement it.
+        """
 
     def bind_models(self, student, teacher):
         """Read from the networks what is not in their outputs, such as weights. Subclasses implement it.
@@ -184,7 +191,7 @@ class LogitsLoss(DistillationLoss):
         super().__init__(**kwargs)
         self.standardize = check_bool(standardize, "standardize")
 
-    def build(self, labels_shape, student_shape, teacher_shape):
+    def check_shapes(self, student_shape, teacher_shape):
         """Check that both networks have the same classes."""
         check_same_classes(self.name, student_shape, teacher_shape)
         if not self.supports_sequences and len(student_shape["logits"]) != 2:
@@ -235,7 +242,7 @@ class FeatureLoss(DistillationLoss):
         self.layers = [tuple(pair) for pair in pairs]
         self.student_layers, self.teacher_layers = zip(*self.layers)
 
-    def build(self, labels_shape, student_shape, teacher_shape):
+    def check_shapes(self, student_shape, teacher_shape):
         """Check the number of axes of the outputs, and whether maps can be pooled to each other's size."""
         for role, names, shapes in (
             ("student", self.student_layers, student_shape),

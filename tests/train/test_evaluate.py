@@ -245,10 +245,12 @@ def test_a_run_on_sentences(sentences, tmp_path):
     for row, pairs in zip(rows, test_multinli._splits()[1:]):
         student = keras.saving.load_model(sentences / "student.keras", compile=False)
         teacher = keras_nlp_backbones.build(str(tmp_path / "bert"), weights=tmp_path / "teacher.weights.h5")
-        logits, heard = (model.predict(pairs.inputs(np.arange(len(pairs))), verbose=0) for model in (student, teacher))
+        logits, teacher_logits = (
+            model.predict(pairs.inputs(np.arange(len(pairs))), verbose=0) for model in (student, teacher)
+        )
         assert row["examples"] == len(pairs) and "top_5_accuracy" not in row and row["teacher"] == "bert"
-        assert row["top1_agreement"] == np.mean(logits.argmax(-1) == heard.argmax(-1))
-        p, q = (special.softmax(values.astype("float64"), axis=-1) for values in (heard, logits))
+        assert row["top1_agreement"] == np.mean(logits.argmax(-1) == teacher_logits.argmax(-1))
+        p, q = (special.softmax(values.astype("float64"), axis=-1) for values in (teacher_logits, logits))
         assert row["kl"] == pytest.approx(np.mean([stats.entropy(a, b) for a, b in zip(p, q)]), rel=1e-3)
 
 

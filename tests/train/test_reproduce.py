@@ -87,7 +87,7 @@ def test_a_run_that_fails_leaves_the_others_and_is_told(tmp_path, processes, mon
 
 
 def test_figure_2_is_of_the_first_seeds_that_are_finished(tmp_path):
-    """Its students heard their teachers from files: the teachers' accuracies are those of their own runs."""
+    """The students use cached logits: the accuracies of the teachers are those of their own runs."""
     teachers, students = plan("1", SMOKE, seeds=2)
     runs = tmp_path / "runs"
     epoch = {"epoch": 1, "regularization_samples": 64, "regularization_sample_rate": 0.5}

@@ -57,9 +57,9 @@ class CATKD(FeatureLoss):
         self.classifier = (classifier, classifier) if isinstance(classifier, str) else tuple(classifier)
         self.pool_size, self.normalize = pool_size, check_bool(normalize, "normalize")
 
-    def build(self, labels_shape, student_shape, teacher_shape):
+    def check_shapes(self, student_shape, teacher_shape):
         """Check sizes and classes."""
-        super().build(labels_shape, student_shape, teacher_shape)
+        super().check_shapes(student_shape, teacher_shape)
         check_same_classes(self.name, student_shape, teacher_shape)
         for shapes in self.pairs(student_shape, teacher_shape):
             for shape in shapes:

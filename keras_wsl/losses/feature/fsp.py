@@ -45,9 +45,9 @@ class FSP(FeatureLoss):
         if len(self.layers) < 2:
             raise ValueError(f"`layers` of FSP must be two or more layers. Received: layers={self.layers}.")
 
-    def build(self, labels_shape, student_shape, teacher_shape):
+    def check_shapes(self, student_shape, teacher_shape):
         """Check channels and sizes."""
-        super().build(labels_shape, student_shape, teacher_shape)
+        super().check_shapes(student_shape, teacher_shape)
         pairs = self.pairs(student_shape, teacher_shape)
         channels = [[shape[-1] for shape in shapes] for shapes in zip(*pairs)]
         if channels[0] != channels[1]:

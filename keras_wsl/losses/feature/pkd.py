@@ -50,9 +50,9 @@ class PKD(FeatureLoss):
         super().__init__(weight=weight, **kwargs)
         self.position, self.normalize = position, check_bool(normalize, "normalize")
 
-    def build(self, labels_shape, student_shape, teacher_shape):
+    def check_shapes(self, student_shape, teacher_shape):
         """Check the width and length of the states."""
-        super().build(labels_shape, student_shape, teacher_shape)
+        super().check_shapes(student_shape, teacher_shape)
         for shapes in self.pairs(student_shape, teacher_shape):
             student_width, teacher_width = (shape[-1] for shape in shapes)
             if student_width != teacher_width:

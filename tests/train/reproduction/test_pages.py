@@ -27,8 +27,8 @@ def test_claims_of_all_tables_are_on_one_page(tmp_path):
 def test_the_page_of_multinli_is_of_the_preset_that_was_run(tmp_path):
     (kd,) = (run for run in plan("11", CPU)[1] if run.variant.name == "KD")
     flags = "--student=folders/preset\n--sequence_length=48\n"
-    told = {"student": "folders/preset", "eval_split": "9 held-out training examples", "mismatched_accuracy": 0.375}
-    record_run(tmp_path, kd.name, flags, **told)
+    result = {"student": "folders/preset", "eval_split": "9 held-out training examples", "mismatched_accuracy": 0.375}
+    record_run(tmp_path, kd.name, flags, **result)
     pages.write_pages(tmp_path / "out", tmp_path, "bert_base_en", ("cpu",))
     text = (tmp_path / "multinli.md").read_text()
     assert "| preset → preset, 3 layers | KD | 75.50 | 50.00 |" in text and "| ours, mismatched |" in text

@@ -51,15 +51,17 @@ def test_a_run_is_the_same_in_every_table_and_for_every_seed():
 
 
 def test_what_is_cut_in_a_study():
-    told = {
+    deviations = {
         name: dict(row[:2] for row in presets.get_deviations(studies.STUDIES[name], CPU[CIFAR100]))
         for name in ("5", "8")
     }
-    assert told["5"]["epochs"].startswith("students 32, teachers 8;") and told["8"]["epochs"].startswith("8;")
-    assert "CRD's negatives" in told["8"] and "CRD's negatives" not in told["5"]
-    wanted = {name: plan(name, CPU)[1][0].config for name in told}
+    assert deviations["5"]["epochs"].startswith("students 32, teachers 8;") and deviations["8"]["epochs"].startswith(
+        "8;"
+    )
+    assert "CRD's negatives" in deviations["8"] and "CRD's negatives" not in deviations["5"]
+    wanted = {name: plan(name, CPU)[1][0].config for name in deviations}
     assert {name: (one.epochs, one.num_views) for name, one in wanted.items()} == {"5": (32, 8), "8": (8, 0)}
-    # Both hear the eight views of one file.
+    # Both use the eight views of one file.
     assert not presets.get_deviations(studies.STUDIES["5"], FULL[CIFAR100])
 
 
@@ -108,8 +110,8 @@ def test_teachers_of_their_study():
 
 def test_soft_labels_replace_a_teacher_of_logits_alone():
     replays = {run.config.method: run.uses_cached_logits for run in [*plan("8", CPU)[1], *plan("2", CPU)[1]]}
-    heard = {"none": False, "kd": True, "masked_kd": True, "dkd": True, "lskd": True, "dist": True}
-    assert replays == {**heard, **dict.fromkeys(("rkd", "at", "sp", "fitnet", "crd"), False)}
+    supported = {"none": False, "kd": True, "masked_kd": True, "dkd": True, "lskd": True, "dist": True}
+    assert replays == {**supported, **dict.fromkeys(("rkd", "at", "sp", "fitnet", "crd"), False)}
     assert [run.uses_cached_logits for run in plan("online", CPU)[1]] == [False, True, True, False, False]
     assert not any(run.uses_cached_logits for run in plan("2", FULL)[1])
     # What another run of the seed has not: a teacher in training mode, other crops.

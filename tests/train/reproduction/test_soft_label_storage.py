@@ -50,13 +50,13 @@ def test_what_a_loss_hears(tmp_path):
         name: soft_labels.write_soft_labels(teacher, train, tmp_path / name, seed=0, num_views=1, verbose=0, **storage)
         for name, storage in STORAGES.items()
     }
-    heard = {
+    selected = {
         name: softmax(soft_label_storage.stored_logits(store, 0, train, 4.0) / 4, axis=1)
         for name, store in written.items()
     }
-    np.testing.assert_allclose(heard["float16"], heard["float32"], atol=1e-3)
+    np.testing.assert_allclose(selected["float16"], selected["float32"], atol=1e-3)
     # Of three classes, two highest and the label leave one at most: its mass says all.
-    np.testing.assert_allclose(heard["top-2"], heard["float32"], atol=1e-3)
+    np.testing.assert_allclose(selected["top-2"], selected["float32"], atol=1e-3)
 
 
 def test_the_distance_of_weights():
