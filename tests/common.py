@@ -292,3 +292,24 @@ def bert_preset(folder, layers=4, words=45, width=8):
     network.save_to_preset(folder)
     keras_nlp.models.BertTokenizer(tokens, lowercase=True).save_to_preset(folder)
     return str(folder)
+
+
+def save_and_load(distiller, path, make):
+    """Save a Distiller in a file of any kind, and return the one that reads it, with the same teacher.
+
+    Args:
+        distiller: The Distiller.
+        path: Path that ends in `.keras` or `.weights.h5`.
+        make: Function that returns the Distiller that loads weights.
+    """
+    if path.suffix == ".keras":
+        distiller.save(path)
+        loaded = keras.saving.load_model(path)
+        assert loaded.teacher is None
+    else:
+        distiller.save_weights(path)
+        loaded = make()
+        loaded.optimizer.build(loaded.trainable_variables)  # Otherwise Keras skips the optimizer, for any model.
+        loaded.load_weights(path)
+    loaded.teacher = distiller.teacher
+    return loaded

@@ -9,7 +9,7 @@ from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import ExactBackupAndRestore
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
-from tests.common import arrays, examples, hard_loss, network
+from tests.common import arrays, examples, hard_loss, network, save_and_load
 from tests.test_distiller import BACKEND, changed
 
 pytestmark = pytest.mark.eager
@@ -139,17 +139,9 @@ def test_loaded_distiller_continues_to_the_same_bits(ending, tmp_path):
     fit(whole)
     fit(distiller)
     path = tmp_path / f"distiller{ending}"
+    loaded = save_and_load(distiller, path, lambda: made(y["labels"], seed=8)[0])
     if ending == ".keras":
-        distiller.save(path)
-        loaded = keras.saving.load_model(path)
         np.testing.assert_array_equal(loaded.distillation_losses[1].labels, y["labels"])
-        loaded.teacher = distiller.teacher
-    else:
-        distiller.save_weights(path)
-        loaded = made(y["labels"], seed=8)[0]
-        loaded.teacher = distiller.teacher
-        loaded.optimizer.build(loaded.trainable_variables)  # Otherwise Keras skips the optimizer, for any model.
-        loaded.load_weights(path)
     assert fit(whole) == fit(loaded)
     assert not changed(arrays(whole), arrays(loaded))
 
@@ -232,15 +224,7 @@ def test_files_keep_the_random_state_of_a_weighting(ending, tmp_path):
     fit(whole)
     fit(distiller)
     path = tmp_path / f"distiller{ending}"
-    if ending == ".keras":
-        distiller.save(path)
-        loaded = keras.saving.load_model(path)
-        loaded.teacher = distiller.teacher
-    else:
-        distiller.save_weights(path)
-        loaded = start()
-        loaded.optimizer.build(loaded.trainable_variables)  # Otherwise Keras skips the optimizer, for any model.
-        loaded.load_weights(path)
+    loaded = save_and_load(distiller, path, lambda: start())
     assert fit(whole) == fit(loaded)
     assert not changed(arrays(whole), arrays(loaded))
 

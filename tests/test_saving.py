@@ -13,7 +13,7 @@ from keras import ops
 
 from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import NonFiniteLossError, RaiseOnNonFinite
-from tests.common import arrays, examples, hard_loss, network
+from tests.common import arrays, examples, hard_loss, network, save_and_load
 from tests.test_distiller import Hint, Subclassed, changed, compiled, plain, saved_arrays
 
 pytestmark = pytest.mark.eager
@@ -226,16 +226,9 @@ def test_continued_from_a_file_to_the_same_bits(ending, tmp_path):
     fit(whole)
     fit(distiller)
     path = tmp_path / f"distiller{ending}"
+    loaded = save_and_load(distiller, path, lambda: made(distiller.teacher, seed=7))
     if ending == ".keras":
-        distiller.save(path)
-        loaded = keras.saving.load_model(path)
         assert loaded.name == "distiller" and [loss.name for loss in loaded.distillation_losses] == ["wsl", "hint"]
-        loaded.teacher = distiller.teacher
-    else:
-        distiller.save_weights(path)
-        loaded = made(distiller.teacher, seed=7)
-        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
-        loaded.load_weights(path)
     assert_same(distiller.optimizer, loaded.optimizer)
     assert fit(whole) == fit(loaded)
     assert_same(whole, loaded)

@@ -9,7 +9,7 @@ from keras_wsl import Distiller, losses
 from keras_wsl.callbacks import DistillationWarmup, ExactBackupAndRestore
 from tests.callbacks import backup_child
 from tests.callbacks.test_backup import InterruptAfter, InterruptedRunError
-from tests.common import arrays, examples, hard_loss, network
+from tests.common import arrays, examples, hard_loss, network, save_and_load
 from tests.test_distiller import BACKEND, changed, log_softmax, logits
 
 pytestmark = pytest.mark.eager
@@ -109,15 +109,7 @@ def test_distillation_scale_is_saved_in_files(ending, tmp_path):
     fit(whole, [DistillationWarmup(4)], epochs=3)
     fit(distiller, [DistillationWarmup(4)], epochs=2)
     path = tmp_path / f"distiller{ending}"
-    if ending == ".keras":
-        distiller.save(path)
-        loaded = keras.saving.load_model(path)
-        loaded.teacher = distiller.teacher
-    else:
-        distiller.save_weights(path)
-        loaded = made(0.05)
-        loaded.optimizer.build(loaded.trainable_variables)  # Else Keras skips the optimizer, for any model.
-        loaded.load_weights(path)
+    loaded = save_and_load(distiller, path, lambda: made(0.05))
     assert float(ops.convert_to_numpy(loaded.distillation_scale)) == 0.5
     fit(loaded, [DistillationWarmup(4)], epochs=3, initial_epoch=2)
     assert not changed(arrays(whole), arrays(loaded))

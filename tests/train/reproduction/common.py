@@ -9,6 +9,13 @@ SMOKE, CPU, FULL = (make("preset") for make in (presets.smoke, presets.cpu, pres
 FLAGS = "--student=resnet8\n--teacher=\n--soft_labels=\n--epochs=2\n"
 
 
+def make_paths(tmp_path):
+    """Return the flags of a study that are paths, below a directory."""
+    (tmp_path / "results").mkdir(exist_ok=True)
+    names = {"output_dir": "runs", "results": "results", "data_dir": "images.npz"}
+    return {flag: str(tmp_path / name) for flag, name in names.items()}
+
+
 def finish_run(folder, flags=FLAGS, **changes):
     """Write the files of a finished run."""
     result = {"student": "resnet8", "test_accuracy": 0.5, "seconds": 20.0, "train_examples": 100, "epochs": 2}

@@ -17,6 +17,7 @@ from keras_wsl.training import artifacts, config, runner
 from keras_wsl.training.inputs import split_dataset
 from reproduction import bias_variance, launcher
 from tests.common import bright_splits
+from tests.train.reproduction.common import make_paths
 
 SMALL = config.Config(
     teacher="tiny",
@@ -57,13 +58,7 @@ def processes(monkeypatch):
 
 
 def _values(tmp_path, **changes):
-    (tmp_path / "results").mkdir(exist_ok=True)
-    paths = {
-        "output_dir": str(tmp_path / "runs"),
-        "results": str(tmp_path / "results"),
-        "data_dir": str(tmp_path / "images.npz"),
-    }
-    return types.SimpleNamespace(**{**paths, "teacher_examples": 30, "members": 2, "jobs": 1, **changes})
+    return types.SimpleNamespace(**{**make_paths(tmp_path), "teacher_examples": 30, "members": 2, "jobs": 1, **changes})
 
 
 def test_members_differ_in_the_seed_and_the_draw_alone():

@@ -10,19 +10,15 @@ from keras_wsl.training import artifacts
 from reproduction import figure2, launcher
 from reproduction.paper_results import COUNTS
 from tests.common import bright_splits
+from tests.train.reproduction.common import make_paths
 from tests.train.reproduction.test_bias_variance import SMALL, processes
 
 assert processes  # A fixture.
 
 
 def _values(tmp_path, **changes):
-    (tmp_path / "results").mkdir(exist_ok=True)
-    paths = {
-        "output_dir": str(tmp_path / "runs"),
-        "results": str(tmp_path / "results"),
-        "data_dir": str(tmp_path / "images.npz"),
-    }
-    return types.SimpleNamespace(**{**paths, "temperatures": ["2", "4"], "smoothing": 0.1, "jobs": 1, **changes})
+    values = {"temperatures": ["2", "4"], "smoothing": 0.1, "jobs": 1}
+    return types.SimpleNamespace(**{**make_paths(tmp_path), **values, **changes})
 
 
 def test_two_teachers_and_their_students(tmp_path):
